@@ -1,0 +1,29 @@
+"""Differential learning rates and SGDR for fine-tuning Keras models."""
+
+from __future__ import annotations
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "dlr_tf works with Keras on TensorFlow. Set the environment variable "
+        f"KERAS_BACKEND=tensorflow before importing keras. Received: {keras.backend.backend()!r}"
+    )
+
+from dlr_tf.freezing import freeze_batch_norm, freeze_to
+from dlr_tf.fused_adam import FusedAdam
+from dlr_tf.groups import LayerGroup, split_evenly, split_layers, split_layerwise
+from dlr_tf.optimizer import MultiGroupOptimizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FusedAdam",
+    "LayerGroup",
+    "MultiGroupOptimizer",
+    "freeze_batch_norm",
+    "freeze_to",
+    "split_evenly",
+    "split_layers",
+    "split_layerwise",
+]

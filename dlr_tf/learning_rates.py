@@ -1,0 +1,107 @@
+"""What the argument `learning_rate` means: one rate or schedule per group."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras.optimizers.schedules import LearningRateSchedule
+
+Rate = float | LearningRateSchedule
+
+
+def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
+    """Gives every group its rate or schedule.
+
+    Args:
+        learning_rate: A float or `LearningRateSchedule` (all groups), `slice(lo, hi)` (geometric
+            from the first group to the head), `slice(hi)` (head `hi`, every other group `hi / 10`),
+            or a sequence with one float or schedule per group.
+        n_groups: Number of groups, at least 1.
+
+    Returns:
+        `n_groups` floats or schedules.
+
+    Raises:
+        TypeError: If a rate is neither a number nor a schedule.
+        ValueError: If a rate is negative or not finite, a geometric range touches 0, or the
+            sequence has not one rate per group.
+
+    Example:
+
+    >>> resolve_learning_rates(slice(1e-3), 3)
+    [0.0001, 0.0001, 0.001]
+    >>> [f"{rate:.0e}" for rate in resolve_learning_rates(slice(1e-5, 1e-3), 3)]
+    ['1e-05', '1e-04', '1e-03']
+    """
+    if isinstance(learning_rate, slice):
+        return list(_from_slice(learning_rate, n_groups))
+    if isinstance(learning_rate, (LearningRateSchedule, numbers.Real, np.generic)):
+        return [check_rate(learning_rate)] * n_groups
+    if isinstance(learning_rate, np.ndarray):
+        learning_rate = learning_rate.tolist()
+    if isinstance(learning_rate, Sequence) and not isinstance(learning_rate, str):
+        rates = [check_rate(rate) for rate in learning_rate]
+        if len(rates) != n_groups:
+            raise ValueError(
+                f"Argument `learning_rate` should hold one rate per group: {n_groups} groups, "
+                f"{n_groups} rates. Received {len(rates)} rates: learning_rate={learning_rate}"
+            )
+        return rates
+    raise TypeError(
+        "Argument `learning_rate` should be a float, a `LearningRateSchedule`, a `slice`, or a "
+        f"list with one of the first two per group. Received: learning_rate={learning_rate!r}"
+    )
+
+
+def check_rate(rate: Any) -> Rate:
+    """Returns a rate as a float, or the schedule it is.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is negative or not finite.
+    """
+    if isinstance(rate, LearningRateSchedule):
+        return rate
+    if isinstance(rate, bool) or not isinstance(rate, (numbers.Real, np.generic)):
+        raise TypeError(
+            "A learning rate should be a float or a `LearningRateSchedule`. "
+            f"Received: {rate!r} of type {type(rate).__name__}"
+        )
+    value = float(rate)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(
+            f"A learning rate should be finite and not negative. Received: learning_rate={value}"
+        )
+    return value
+
+
+def _from_slice(bounds: slice, n_groups: int) -> Sequence[float]:
+    low, high = bounds.start, bounds.stop
+    if bounds.step is not None or high is None:
+        raise ValueError(
+            "A slice of learning rates should be `slice(lo, hi)` or `slice(hi)`. "
+            f"Received: learning_rate={bounds}"
+        )
+    high = check_rate(high)
+    if low is None:
+        return [high / 10] * (n_groups - 1) + [high]
+    low = check_rate(low)
+    if isinstance(low, LearningRateSchedule) or isinstance(high, LearningRateSchedule):
+        raise TypeError(
+            "The ends of a slice of learning rates should be floats; give schedules as a list, one "
+            f"per group. Received: learning_rate={bounds}"
+        )
+    if low <= 0 or high <= 0:
+        raise ValueError(
+            "Rates between the ends of `slice(lo, hi)` are geometric, so both should be above 0. "
+            f"Received: learning_rate={bounds}"
+        )
+    if n_groups == 1:
+        return [high]
+    ratio = high / low
+    rates = [low * ratio ** (number / (n_groups - 1)) for number in range(n_groups)]
+    return [*rates[:-1], high]

@@ -1,0 +1,451 @@
+"""Plots of rates, losses, schedules and sweeps.
+
+The only module that uses matplotlib, and only when a plot is asked for. Figures are built with
+matplotlib's object interface, so no display, window or global state is involved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Path: TypeAlias = "str | os.PathLike[str] | None"
+
+# Okabe and Ito's palette, without its yellow, which is too faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK = "#333333"
+WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # 8 inches: text of 10 points is easy to read at 800 pixels
+MAX_LEGEND = 12
+
+
+def _figure(height: float = HEIGHT) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib, which is not installed. Run: pip install "dlr_tf[plot]"'
+        ) from error
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _dress(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    if title:
+        axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, which="both", labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def _log(axes: Axes, which: str, low: float, high: float) -> None:
+    """A log axis from `low` to `high`; below two decades, the minor ticks carry numbers too."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    if which == "x":
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        axis = axes.xaxis
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axis = axes.yaxis
+    axis.set_major_locator(LogLocator(numticks=12))
+    axis.set_major_formatter(LogFormatterSciNotation())
+    if high / low < 100:
+        axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+        axis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    else:
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _colours(count: int) -> list[Any]:
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    from matplotlib import colormaps
+
+    # Groups are ordered, so many of them get an ordered, colour-blind-safe map.
+    return [colormaps["viridis"](0.9 * i / (count - 1)) for i in range(count)]
+
+
+def _legend(axes: Axes, figure: Figure) -> None:
+    """Beside the axes, where it covers no line; of very many lines, an even choice."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > MAX_LEGEND:
+        kept = np.unique(np.linspace(0, len(handles) - 1, MAX_LEGEND).round().astype(int))
+        handles, labels = [handles[i] for i in kept], [labels[i] for i in kept]
+    labels = [label if len(label) <= 28 else f"{label[:12]}…{label[-15:]}" for label in labels]
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK
+        )
+
+
+def _write(figure: Figure, path: Path) -> Figure:
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def _positive(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """As float64 with NaN wherever a log axis has no place for the value."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
+
+
+def plot_learning_rates(
+    iterations: Sequence[int] | np.ndarray,
+    learning_rates: Mapping[str, Sequence[float] | np.ndarray],
+    path: Path = None,
+    *,
+    title: str = "Learning rate of each group",
+) -> Figure:
+    """Draws the rate of every group over the steps, on a log axis.
+
+    Args:
+        iterations: The steps, one for each recorded update.
+        learning_rates: For every group's name, the rate at each of `iterations`. NaN and 0
+            (a group that did not move) leave a gap.
+        path: File to write, `.png` or `.svg`. `None`: none is written.
+        title: Heading of the plot.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there is no group, or a group has not one rate per step.
+
+    Example:
+
+    >>> figure = plot_learning_rates([0, 1, 2], {"body": [1e-4] * 3, "head": [1e-3, 5e-4, 1e-5]})
+    >>> [line.get_label() for line in figure.axes[0].get_lines()]
+    ['body', 'head']
+    """
+    steps = np.asarray(iterations)
+    rows = {name: _positive(rates) for name, rates in learning_rates.items()}
+    if not rows:
+        raise ValueError(
+            "There are no rates to plot: expected at least one group of rates. "
+            f"Received: learning_rates={learning_rates!r}"
+        )
+    for name, rates in rows.items():
+        if rates.shape != steps.shape:
+            raise ValueError(
+                "Every group needs one rate per step. "
+                f"Received: {rates.size} rates for {name!r} and {steps.size} steps"
+            )
+    figure = _figure()
+    axes = figure.add_subplot()
+    for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
+        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name)
+    _dress(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
+    values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
+    if values.size:
+        # Annealing ends near zero: without a floor those few steps would take half of the axis.
+        peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
+        low = max(float(values.min()), 2e-3 * min(peaks))
+        _log(axes, "y", low / 1.6, float(values.max()) * 1.6)
+    axes.margins(x=0.02)
+    _legend(axes, figure)
+    return _write(figure, path)
+
+
+def plot_loss(
+    learning_rates: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    path: Path = None,
+    *,
+    title: str = "Loss against learning rate",
+    xlabel: str = "learning rate of the head",
+) -> Figure:
+    """Draws the loss against the rate it was reached with, on a log axis of rates.
+
+    Args:
+        learning_rates: Positive rates.
+        losses: The loss at each rate. NaN and infinities leave a gap.
+        path: File to write, `.png` or `.svg`. `None`: none is written.
+        title: Heading of the plot.
+        xlabel: Label of the axis of rates.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there are not as many losses as rates.
+
+    Example:
+
+    >>> figure = plot_loss([1e-4, 1e-3, 1e-2], [2.3, 1.9, 4.0])
+    >>> figure.axes[0].get_xscale()
+    'log'
+    """
+    figure = _loss_figure(learning_rates, losses, title=title, xlabel=xlabel)
+    return _write(figure, path)
+
+
+def _loss_figure(
+    learning_rates: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    *,
+    title: str,
+    xlabel: str,
+) -> Figure:
+    rates, values = _positive(learning_rates), np.asarray(losses, dtype=np.float64)
+    if rates.shape != values.shape:
+        raise ValueError(
+            "Expected one loss per learning rate. "
+            f"Received: {rates.size} learning rates and {values.size} losses"
+        )
+    values = np.where(np.isfinite(values), values, np.nan)
+    figure = _figure()
+    axes = figure.add_subplot()
+    axes.plot(rates, values, color=COLOURS[0], linewidth=1.8)
+    _dress(axes, xlabel=xlabel, ylabel="loss", title=title)
+    known = rates[np.isfinite(rates)]
+    if known.size:
+        _log(axes, "x", float(known.min()) / 1.3, float(known.max()) * 1.3)
+    return figure
+
+
+def plot_sweep(
+    learning_rates: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    suggestions: Mapping[str, float],
+    path: Path = None,
+    *,
+    title: str = "Learning-rate range test",
+) -> Figure:
+    """Draws a range test with every suggested rate marked on its curve.
+
+    Args:
+        learning_rates: The rates of the sweep, rising.
+        losses: The smoothed loss at each rate.
+        suggestions: For every method's name, the rate it suggests. One that is not finite is
+            left out.
+        path: File to write, `.png` or `.svg`. `None`: none is written.
+        title: Heading of the plot.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there are not as many losses as rates.
+
+    Example:
+
+    >>> figure = plot_sweep([1e-4, 1e-3, 1e-2], [2.3, 1.9, 4.0], {"valley": 1e-3})
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['valley: 1.00e-03']
+    """
+    figure = _loss_figure(
+        learning_rates, losses, title=title, xlabel="learning rate of the head"
+    )
+    axes = figure.axes[0]
+    rates = np.asarray(learning_rates, dtype=np.float64)
+    values = np.asarray(losses, dtype=np.float64)
+    finite = np.isfinite(values) & np.isfinite(rates) & (rates > 0)
+    shown = {name: float(rate) for name, rate in suggestions.items() if np.isfinite(rate)}
+    if finite.any():
+        floor, start = float(values[finite].min()), float(values[finite][0])
+        fall = max(start - floor, 1e-3 * max(abs(start), 1e-12))
+        # The blow-up at the end would flatten the valley that the plot is looked at for.
+        highest = float(values[finite].max())
+        axes.set_ylim(floor - 0.08 * fall, min(highest + 0.08 * fall, start + 0.6 * fall))
+        places = np.interp(
+            np.log(list(shown.values())), np.log(rates[finite]), values[finite]
+        ) if shown else []
+        for (name, rate), place, colour, marker in zip(
+            shown.items(), places, COLOURS[1:], "osD^v", strict=False
+        ):
+            axes.axvline(rate, color=colour, linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.8)
+            axes.plot(
+                [rate], [place], marker, color=colour, markersize=8, markeredgecolor="white",
+                linestyle="none", label=f"{name}: {rate:.2e}", zorder=3,
+            )  # fmt: skip
+    _legend(axes, figure)
+    return _write(figure, path)
+
+
+def plot_history(
+    history: Mapping[str, Sequence[float]],
+    path: Path = None,
+    *,
+    compare: Mapping[str, Sequence[float]] | None = None,
+    frozen_epochs: int = 0,
+    labels: tuple[str, str] = ("differential rates", "one rate"),
+) -> Figure:
+    """Draws loss and accuracy over the epochs, of training and of validation.
+
+    Args:
+        history: The `history` of the `History` that `fit` returned.
+        path: File to write, `.png` or `.svg`. `None`: none is written.
+        compare: A second run's `history`, drawn in a second colour.
+        frozen_epochs: Number of epochs in which only the head learned, shaded. Defaults to 0.
+        labels: Names of the two runs in the legend.
+
+    Returns:
+        The `matplotlib.figure.Figure`, with one panel per metric.
+
+    Raises:
+        ValueError: If `history` has no `"loss"`.
+
+    Example:
+
+    >>> figure = plot_history({"loss": [2.0, 1.0], "accuracy": [0.3, 0.6]})
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['loss', 'accuracy']
+    """
+    from_loss = [name for name in ("loss", "accuracy") if name in history]
+    if "loss" not in from_loss:
+        raise ValueError(
+            "The history has no losses: expected the `history` dict of a `History` that `fit` "
+            f"returned. Received keys: {sorted(history)}"
+        )
+    runs = [(labels[0], history, COLOURS[0])]
+    if compare is not None:
+        runs.append((labels[1], compare, COLOURS[1]))
+    figure = _figure(3.9)
+    panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
+    for axes, metric in zip(panels, from_loss, strict=True):
+        for label, run, colour in runs:
+            _curve(axes, run.get(f"val_{metric}"), colour, f"{label}, validation", "-", "o")
+            _curve(axes, run.get(metric), colour, f"{label}, training", (0, (4, 2)), "")
+        _dress(axes, xlabel="epoch", ylabel=metric)
+        longest = max(len(run["loss"]) for _, run, _ in runs)
+        axes.set_xlim(0.5, longest + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if frozen_epochs > 0:
+            axes.axvspan(0.5, frozen_epochs + 0.5, color="#EEEEEE", zorder=0, label="head only")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=3 if len(handles) > 3 else len(handles),
+        frameon=False, fontsize=9, labelcolor=INK,
+    )  # fmt: skip
+    return _write(figure, path)
+
+
+def _curve(
+    axes: Axes, values: Sequence[float] | None, colour: str, label: str, style: Any, marker: str
+) -> None:
+    if values is None:
+        return
+    epochs = np.arange(1, len(values) + 1)
+    # A run of one epoch has no line: its points must show.
+    marker = marker or ("x" if len(values) == 1 else "")
+    axes.plot(
+        epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker,
+        markersize=4, label=label,
+    )  # fmt: skip
+
+
+def plot_schedule(
+    steps: Sequence[int] | np.ndarray,
+    learning_rates: Sequence[float] | np.ndarray,
+    path: Path = None,
+    *,
+    title: str = "",
+    restarts: Sequence[int] = (),
+) -> Figure:
+    """Draws a schedule's curve.
+
+    Args:
+        steps: The steps, rising.
+        learning_rates: The rate at each step.
+        path: File to write, `.png` or `.svg`. `None`: none is written.
+        title: Heading of the plot.
+        restarts: Steps at which a cycle starts, marked by a line.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If there are not as many rates as steps.
+
+    Example:
+
+    >>> figure = plot_schedule([0, 1, 2], [0.1, 0.05, 0.0])
+    >>> figure.axes[0].get_xlabel()
+    'step (optimizer updates)'
+    """
+    places, rates = np.asarray(steps), np.asarray(learning_rates, dtype=np.float64)
+    if places.shape != rates.shape:
+        raise ValueError(
+            "Expected one learning rate per step. "
+            f"Received: {places.size} steps and {rates.size} learning rates"
+        )
+    figure = _figure()
+    axes = figure.add_subplot()
+    for restart in restarts:
+        axes.axvline(restart, color="#999999", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(places, rates, color=COLOURS[0], linewidth=1.8)
+    _dress(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
+    axes.set_ylim(bottom=min(0.0, float(np.nanmin(rates, initial=0.0))))
+    axes.margins(x=0.02)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    return _write(figure, path)
+
+
+def ascii_plot(
+    learning_rates: Sequence[float] | np.ndarray, *, width: int = 72, height: int = 16
+) -> str:
+    """Draws a curve with characters, for a terminal.
+
+    Args:
+        learning_rates: The rates, one per step.
+        width: Columns of the curve. Defaults to 72.
+        height: Rows of the curve. Defaults to 16.
+
+    Returns:
+        Lines of text, the highest rate first, with an axis of rates and an axis of steps.
+
+    Raises:
+        ValueError: If there are no rates.
+
+    Example:
+
+    >>> print(ascii_plot([0.0, 0.5, 1.0], width=3, height=3))
+         1 |  *
+           | *
+         0 |*
+           +---
+            0 2  step (optimizer updates)
+    """
+    rates = np.asarray(learning_rates, dtype=np.float64)
+    if rates.size == 0:
+        raise ValueError("There is nothing to draw: expected at least one learning rate.")
+    low, high = float(rates.min()), float(rates.max())
+    span = high - low if high > low else 1.0
+    columns = min(width, rates.size)
+    edges = np.linspace(0, rates.size, columns + 1).round().astype(int)
+    canvas = np.full((height, columns), " ")
+    for column in range(columns):
+        part = rates[edges[column] : edges[column + 1]]
+        # A column that holds many steps shows all the rates in it, so that no restart is lost.
+        top, bottom = (
+            int(round((high - value) / span * (height - 1))) for value in (part.max(), part.min())
+        )
+        canvas[top : bottom + 1, column] = "*"
+    numbers = {0: f"{high:.4g}", height - 1: f"{low:.4g}"}
+    margin = max(6, *(len(text) for text in numbers.values()))
+    rows = [
+        f"{numbers.get(row, ''):>{margin}} |{''.join(canvas[row])}".rstrip()
+        for row in range(height)
+    ]
+    last = str(rates.size - 1)
+    rows.append(f"{'':>{margin}} +{'-' * columns}")
+    rows.append(f"{'':>{margin}}  0{last:>{max(columns - 1, len(last) + 1)}}  step (optimizer updates)")
+    return "\n".join(rows)

@@ -1,0 +1,52 @@
+"""The table of groups that `MultiGroupOptimizer.summary` prints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Keras prints its own summaries with rich, so it is always there.
+import rich.console
+import rich.table
+
+
+class GroupRow(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    layers: Sequence[str]
+    n_variables: int
+    n_parameters: int
+    optimizer: str
+    learning_rate: float
+    state: str
+
+
+def group_table(title: str, rows: Sequence[GroupRow], width: int = 110) -> str:
+    """Formats groups as a table.
+
+    Args:
+        title: Line above the table.
+        rows: One per group.
+        width: Width of the table in characters. Defaults to 110.
+    """
+    table = rich.table.Table(title=title, title_justify="left")
+    for column in ("group", "layers (first to last)"):
+        table.add_column(column, overflow="fold")
+    for column in ("variables", "parameters", "optimizer", "learning rate", "state"):
+        table.add_column(column, justify="left" if column in ("optimizer", "state") else "right")
+    for row in rows:
+        span = " ... ".join(dict.fromkeys((row.layers[0], row.layers[-1])))
+        table.add_row(
+            row.name,
+            f"{span} ({len(row.layers)})",
+            f"{row.n_variables:,}" if row.n_variables else "-",
+            f"{row.n_parameters:,}" if row.n_variables else "-",
+            row.optimizer,
+            f"{row.learning_rate:.3g}",
+            row.state,
+        )
+    stream = io.StringIO()
+    rich.console.Console(file=stream, width=width, color_system=None).print(table)
+    return stream.getvalue().rstrip("\n")

@@ -1,0 +1,94 @@
+"""Slow references in plain Python and NumPy float64, written from the formulas."""
+
+from __future__ import annotations
+
+import math
+
+
+def sgdr_cycles(first_decay_steps: int, t_mul: float, until: int) -> list[tuple[int, int]]:
+    """Start and length of every SGDR cycle that starts by step `until`, one after the other."""
+    cycles = []
+    start = 0
+    while start <= until:
+        length = round(first_decay_steps * float(t_mul) ** len(cycles))
+        cycles.append((start, length))
+        start += length
+    return cycles
+
+
+def sgdr_rate(
+    step: int,
+    initial_learning_rate: float,
+    first_decay_steps: int,
+    t_mul: float,
+    m_mul: float = 1.0,
+    alpha: float = 0.0,
+    warmup_steps: int = 0,
+) -> float:
+    """SGDR (Loshchilov and Hutter, 2017, equation 5) by walking through the cycles."""
+    if step < warmup_steps:
+        return initial_learning_rate * step / warmup_steps
+    step -= warmup_steps
+    if t_mul == 1:
+        cycle, t = divmod(step, first_decay_steps)
+        length = first_decay_steps
+    else:
+        cycles = sgdr_cycles(first_decay_steps, t_mul, step)
+        cycle = len(cycles) - 1
+        start, length = cycles[-1]
+        t = step - start
+    peak = initial_learning_rate * m_mul**cycle
+    floor = alpha * peak
+    return floor + (peak - floor) * (1 + math.cos(math.pi * (t / length))) / 2
+
+
+def article_sgdr_rates(
+    maximum: float, iterations: int, cycle_mult: int, batches: int
+) -> list[float]:
+    """The rate each batch runs at under the article's SGDR callback, batch by batch."""
+    rate = maximum
+    rates = []
+    count, length = 0, iterations
+    for _ in range(batches):
+        rates.append(rate)
+        count += 1
+        if count == length:
+            count = 0
+            length *= cycle_mult
+        rate = maximum / 2 * (1 + math.cos(math.pi * count / length))
+    return rates
+
+
+def fastai_cosine(start: float, end: float, position: float) -> float:
+    """fastai's cosine from `start` at position 0 to `end` at position 1."""
+    return start + (1 + math.cos(math.pi * (1 - position))) * (end - start) / 2
+
+
+def fastai_one_cycle(
+    step: int, maximum: float, total: int, pct_start: float, div: float, div_final: float
+) -> float:
+    """fastai's `fit_one_cycle`: the rate of batch `step` of `total`."""
+    position = min(step / total, 1.0)
+    if position < pct_start:
+        return fastai_cosine(maximum / div, maximum, position / pct_start)
+    fall = (position - pct_start) / (1 - pct_start)
+    return fastai_cosine(maximum, maximum / div_final, fall)
+
+
+def triangular_rates(
+    base: float, maximum: float, step_size: int, mode: str, gamma: float, steps: int
+) -> list[float]:
+    """Smith's cyclical learning rates (2017, section 3), walking up and down batch by batch."""
+    height, direction, top = 0, 1, maximum
+    rates = []
+    for step in range(steps):
+        rate = base + (top - base) * height / step_size
+        rates.append(rate * gamma**step if mode == "exp_range" else rate)
+        height += direction
+        if height == step_size:
+            direction = -1
+        elif height == 0:
+            direction = 1
+            if mode == "triangular2":
+                top = base + (top - base) / 2
+    return rates
