@@ -119,7 +119,7 @@ def load_folder(
         )
         sets = {TRAINING_FOLDER: train, "test": test}
     _check_images([path for dataset in sets.values() for path in dataset.file_paths])
-    test = sets.get("test", sets.get("validation"))
+    test = sets["test"] if "test" in sets else sets["validation"]
     return ImageData(
         name=str(root),
         train=sets[TRAINING_FOLDER],
@@ -262,7 +262,7 @@ def load_tfds(
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f'The data {"tfds:" + name!r} need TensorFlow Datasets, which is not installed. '
+            f"The data {'tfds:' + name!r} need TensorFlow Datasets, which is not installed. "
             'Run: pip install "dlr_tf[data]"'
         ) from error
     try:
@@ -322,9 +322,7 @@ def load_tfds(
 
 
 def _is_pair(keys: object) -> bool:
-    return (
-        isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)
-    )
+    return isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)
 
 
 def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
@@ -428,9 +426,9 @@ def pretrain_on_digits(
     inputs = keras.Input(data.image_shape)
     x = keras.layers.Rescaling(1 / 16, name="rescaling")(inputs)
     for number, filters in enumerate((32, 32, 64, 64), 1):
-        x = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, name=f"conv_{number}"
-        )(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
+            x
+        )
         # The default momentum of 0.99 needs more steps than this training has.
         x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
         x = keras.layers.ReLU(name=f"relu_{number}")(x)

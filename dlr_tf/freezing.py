@@ -9,7 +9,7 @@ from typing import SupportsIndex
 
 import keras
 
-from dlr_tf.groups import LayerGroup, assign_units
+from dlr_tf.groups import LayerGroup, assign_units, assign_variables
 
 # Batch-norm layers that `freeze_batch_norm` was asked to hold. `freeze_to` must not thaw them, and
 # Keras has no place on a layer where that wish would be kept.
@@ -40,7 +40,11 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     >>> import keras
     >>> from dlr_tf import freeze_to, split_layers
     >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="top")]
+    ...     [
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(8, name="body"),
+    ...         keras.layers.Dense(2, name="top"),
+    ...     ]
     ... )
     >>> freeze_to(model, split_layers(model, ["top"]), -1)
     >>> [layer.trainable for layer in model.layers]
@@ -61,6 +65,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     if first < 0:
         first += len(groups)
     units = assign_units(model, groups)
+    places = assign_variables(model, groups)
     # Setting a model's flag sets it for all it holds, so models come first, then their layers.
     learning_models = {
         id(ancestor): ancestor
@@ -80,6 +85,11 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     for layer in _layers_below(model):
         if layer in _held_batch_norms:
             layer.trainable = False
+    # Weights a model adds itself go with a group, but with none of its layers.
+    in_layers = {id(variable) for layer in named for variable in layer.variables}
+    for place in places:
+        if id(place.variable) not in in_layers and place.group < first:
+            place.variable.trainable = False
     _refresh(model)
 
 

@@ -118,6 +118,7 @@ class FusedAdam(keras.optimizers.Adam):
             )
         ]
 
+    @tf.autograph.experimental.do_not_convert
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Updates one variable.
 
@@ -158,6 +159,7 @@ class FusedAdam(keras.optimizers.Adam):
         else:
             tf.raw_ops.ResourceApplyAdam(**arguments)
 
+    @tf.autograph.experimental.do_not_convert
     def _backend_update_step(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import gc
+import itertools
+import math
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +24,9 @@ import tensorflow as tf
 # Sequential and Functional models number their layers by name, which they save; every other model
 # is told apart only by its class. Keras has no public name for the Functional class.
 from keras.src.models.functional import Functional
+
+# What Keras itself names a layer with, to tell its names from those a person gave.
+from keras.src.utils.naming import to_snake_case
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -101,7 +107,7 @@ class Place(NamedTuple):
     """Where a variable stands in its model.
 
     Args:
-        key: `"<unit>/<variable>"`: numbers that do not depend on any name.
+        key: `"<unit>.<variable>"`: numbers that do not depend on any name.
         path: The unit's path and the variable's name, for people to read.
         variable: The variable.
         group: Number of the group that claims it.
@@ -132,7 +138,9 @@ def _walk(model: keras.Model) -> Iterator[Unit]:
     def visit(
         parent: keras.Model, prefix: str, ancestors: tuple[tuple[str, keras.Model], ...]
     ) -> Iterator[Unit]:
-        for step, layer in _named_children(parent):
+        # Names come back on reload only where no code of a person builds the layers anew.
+        names_last = all(map(_saves_names, (model, *(nested for _, nested in ancestors))))
+        for step, layer in _named_children(parent, names_last=names_last):
             if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
                 continue
             seen.add(id(layer))
@@ -144,21 +152,48 @@ def _walk(model: keras.Model) -> Iterator[Unit]:
     yield from visit(model, "", ())
 
 
-def _named_children(model: keras.Model) -> list[tuple[str, keras.layers.Layer]]:
-    """The layers a model holds directly, in its own order, each with its step of the path."""
+def _saves_names(model: keras.Model) -> bool:
+    return type(model) in (keras.Sequential, Functional)
+
+
+def _named_children(
+    model: keras.Model, *, names_last: bool = True
+) -> list[tuple[str, keras.layers.Layer]]:
+    """The layers a model holds directly, in its own order, each with its step of the path.
+
+    Args:
+        model: The model.
+        names_last: Whether all names of its layers last when it is saved and loaded. If not, a
+            layer that no attribute holds and that was named automatically goes by its number.
+    """
     layers = list(model.layers)
-    if isinstance(model, (keras.Sequential, Functional)):
-        steps = {id(layer): layer.name for layer in layers}
+    has_graph = isinstance(model, (keras.Sequential, Functional))
+    if has_graph:
         # Layers kept as attributes beside the graph are not in `layers` but own weights.
+        known = {id(layer) for layer in layers}
         direct = model._flatten_layers(include_self=False, recursive=False)
-        layers += [layer for layer in direct if id(layer) not in steps]
-    else:
-        steps = {}
-    for attribute, value in vars(model).items():
-        if attribute != "_layers":
-            for step, layer in _layers_in(attribute, value):
-                steps.setdefault(id(layer), step)
-    return [(steps.get(id(layer), layer.name), layer) for layer in layers]
+        layers += [layer for layer in direct if id(layer) not in known]
+    steps: dict[int, str] = {}
+    if not _saves_names(model):
+        # Keras and TensorFlow keep records of all layers in private attributes of their own.
+        records = "_" if has_graph else ("_layers", "_self_")
+        for attribute, value in vars(model).items():
+            if not attribute.startswith(records):
+                for step, layer in _layers_in(attribute, value):
+                    steps.setdefault(id(layer), step)
+    return [
+        (
+            steps.get(id(layer))
+            or (layer.name if names_last or not _named_by_keras(layer) else str(number)),
+            layer,
+        )
+        for number, layer in enumerate(layers)
+    ]
+
+
+def _named_by_keras(layer: keras.layers.Layer) -> bool:
+    stem = to_snake_case(type(layer).__name__)
+    return re.fullmatch(rf"{re.escape(stem)}(_\d+)?", layer.name) is not None
 
 
 def _layers_in(step: str, value: Any) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -173,7 +208,7 @@ def _layers_in(step: str, value: Any) -> Iterator[tuple[str, keras.layers.Layer]
 
 
 def _variables_of(layer: keras.layers.Layer) -> list[Any]:
-    """A layer's weights, and the raw `tf.Variable`s it keeps as attributes, which Keras passes by."""
+    """A layer's weights, and the raw `tf.Variable`s in its attributes, which Keras passes by."""
     raw = [value for value in vars(layer).values() if isinstance(value, tf.Variable)]
     return [*layer.weights, *raw]
 
@@ -187,7 +222,7 @@ class _Holding(NamedTuple):
 
 
 def _holdings(model: keras.Model) -> list[_Holding]:
-    """Every variable of a model once, in order; weights a model adds itself come before its layers."""
+    """Every variable of a model once, in order; a model's own weights come before its layers."""
     seen: set[int] = set()
 
     def take(variables: Sequence[Any]) -> list[Any]:
@@ -282,7 +317,7 @@ def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[P
             last_claimed = group
             for index, variable in enumerate(holding.variables):
                 path = "/".join(filter(None, (holding.path, variable.name)))
-                places.append(Place(f"{number}/{index}", path, variable, group))
+                places.append(Place(f"{number}.{index}", path, variable, group))
         number += bool(holding.variables)
     for number, layer_group in enumerate(groups):
         if not any(place.group == number for place in places):
@@ -300,8 +335,8 @@ def find_model(
     *,
     key: Callable[[Any], Hashable],
     optimizer: Any = None,
-) -> tuple[keras.Model, list[Place]]:
-    """Finds the model that owns the variables and has the groups' layers.
+) -> list[Place]:
+    """Finds the places of variables in the model that owns them and has the groups' layers.
 
     Keras never tells an optimizer which model it trains, and `load_model` builds the optimizer
     before a person can. So the living models are asked: the one compiled with the optimizer comes
@@ -314,20 +349,15 @@ def find_model(
         optimizer: The optimizer that asks.
 
     Returns:
-        The model and the places of its variables.
+        The place of every variable of that model that a group claims.
 
     Raises:
         ValueError: If no living model owns all the variables, none of those that do has the
             groups' layers, or a variable belongs to no group.
     """
     wanted = {key(v) for v in variables}
-    # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer by
-    # importing themselves.
-    models = [item for item in gc.get_objects() if issubclass(type(item), keras.Model)]
     owners = []
-    for model in models:
-        if not getattr(model, "built", False):
-            continue
+    for model in _living_models():
         owned = {key(v) for holding in _holdings(model) for v in holding.variables}
         if wanted <= owned:
             owners.append((not _is_compiled_with(model, optimizer), len(owned), model))
@@ -349,9 +379,21 @@ def find_model(
         claimed = {key(place.variable) for place in places}
         unclaimed = [v for v in variables if key(v) not in claimed]
         if not unclaimed:
-            return model, places
+            return places
         errors.append(_unclaimed_error(model, unclaimed, groups, key))
     raise errors[0]
+
+
+def compiled_model(optimizer: Any) -> keras.Model | None:
+    """Returns the built model that was compiled with an optimizer, if there is one."""
+    return next((m for m in _living_models() if _is_compiled_with(m, optimizer)), None)
+
+
+def _living_models() -> list[keras.Model]:
+    # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer by
+    # importing themselves.
+    models = [item for item in gc.get_objects() if issubclass(type(item), keras.Model)]
+    return [model for model in models if getattr(model, "built", False)]
 
 
 def _unclaimed_error(
@@ -391,8 +433,8 @@ def _some(names: Sequence[str], limit: int = 12) -> str:
 # --- making groups ------------------------------------------------------------------------------
 
 
-def _units_with_weights(model: keras.Model) -> list[Unit]:
-    """The units of a model, checked to have weights.
+def _units_with_variables(model: keras.Model) -> list[tuple[Unit, list[Any]]]:
+    """The units of a model, each with the variables that stand first in it.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
@@ -400,17 +442,17 @@ def _units_with_weights(model: keras.Model) -> list[Unit]:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"Argument `model` should be a `keras.Model`. Received: model={model!r}")
-    if not model.built or any(
-        not layer.built for layer in model._flatten_layers(include_self=False)
-    ):
+    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built]
+    if unbuilt:
         raise ValueError(
             f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "
-            "batch, or `model.build(input_shape)`, before splitting it into groups."
+            "batch, or `model.build(input_shape)`, before splitting it into groups. Not built: "
+            f"{_some(unbuilt)}"
         )
-    units = layer_units(model)
-    if not any(unit.layer.weights for unit in units):
+    held = [(h.unit, h.variables) for h in _holdings(model) if h.unit is not None]
+    if not any(variables for _, variables in held):
         raise ValueError(f"Model {model.name!r} has no layer with weights: nothing to train.")
-    return units
+    return held
 
 
 def default_names(n_groups: int) -> tuple[str, ...]:
@@ -418,7 +460,9 @@ def default_names(n_groups: int) -> tuple[str, ...]:
     return (*(f"group_{i}" for i in range(n_groups - 1)), "head")
 
 
-def _cut(units: Sequence[Unit], starts: Sequence[int], names: Sequence[str]) -> tuple[LayerGroup, ...]:
+def _cut(
+    units: Sequence[Unit], starts: Sequence[int], names: Sequence[str]
+) -> tuple[LayerGroup, ...]:
     """Cuts the units at `starts`; the first group begins at the first unit."""
     edges = [0, *starts, len(units)]
     return tuple(
@@ -454,17 +498,24 @@ def split_layers(
 
     >>> import keras
     >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="top")]
+    ...     [
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(8, name="body"),
+    ...         keras.layers.Dense(2, name="top"),
+    ...     ]
     ... )
     >>> split_layers(model, ["top"])
     (LayerGroup(name='group_0', layers=('body',)), LayerGroup(name='head', layers=('top',)))
     """
-    units = _units_with_weights(model)
+    held = _units_with_variables(model)
+    units = [unit for unit, _ in held]
     if isinstance(boundaries, (str, keras.layers.Layer)) or not isinstance(boundaries, Sequence):
         raise TypeError(
             "Argument `boundaries` should be a list of layers, layer names or paths. "
             f"Received: boundaries={boundaries!r}"
         )
+    if isinstance(names, str):
+        raise TypeError(f"Argument `names` should be a list of strings. Received: names={names!r}")
     names = tuple(names) if names is not None else default_names(len(boundaries) + 1)
     if len(names) != len(boundaries) + 1:
         raise ValueError(
@@ -474,7 +525,7 @@ def split_layers(
     if len(set(names)) != len(names):
         raise ValueError(f"Group names should be unique. Received: names={list(names)}")
     starts = [_position(model, units, boundary) for boundary in boundaries]
-    for before, after in zip(starts, starts[1:]):
+    for before, after in itertools.pairwise(starts):
         if after < before:
             raise ValueError(
                 f"Boundaries are out of order: {units[after].path!r} stands before "
@@ -483,11 +534,11 @@ def split_layers(
             )
     edges = [0, *starts, len(units)]
     for name, a, b in zip(names, edges[:-1], edges[1:]):
-        if not any(unit.layer.weights for unit in units[a:b]):
-            held = [unit.path for unit in units[a:b]]
+        if not any(variables for _, variables in held[a:b]):
+            paths = [unit.path for unit in units[a:b]]
             raise ValueError(
-                f"Group {name!r} would have no weights: between its boundaries stand "
-                f"{'no layers' if not held else 'only ' + _some(held)}. Move or drop a boundary. "
+                f"Group {name!r} would have no weights of its own: between its boundaries stand "
+                f"{'no layers' if not paths else 'only ' + _some(paths)}. Move or drop a boundary. "
                 f"Received: boundaries={[_label(boundary) for boundary in boundaries]}"
             )
     return _cut(units, starts, names)
@@ -497,9 +548,7 @@ def _label(boundary: keras.layers.Layer | str) -> str:
     return boundary if isinstance(boundary, str) else boundary.name
 
 
-def _position(
-    model: keras.Model, units: Sequence[Unit], boundary: keras.layers.Layer | str
-) -> int:
+def _position(model: keras.Model, units: Sequence[Unit], boundary: keras.layers.Layer | str) -> int:
     """The number of the unit at which a boundary stands."""
     spots: dict[str, int] = {}
     layers: dict[str, keras.layers.Layer] = {}
@@ -510,11 +559,15 @@ def _position(
     if isinstance(boundary, keras.layers.Layer):
         matches = [path for path, layer in layers.items() if layer is boundary]
     elif isinstance(boundary, str):
-        matches = [boundary] if boundary in spots else [
-            path
-            for path, layer in layers.items()
-            if boundary in (layer.name, path.rsplit("/", 1)[-1])
-        ]
+        matches = (
+            [boundary]
+            if boundary in spots
+            else [
+                path
+                for path, layer in layers.items()
+                if boundary in (layer.name, path.rsplit("/", 1)[-1])
+            ]
+        )
     else:
         raise TypeError(
             "A boundary should be a layer, or its name or path. "
@@ -570,10 +623,13 @@ def split_evenly(model: keras.Model, n_groups: int) -> tuple[LayerGroup, ...]:
     >>> [group.layers for group in split_evenly(model, 3)]
     [('a', 'b'), ('c', 'd'), ('e',)]
     """
-    units = _units_with_weights(model)
+    held = _units_with_variables(model)
+    units = [unit for unit, _ in held]
     if isinstance(n_groups, bool) or not isinstance(n_groups, (int, np.integer)):
-        raise TypeError(f"Argument `n_groups` should be an integer. Received: n_groups={n_groups!r}")
-    weighted = [number for number, unit in enumerate(units) if unit.layer.weights]
+        raise TypeError(
+            f"Argument `n_groups` should be an integer. Received: n_groups={n_groups!r}"
+        )
+    weighted = [number for number, (_, variables) in enumerate(held) if variables]
     if not 1 <= n_groups <= len(weighted):
         raise ValueError(
             f"Model {model.name!r} has {len(weighted)} layers with weights, so `n_groups` should "
@@ -581,7 +637,7 @@ def split_evenly(model: keras.Model, n_groups: int) -> tuple[LayerGroup, ...]:
         )
     if n_groups == 1:
         return _cut(units, [], default_names(1))
-    sizes = [units[number].layer.count_params() for number in weighted[:-1]]
+    sizes = [sum(math.prod(v.shape) for v in held[number][1]) for number in weighted[:-1]]
     starts = [weighted[cut] for cut in _even_cuts(sizes, n_groups - 1)] + [weighted[-1]]
     return _cut(units, starts, default_names(n_groups))
 
@@ -628,12 +684,17 @@ def split_layerwise(model: keras.Model) -> tuple[LayerGroup, ...]:
 
     >>> import keras
     >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="top")]
+    ...     [
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(8, name="body"),
+    ...         keras.layers.Dense(2, name="top"),
+    ...     ]
     ... )
     >>> groups = split_layerwise(model)
     >>> [1e-3 * 0.75 ** i for i in reversed(range(len(groups)))]  # a rate for every group
     [0.00075, 0.001]
     """
-    units = _units_with_weights(model)
-    weighted = [number for number, unit in enumerate(units) if unit.layer.weights]
+    held = _units_with_variables(model)
+    units = [unit for unit, _ in held]
+    weighted = [number for number, (_, variables) in enumerate(held) if variables]
     return _cut(units, weighted[1:], [units[number].path for number in weighted])

@@ -39,10 +39,10 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
     """
     if isinstance(learning_rate, slice):
         return list(_from_slice(learning_rate, n_groups))
-    if isinstance(learning_rate, (LearningRateSchedule, numbers.Real, np.generic)):
-        return [check_rate(learning_rate)] * n_groups
     if isinstance(learning_rate, np.ndarray):
         learning_rate = learning_rate.tolist()
+    if isinstance(learning_rate, (LearningRateSchedule, numbers.Real)):
+        return [check_rate(learning_rate)] * n_groups
     if isinstance(learning_rate, Sequence) and not isinstance(learning_rate, str):
         rates = [check_rate(rate) for rate in learning_rate]
         if len(rates) != n_groups:
@@ -66,7 +66,7 @@ def check_rate(rate: Any) -> Rate:
     """
     if isinstance(rate, LearningRateSchedule):
         return rate
-    if isinstance(rate, bool) or not isinstance(rate, (numbers.Real, np.generic)):
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
         raise TypeError(
             "A learning rate should be a float or a `LearningRateSchedule`. "
             f"Received: {rate!r} of type {type(rate).__name__}"
@@ -86,15 +86,15 @@ def _from_slice(bounds: slice, n_groups: int) -> Sequence[float]:
             "A slice of learning rates should be `slice(lo, hi)` or `slice(hi)`. "
             f"Received: learning_rate={bounds}"
         )
-    high = check_rate(high)
-    if low is None:
-        return [high / 10] * (n_groups - 1) + [high]
-    low = check_rate(low)
     if isinstance(low, LearningRateSchedule) or isinstance(high, LearningRateSchedule):
         raise TypeError(
             "The ends of a slice of learning rates should be floats; give schedules as a list, one "
             f"per group. Received: learning_rate={bounds}"
         )
+    high = check_rate(high)
+    if low is None:
+        return [high / 10] * (n_groups - 1) + [high]
+    low = check_rate(low)
     if low <= 0 or high <= 0:
         raise ValueError(
             "Rates between the ends of `slice(lo, hi)` are geometric, so both should be above 0. "

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import math
 import numbers
-import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -19,10 +18,23 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.fused_adam import AdamStep, FusedAdam
-from dlr_tf.groups import LayerGroup, Place, find_model
+from dlr_tf.fused_adam import FusedAdam
+from dlr_tf.groups import LayerGroup, Place, assign_variables, compiled_model, find_model
 from dlr_tf.learning_rates import check_rate, resolve_learning_rates
-from dlr_tf.slots import grow
+from dlr_tf.slots import copy_optimizer, grow
+from dlr_tf.state import (
+    LEDGER,
+    GroupingGuard,
+    LedgerState,
+    decode,
+    encode,
+    grouping_digest,
+    match,
+    match_slots,
+    read_ledger,
+    state_variables,
+    write_ledger,
+)
 from dlr_tf.summary import GroupRow, group_table
 
 # What the wrapper does for all groups at once, with the value that means "not asked for".
@@ -34,8 +46,6 @@ _SPANNING_ARGUMENTS = {
     "loss_scale_factor": None,
     "gradient_accumulation_steps": None,
 }
-
-_KerasOptimizer = keras.optimizers.Optimizer
 
 
 class _GroupValue:
@@ -116,7 +126,7 @@ class GroupOptimizers(Sequence[Any]):
     hand a group's state to another one.
     """
 
-    def __init__(self, optimizers: Sequence[_KerasOptimizer]) -> None:
+    def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]) -> None:
         self._optimizers = tuple(optimizers)
 
     def __getitem__(self, index: Any) -> Any:
@@ -133,8 +143,9 @@ class _Routes:
     """Which model the variables belong to, and the place of each. Hidden from Keras' tracking."""
 
     def __init__(self) -> None:
-        self.model: Callable[[], keras.Model | None] = lambda: None
         self.places: dict[Hashable, Place] = {}
+        # A checkpoint's record that came before the model was known.
+        self.pending: dict[str, Any] | None = None
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -201,7 +212,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         self,
         groups: Sequence[LayerGroup],
         learning_rate: Any,
-        optimizer: _KerasOptimizer | Sequence[_KerasOptimizer] | None = None,
+        optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
         *,
         name: str = "multi_group_optimizer",
         clipnorm: float | None = None,
@@ -257,6 +268,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         self._untrack_variable(self._last_rates)
         for number, member in enumerate(inner):
             self._adopt(member, number)
+        self._ledger_state = LedgerState(self)
 
     # --- what a user reads and sets ------------------------------------------------------------
 
@@ -368,8 +380,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         """The rates of all groups now, of shape `(n_groups,)`; each schedule is asked once."""
         factors = self._rate_factors.value * self._rate_scale.value
         rows: dict[int, int] = {}
-        values = []
-        order = []
+        values: list[tf.Tensor] = []
+        order: list[int] = []
         for group in range(len(self._layer_groups)):
             identity = id(self._schedule_of(group))
             if identity not in rows:
@@ -410,7 +422,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     # --- building ------------------------------------------------------------------------------
 
-    def _adopt(self, member: _KerasOptimizer, group: int) -> None:
+    def _adopt(self, member: keras.optimizers.Optimizer, group: int) -> None:
         """Makes an inner optimizer count and learn by the wrapper's vectors.
 
         `_iterations` and `_learning_rate` are private, but Keras' public names for them cannot be
@@ -453,6 +465,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                     grow(self._group_optimizers[group], members)
                 for variable in fresh:
                     self._add_spanning_state(variable)
+            self._restore_deferred()
 
     def _knows(self, variable: Any) -> bool:
         return self._var_key(variable) in self._trainable_variables_indices
@@ -469,14 +482,28 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         """Looks up the places of variables; asks for the model only when it does not know it."""
         if all(self._var_key(v) in self._routes.places for v in variables):
             return
-        model, places = find_model(
+        places = find_model(
             [*self._trainable_variables, *variables],
             self._layer_groups,
             key=self._var_key,
             optimizer=self,
         )
-        self._routes.model = weakref.ref(model)
+        self._follow(places)
+
+    def _follow(self, places: Sequence[Place]) -> None:
         self._routes.places = {self._var_key(place.variable): place for place in places}
+        self._guard = GroupingGuard(
+            grouping_digest(self), dtype="int64", trainable=False, name="grouping"
+        )
+
+    def _locate(self) -> bool:
+        """Makes sure the places are known before any variable is; `False` if no model is found."""
+        if not self._routes.places:
+            model = compiled_model(self)
+            if model is not None:
+                with tf.init_scope(), self._creation_scope():
+                    self._follow(assign_variables(model, self._layer_groups))
+        return bool(self._routes.places)
 
     def _add_spanning_state(self, variable: Any) -> None:
         """Takes one variable into the lists that Keras keeps parallel to the trained variables."""
@@ -496,6 +523,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     # --- one step ------------------------------------------------------------------------------
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Updates variables with their gradients.
 
@@ -701,15 +729,15 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     def _update_averages(self) -> None:
         # The first step takes the weights as they are, as in Keras.
-        momentum = tf.where(tf.equal(tf.convert_to_tensor(self.iterations), 0), 0.0, self.ema_momentum)
+        is_first = tf.equal(tf.convert_to_tensor(self.iterations), 0)
+        momentum = tf.where(is_first, 0.0, self.ema_momentum)
 
         def update(average: Any, variable: Any, momentum: Any) -> None:
             momentum = tf.cast(momentum, average.dtype)
             average.assign(momentum * average + (1 - momentum) * variable)
 
-        self._on_devices(
-            [(average, update, (variable.value, momentum)) for variable, average in self._averaged()]
-        )
+        pairs = self._averaged()
+        self._on_devices([(average, update, (v.value, momentum)) for v, average in pairs])
         if self.ema_overwrite_frequency:
             due = (tf.convert_to_tensor(self.iterations) + 1) % self.ema_overwrite_frequency == 0
             self._choose(
@@ -732,6 +760,123 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         pairs = [pair for pair in self._averaged() if self._var_key(pair[0]) in wanted]
         for variable, average in pairs:
             variable.assign(average)
+
+    # --- state ---------------------------------------------------------------------------------
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables of the optimizer and its inner optimizers.
+
+        In one order whatever the order of the groups, since `LossScaleOptimizer` stores them by
+        position.
+        """
+        guard = [self._guard] if self._routes.places else []
+        small = [self._iterations, self._rate_scale, self._rate_factors, self._group_steps]
+        return [*guard, *small, *state_variables(self).values()]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets `variables` to arrays of the same shapes, in the same order."""
+        variables = self.variables
+        if not self.built or [tuple(v.shape) for v in variables] != [np.shape(w) for w in weights]:
+            raise ValueError(
+                "Weights should be one array per variable of the built optimizer, of its shape. "
+                f"Received {len(weights)} arrays for {len(variables)} variables."
+            )
+        for variable, weight in zip(variables, weights):
+            variable.assign(weight)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the state under names that do not depend on the order of the groups."""
+        if not self._locate():
+            return
+        store[LEDGER] = encode(read_ledger(self))
+        for name, variable in state_variables(self).items():
+            store[name] = keras.ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restores what `save_own_variables` wrote; all of it, or nothing with an error.
+
+        Raises:
+            ValueError: If the state is damaged, was saved by another optimizer, or its groups or
+                variables differ.
+        """
+        if not list(store.keys()):
+            super().load_own_variables(store)  # warns that there is nothing to load
+            return
+        if LEDGER not in store.keys():  # noqa: SIM118 - Keras' stores are no mappings
+            raise ValueError(
+                "The file holds the state of another optimizer, not of a `MultiGroupOptimizer`. "
+                "Compile the model with the optimizer it was saved with, or load the weights into "
+                "the model before compiling it. The optimizer was left as it is."
+            )
+        ledger = decode(store[LEDGER])
+        if not self._locate():
+            raise ValueError(
+                "The optimizer does not know its model yet, so no state can be loaded. Compile the "
+                "model with it, or call `build(model.trainable_variables)`, first."
+            )
+        arrays = {}
+        for name, shape in ledger["state"].items():
+            try:
+                arrays[name] = np.asarray(store[name])
+            except (KeyError, OSError) as error:
+                raise ValueError(
+                    f"The state in the file is incomplete: {name!r} cannot be read ({error}). The "
+                    "optimizer was left as it is."
+                ) from error
+            if list(arrays[name].shape) != shape:
+                raise ValueError(
+                    f"The state in the file is damaged: {name!r} should have shape {shape}. "
+                    f"Received shape {list(arrays[name].shape)}. The optimizer was left as it is."
+                )
+        self._restore_ledger(ledger)
+        for name, variable in state_variables(self).items():
+            if name in arrays:
+                variable.assign(arrays[name])
+
+    def _restore_ledger(self, ledger: dict[str, Any]) -> None:
+        if not self._locate():
+            self._routes.pending = ledger
+            return
+        mapping = match(self, ledger)
+        self._build_places(ledger["variables"])
+        match_slots(self, ledger)
+        write_ledger(self, ledger, mapping)
+
+    def _build_places(self, keys: Any) -> None:
+        self.build([p.variable for p in self._routes.places.values() if p.key in keys])
+
+    def _restore_deferred(self) -> None:
+        """Takes over what a `tf.train.Checkpoint` restored before the state existed."""
+        pending, self._routes.pending = self._routes.pending, None
+        if pending is not None:
+            self._restore_ledger(pending)
+        for name, child in self._trackable_children().items():
+            self._handle_deferred_dependencies(name, child)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        # TensorFlow asks for these names while the base class is being initialised, and would
+        # otherwise store every list Keras keeps, by position, the model's weights among them.
+        if "_ledger_state" not in vars(self) or save_type != "checkpoint":
+            return {}
+        return {LEDGER: self._ledger_state, **state_variables(self)}
+
+    def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
+        if "_ledger_state" not in vars(self):
+            return None
+        if name == LEDGER:  # first of the children, so that the others find their places
+            self._locate()
+        key = ".".join(name.split(".")[:2])
+        waiting = [
+            place.variable
+            for identity, place in self._routes.places.items()
+            if place.key == key and identity not in self._trainable_variables_indices
+        ]
+        if waiting:
+            self.build(waiting)
+        # What TensorFlow looked up before may lack the state just built.
+        known = (cached_dependencies or {}).get(name)
+        return known if known is not None else self._trackable_children().get(name)
 
     # --- configuration -------------------------------------------------------------------------
 
@@ -826,13 +971,15 @@ def _check_groups(groups: Any) -> tuple[LayerGroup, ...]:
     return tuple(groups)
 
 
-def _inner_optimizers(optimizer: Any, n_groups: int) -> tuple[list[_KerasOptimizer], bool]:
+def _inner_optimizers(
+    optimizer: Any, n_groups: int
+) -> tuple[list[keras.optimizers.Optimizer], bool]:
     """One optimizer per group, and whether they were given one by one."""
     if optimizer is None:
         return [FusedAdam() for _ in range(n_groups)], False
-    if isinstance(optimizer, _KerasOptimizer):
+    if isinstance(optimizer, keras.optimizers.Optimizer):
         _check_member(optimizer)
-        return [_copy(optimizer) for _ in range(n_groups)], False
+        return [copy_optimizer(optimizer) for _ in range(n_groups)], False
     if not isinstance(optimizer, Sequence) or isinstance(optimizer, str):
         raise TypeError(
             "Argument `optimizer` should be a Keras optimizer, or a list with one per group. "
@@ -858,16 +1005,16 @@ def _check_member(member: Any) -> None:
     wrappers = [MultiGroupOptimizer, keras.optimizers.LossScaleOptimizer]
     if hasattr(keras.optimizers, "MultiOptimizer"):
         wrappers.append(keras.optimizers.MultiOptimizer)
-    if not isinstance(member, _KerasOptimizer):
+    if not isinstance(member, keras.optimizers.Optimizer):
         raise TypeError(
             "An inner optimizer should be a `keras.optimizers.Optimizer`. "
             f"Received: {member!r} of type {type(member).__name__}"
         )
     if isinstance(member, tuple(wrappers)):
         raise TypeError(
-            f"A `{type(member).__name__}` cannot be an inner optimizer. Give the plain optimizer it "
-            "would hold; loss scaling goes around `MultiGroupOptimizer`, which `model.compile` does "
-            "by itself under mixed_float16."
+            f"A `{type(member).__name__}` cannot be an inner optimizer. Give the plain optimizer "
+            "it would hold; loss scaling goes around `MultiGroupOptimizer`, which `model.compile` "
+            "does by itself under mixed_float16."
         )
     for argument, unset in _SPANNING_ARGUMENTS.items():
         value = getattr(member, argument)
@@ -878,30 +1025,19 @@ def _check_member(member: Any) -> None:
             )
 
 
-def _copy(template: _KerasOptimizer) -> _KerasOptimizer:
-    config = template.get_config()
-    config["learning_rate"] = 0.0  # the wrapper's rates are used
-    copied = type(template).from_config(config)
-    # Keras leaves what `exclude_from_weight_decay` was told out of the configuration.
-    for attribute in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(template, attribute):
-            setattr(copied, attribute, getattr(template, attribute))
-    return copied
-
-
-def _own_rate(member: _KerasOptimizer) -> Any:
+def _own_rate(member: keras.optimizers.Optimizer) -> Any:
     rate = member._learning_rate
     return float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
 
 
-def _overrides(member: _KerasOptimizer, method: str) -> bool:
+def _overrides(member: keras.optimizers.Optimizer, method: str) -> bool:
     """Whether an optimizer has its own version of one of Keras' steps."""
     return not isinstance(member, FusedAdam) and (
-        getattr(type(member), method) is not getattr(_KerasOptimizer, method)
+        getattr(type(member), method) is not getattr(keras.optimizers.Optimizer, method)
     )
 
 
-def _update_step_of(member: _KerasOptimizer) -> Callable[[Any, Any, Any], Any]:
+def _update_step_of(member: keras.optimizers.Optimizer) -> Callable[[Any, Any, Any], Any]:
     return lambda variable, gradient, rate: member.update_step(gradient, variable, rate)
 
 
@@ -913,4 +1049,3 @@ def _divide(gradient: Any, scale: float) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values / scale, gradient.indices, gradient.dense_shape)
     return gradient / scale
-

@@ -6,6 +6,7 @@ matplotlib's object interface, so no display, window or global state is involved
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,15 +26,28 @@ WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # 8 inches: text of 10 points is easy to rea
 MAX_LEGEND = 12
 
 
-def _figure(height: float = HEIGHT) -> Figure:
+def require_matplotlib() -> None:
+    """Checks that plots can be drawn, before work is done whose plots would be missed.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(
             'Plots need matplotlib, which is not installed. Run: pip install "dlr_tf[plot]"'
         ) from error
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+
+def _figure(height: float = HEIGHT) -> Figure:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -56,14 +70,8 @@ def _log(axes: Axes, which: str, low: float, high: float) -> None:
     """A log axis from `low` to `high`; below two decades, the minor ticks carry numbers too."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
-    if which == "x":
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        axis = axes.xaxis
-    else:
-        axes.set_yscale("log")
-        axes.set_ylim(low, high)
-        axis = axes.yaxis
+    axis: Any = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis.set_major_locator(LogLocator(numticks=12))
     axis.set_major_formatter(LogFormatterSciNotation())
     if high / low < 100:
@@ -251,9 +259,7 @@ def plot_sweep(
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['valley: 1.00e-03']
     """
-    figure = _loss_figure(
-        learning_rates, losses, title=title, xlabel="learning rate of the head"
-    )
+    figure = _loss_figure(learning_rates, losses, title=title, xlabel="learning rate of the head")
     axes = figure.axes[0]
     rates = np.asarray(learning_rates, dtype=np.float64)
     values = np.asarray(losses, dtype=np.float64)
@@ -266,11 +272,10 @@ def plot_sweep(
         highest = float(values[finite].max())
         axes.set_ylim(floor - 0.08 * fall, min(highest + 0.08 * fall, start + 0.6 * fall))
         places = np.interp(
-            np.log(list(shown.values())), np.log(rates[finite]), values[finite]
-        ) if shown else []
-        for (name, rate), place, colour, marker in zip(
-            shown.items(), places, COLOURS[1:], "osD^v", strict=False
-        ):
+            np.log(np.array(list(shown.values()))), np.log(rates[finite]), values[finite]
+        )
+        styles = itertools.cycle(zip(COLOURS[1:], "osD^v", strict=True))
+        for (name, rate), place, (colour, marker) in zip(shown.items(), places, styles):
             axes.axvline(rate, color=colour, linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.8)
             axes.plot(
                 [rate], [place], marker, color=colour, markersize=8, markeredgecolor="white",
@@ -436,7 +441,7 @@ def ascii_plot(
         part = rates[edges[column] : edges[column + 1]]
         # A column that holds many steps shows all the rates in it, so that no restart is lost.
         top, bottom = (
-            int(round((high - value) / span * (height - 1))) for value in (part.max(), part.min())
+            round(float(high - value) / span * (height - 1)) for value in (part.max(), part.min())
         )
         canvas[top : bottom + 1, column] = "*"
     numbers = {0: f"{high:.4g}", height - 1: f"{low:.4g}"}
@@ -447,5 +452,6 @@ def ascii_plot(
     ]
     last = str(rates.size - 1)
     rows.append(f"{'':>{margin}} +{'-' * columns}")
-    rows.append(f"{'':>{margin}}  0{last:>{max(columns - 1, len(last) + 1)}}  step (optimizer updates)")
+    last = last.rjust(max(columns - 1, len(last) + 1))
+    rows.append(f"{'':>{margin}}  0{last}  step (optimizer updates)")
     return "\n".join(rows)

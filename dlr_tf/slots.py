@@ -14,6 +14,18 @@ from typing import Any
 import keras
 
 
+def copy_optimizer(template: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns an optimizer with the same settings, no state, and a rate of 0."""
+    config = template.get_config()
+    config["learning_rate"] = 0.0
+    copied = type(template).from_config(config)
+    # Keras leaves what `exclude_from_weight_decay` was told out of the configuration.
+    for attribute in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(template, attribute):
+            setattr(copied, attribute, getattr(template, attribute))
+    return copied
+
+
 def grow(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
     """Gives an optimizer fresh state for more variables, and leaves the state it has alone.
 
@@ -44,7 +56,7 @@ def grow(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> Non
 
 
 def slots_of(optimizer: keras.optimizers.Optimizer) -> dict[str, list[keras.Variable | None]]:
-    """Lists an optimizer's slots: by name, one per trained variable, in the order it trains them."""
+    """Lists an optimizer's slots by name, each a list in the order of the variables it trains."""
     n_trained = len(optimizer._trainable_variables)
     return {
         attribute.lstrip("_"): value
@@ -58,7 +70,7 @@ def slots_of(optimizer: keras.optimizers.Optimizer) -> dict[str, list[keras.Vari
 
 
 def shared_state_of(optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
-    """Lists an optimizer's variables that belong to no trained variable, such as Nadam's product."""
+    """Lists an optimizer's variables that belong to no single one, such as Nadam's product."""
     return {
         attribute.lstrip("_"): value
         for attribute, value in vars(optimizer).items()

@@ -1,0 +1,3 @@
+from dlr_tf.cli import main
+
+raise SystemExit(main())
