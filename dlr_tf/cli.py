@@ -46,7 +46,7 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer | None]] = {
 # What suits a network pretrained on a million photographs does not suit one pretrained on 720
 # digits: the second has less to lose and further to go.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
-DIGIT_DEFAULTS = {"learning_rate": "1e-4:1e-2", "epochs": 15, "batch_size": 16, "compare": True}
+DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
 MOST_STEPS = 1_000_000  # of a drawn schedule
 
 

@@ -434,9 +434,7 @@ def pretrain_on_digits(
         x = keras.layers.ReLU(name=f"relu_{number}")(x)
         if number == 2:
             x = keras.layers.MaxPooling2D(name="pool")(x)
-    backbone = keras.Model(
-        inputs, keras.layers.GlobalAveragePooling2D(name="average")(x), name="digits_backbone"
-    )
+    backbone = keras.Model(inputs, keras.layers.Flatten(name="features")(x), name="digits_backbone")
     model = keras.Sequential(
         [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
     )

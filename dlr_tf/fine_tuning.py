@@ -121,7 +121,6 @@ def fine_tune(
             f"Argument `batch_norm` should be one of {BATCH_NORM}. "
             f"Received: batch_norm={batch_norm!r}"
         )
-    assign_variables(model, groups)
     rates = _scheduled_rates(learning_rate, schedule, groups, train_data, epochs)
     compile_groups(
         model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
@@ -160,9 +159,11 @@ def compile_groups(
         metrics: As in `compile`; `None` for accuracy.
 
     Raises:
-        ValueError: If the loss cannot be found out.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If the groups are not the model's, or the loss cannot be found out.
     """
     multi_group = MultiGroupOptimizer(groups, learning_rate, optimizer)
+    assign_variables(model, groups)
     if loss is None:
         loss, accuracy = _cross_entropy(model, train_data)
     else:
@@ -375,7 +376,8 @@ def _cross_entropy(model: keras.Model, train_data: Any) -> tuple[keras.losses.Lo
     activation = _last_activation(model)
     if labels is None or not outputs or len(outputs) != 1 or activation is None:
         raise _unknown_loss(model, "one output with a known last activation", activation, labels)
-    shape, label_shape = tuple(outputs[0].shape), tuple(labels.shape)
+    # Without the batch axis, which is of no known size in some of them.
+    shape, label_shape = tuple(outputs[0].shape)[1:], tuple(labels.shape)[1:]
     whole = tf.as_dtype(labels.dtype).is_integer or tf.as_dtype(labels.dtype).is_bool
     logits = activation == "linear"
     if shape[-1] == 1 and (whole or activation == "sigmoid"):
@@ -389,7 +391,7 @@ def _cross_entropy(model: keras.Model, train_data: Any) -> tuple[keras.losses.Lo
         if activation == "sigmoid":
             raise _unknown_loss(model, "softmax or no activation", activation, labels)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=logits), "accuracy"
-    if len(label_shape) == len(shape) and label_shape[-1] == shape[-1] != 1:
+    if label_shape == shape and shape[-1] != 1:
         if activation == "sigmoid":
             return keras.losses.BinaryCrossentropy(), keras.metrics.BinaryAccuracy("accuracy")
         return keras.losses.CategoricalCrossentropy(from_logits=logits), "accuracy"

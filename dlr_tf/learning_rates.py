@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-Rate = float | LearningRateSchedule
+Rate: TypeAlias = "float | LearningRateSchedule"
 
 
 def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:

@@ -551,7 +551,8 @@ def _optimizer_for_sweep(model: keras.Model) -> Any:
     """Gives the model an optimizer it may train with, and returns what has the rate."""
     if not model.optimizer.built:
         # Being built cannot be undone, so a copy is.
-        model.optimizer = _copy(model.optimizer)
+        with model.distribute_strategy.scope():
+            model.optimizer = _copy(model.optimizer)
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if isinstance(inner, MultiGroupOptimizer):
         if inner.built:

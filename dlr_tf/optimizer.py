@@ -21,7 +21,19 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf.fused_adam import FusedAdam
 from dlr_tf.groups import LayerGroup, Place, assign_variables, compiled_model, find_model
 from dlr_tf.learning_rates import check_rate, resolve_learning_rates
-from dlr_tf.slots import copy_optimizer, grow
+from dlr_tf.members import (
+    GroupOptimizers,
+    GroupRate,
+    GroupValue,
+    adopt,
+    exclusions_config,
+    inner_optimizers,
+    overrides,
+    own_rate,
+    restore_exclusions,
+    update_step_of,
+)
+from dlr_tf.slots import grow
 from dlr_tf.state import (
     LEDGER,
     GroupingGuard,
@@ -37,113 +49,14 @@ from dlr_tf.state import (
 )
 from dlr_tf.summary import GroupRow, group_table
 
-# What the wrapper does for all groups at once, with the value that means "not asked for".
-_SPANNING_ARGUMENTS = {
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-}
-
-
-class _GroupValue:
-    """One group's entry of a vector, standing in an inner optimizer for a variable of its own."""
-
-    def __init__(self, owner: MultiGroupOptimizer, group: int) -> None:
-        self._owner = owner
-        self._group = group
-
-    @property
-    def value(self) -> tf.Tensor:
-        raise NotImplementedError
-
-    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
-        return tf.convert_to_tensor(self.value, dtype=dtype, name=name)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.value.numpy(), dtype)
-
-    def numpy(self) -> Any:
-        return self.value.numpy()
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-    def __int__(self) -> int:
-        return int(self.value)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.value})"
-
-    def __add__(self, other: Any) -> tf.Tensor:
-        return self.value + other
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Any) -> tf.Tensor:
-        return self.value * other
-
-    __rmul__ = __mul__
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-
-class _GroupStep(_GroupValue):
-    """A group's own count of steps: `iterations` of its inner optimizer."""
-
-    @property
-    def value(self) -> tf.Tensor:
-        return self._owner._group_steps.value[self._group]
-
-
-class _GroupRate(_GroupValue):
-    """A group's rate: `learning_rate` of its inner optimizer.
-
-    Not callable, since Keras' optimizers take a callable rate for a schedule (Adafactor's relative
-    step is off then); `_GroupSchedule` is, for groups that do follow one.
-    """
-
-    @property
-    def value(self) -> tf.Tensor:
-        return self._owner._rate_of_group(self._group)
-
-    def assign(self, rate: Any) -> None:
-        self._owner._set_rate_of_group(self._group, rate)
-
-
-class _GroupSchedule(_GroupRate):
-    def __call__(self) -> tf.Tensor:
-        return self.value
-
-
-class GroupOptimizers(Sequence[Any]):
-    """The inner optimizers, in the order of the groups.
-
-    Neither a list nor a tuple: Keras stores optimizers it finds in those by position, which would
-    hand a group's state to another one.
-    """
-
-    def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]) -> None:
-        self._optimizers = tuple(optimizers)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._optimizers[index]
-
-    def __len__(self) -> int:
-        return len(self._optimizers)
-
-    def __repr__(self) -> str:
-        return f"GroupOptimizers({list(self._optimizers)})"
-
 
 class _Routes:
     """Which model the variables belong to, and the place of each. Hidden from Keras' tracking."""
 
     def __init__(self) -> None:
         self.places: dict[Hashable, Place] = {}
+        # What `from_config` was told before the model was known.
+        self.exclusions: Sequence[dict[str, Any] | None] = ()
         # A checkpoint's record that came before the model was known.
         self.pending: dict[str, Any] | None = None
 
@@ -196,9 +109,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     >>> import keras
     >>> from dlr_tf import MultiGroupOptimizer, split_layers
-    >>> model = keras.Sequential(
-    ...     [keras.Input((4,)), keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="top")]
-    ... )
+    >>> layers = [keras.layers.Dense(8, name="body"), keras.layers.Dense(2, name="top")]
+    >>> model = keras.Sequential([keras.Input((4,)), *layers])
     >>> optimizer = MultiGroupOptimizer(split_layers(model, ["top"]), [1e-5, 1e-3])
     >>> model.compile(optimizer, loss="mse")
     >>> [f"{rate:.0e}" for rate in optimizer.learning_rates]
@@ -225,14 +137,14 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         gradient_accumulation_steps: int | None = None,
     ) -> None:
         groups = _check_groups(groups)
-        inner, given = _inner_optimizers(optimizer, len(groups))
+        inner, given = inner_optimizers(optimizer, len(groups), wrapper=MultiGroupOptimizer)
         if learning_rate is None:
             if not given:
                 raise ValueError(
                     "Argument `learning_rate` can be `None` only with one optimizer per group, "
                     "each of which keeps its own. Give a rate. Received: learning_rate=None"
                 )
-            sources = [_own_rate(member) for member in inner]
+            sources = [own_rate(member) for member in inner]
         else:
             sources = resolve_learning_rates(learning_rate, len(groups))
         super().__init__(
@@ -267,7 +179,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         self._last_rates = vector((count,), dtype="float32", name="last_rates")
         self._untrack_variable(self._last_rates)
         for number, member in enumerate(inner):
-            self._adopt(member, number)
+            adopt(member, self, number, scheduled=callable(sources[number]))
         self._ledger_state = LedgerState(self)
 
     # --- what a user reads and sets ------------------------------------------------------------
@@ -407,7 +319,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             return check_rate(rate)
         if isinstance(rate, np.ndarray) and rate.ndim == 0:
             return check_rate(rate[()])
-        if tf.is_tensor(rate) or isinstance(rate, (keras.Variable, _GroupValue)):
+        if tf.is_tensor(rate) or isinstance(rate, (keras.Variable, GroupValue)):
             rate = tf.cast(rate, tf.float64)
             return check_rate(rate.numpy()) if tf.executing_eagerly() else rate
         return check_rate(rate)
@@ -421,22 +333,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             )
 
     # --- building ------------------------------------------------------------------------------
-
-    def _adopt(self, member: keras.optimizers.Optimizer, group: int) -> None:
-        """Makes an inner optimizer count and learn by the wrapper's vectors.
-
-        `_iterations` and `_learning_rate` are private, but Keras' public names for them cannot be
-        set: `iterations` has no setter, and `learning_rate`'s would write to the old variable.
-        """
-        view = _GroupRate if self._schedule_of(group) is None else _GroupSchedule
-        for attribute, stand_in in (
-            ("_iterations", _GroupStep(self, group)),
-            ("_learning_rate", view(self, group)),
-        ):
-            variable = getattr(member, attribute)
-            if isinstance(variable, keras.Variable):
-                member._untrack_variable(variable)
-            setattr(member, attribute, stand_in)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the state of variables that have none yet; may be called again with more.
@@ -492,6 +388,11 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     def _follow(self, places: Sequence[Place]) -> None:
         self._routes.places = {self._var_key(place.variable): place for place in places}
+        for member, excluded in zip(self._group_optimizers, self._routes.exclusions):
+            if excluded is not None:
+                named = [p.variable for p in places if p.key in excluded["places"]]
+                restore_exclusions(member, excluded, map(self._var_key, named))
+        self._routes.exclusions = ()
         self._guard = GroupingGuard(
             grouping_digest(self), dtype="int64", trainable=False, name="grouping"
         )
@@ -560,7 +461,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 f"depends on the variables and is computed inside the tape. Variables: {names}"
             )
         for member, group in zip(self._group_optimizers, self._layer_groups):
-            if not isinstance(member._learning_rate, _GroupRate):
+            if not isinstance(member._learning_rate, GroupRate):
                 raise TypeError(
                     f"The learning rate of group {group.name!r}'s optimizer was replaced by a "
                     "schedule, which no step would follow. Build a new `MultiGroupOptimizer`. "
@@ -619,17 +520,17 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         with self._update_in_progress():
             for group in moved:
                 member = self._group_optimizers[group]
-                if member.weight_decay is not None or _overrides(member, "_apply_weight_decay"):
+                if member.weight_decay is not None or overrides(member, "_apply_weight_decay"):
                     member._apply_weight_decay(
                         [v for v, of in zip(variables, group_of) if of == group]
                     )
-                if _overrides(member, "_backend_update_step"):
+                if overrides(member, "_backend_update_step"):
                     # What an optimizer does once per step beside its variables (Nadam's product).
                     member._backend_update_step([], [], rates[group])
             arguments = self._step_arguments(moved, rates)
             self._on_devices(
                 [
-                    (v, _update_step_of(self._group_optimizers[of]), (g, arguments[of]))
+                    (v, update_step_of(self._group_optimizers[of]), (g, arguments[of]))
                     for g, v, of in zip(grads, variables, group_of)
                 ]
             )
@@ -906,9 +807,16 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             "ema_overwrite_frequency": self.ema_overwrite_frequency,
             "loss_scale_factor": self.loss_scale_factor,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "exclude_from_weight_decay": self._exclusions_config(),
             "rate_factors": factors,
             "rate_scale": float(self._rate_scale.numpy()),
         }
+
+    def _exclusions_config(self) -> list[dict[str, Any] | None]:
+        if self._routes.exclusions:
+            return list(self._routes.exclusions)
+        key_of = {identity: place.key for identity, place in self._routes.places.items()}
+        return [exclusions_config(member, key_of) for member in self._group_optimizers]
 
     @classmethod
     def from_config(
@@ -924,9 +832,12 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]
         ]
         factors, scale = config.pop("rate_factors"), config.pop("rate_scale")
+        exclusions = config.pop("exclude_from_weight_decay")
         optimizer = cls(**config)
         optimizer._rate_factors.assign(factors)
         optimizer._rate_scale.assign(scale)
+        if any(exclusions):
+            optimizer._routes.exclusions = exclusions
         return optimizer
 
 
@@ -969,76 +880,6 @@ def _check_groups(groups: Any) -> tuple[LayerGroup, ...]:
                 )
             claimed[path] = group.name
     return tuple(groups)
-
-
-def _inner_optimizers(
-    optimizer: Any, n_groups: int
-) -> tuple[list[keras.optimizers.Optimizer], bool]:
-    """One optimizer per group, and whether they were given one by one."""
-    if optimizer is None:
-        return [FusedAdam() for _ in range(n_groups)], False
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        _check_member(optimizer)
-        return [copy_optimizer(optimizer) for _ in range(n_groups)], False
-    if not isinstance(optimizer, Sequence) or isinstance(optimizer, str):
-        raise TypeError(
-            "Argument `optimizer` should be a Keras optimizer, or a list with one per group. "
-            f"Received: optimizer={optimizer!r}"
-        )
-    for member in optimizer:
-        _check_member(member)
-        if member.built or isinstance(member._learning_rate, _GroupValue):
-            raise ValueError(
-                f"Optimizer {member.name!r} is in use already: its state belongs to other "
-                "variables or another wrapper. Give a new optimizer to every group."
-            )
-    if len(optimizer) != n_groups or len({id(member) for member in optimizer}) != n_groups:
-        raise ValueError(
-            f"Argument `optimizer` should hold one optimizer of its own for each of the {n_groups} "
-            f"groups. Received {len(optimizer)}: {[member.name for member in optimizer]}"
-        )
-    return list(optimizer), True
-
-
-def _check_member(member: Any) -> None:
-    """Refuses what cannot be an inner optimizer."""
-    wrappers = [MultiGroupOptimizer, keras.optimizers.LossScaleOptimizer]
-    if hasattr(keras.optimizers, "MultiOptimizer"):
-        wrappers.append(keras.optimizers.MultiOptimizer)
-    if not isinstance(member, keras.optimizers.Optimizer):
-        raise TypeError(
-            "An inner optimizer should be a `keras.optimizers.Optimizer`. "
-            f"Received: {member!r} of type {type(member).__name__}"
-        )
-    if isinstance(member, tuple(wrappers)):
-        raise TypeError(
-            f"A `{type(member).__name__}` cannot be an inner optimizer. Give the plain optimizer "
-            "it would hold; loss scaling goes around `MultiGroupOptimizer`, which `model.compile` "
-            "does by itself under mixed_float16."
-        )
-    for argument, unset in _SPANNING_ARGUMENTS.items():
-        value = getattr(member, argument)
-        if value != unset:
-            raise ValueError(
-                f"Optimizer {member.name!r} asks for {argument}={value!r}, which would act on one "
-                f"group at a time. Pass `{argument}={value!r}` to `MultiGroupOptimizer` instead."
-            )
-
-
-def _own_rate(member: keras.optimizers.Optimizer) -> Any:
-    rate = member._learning_rate
-    return float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
-
-
-def _overrides(member: keras.optimizers.Optimizer, method: str) -> bool:
-    """Whether an optimizer has its own version of one of Keras' steps."""
-    return not isinstance(member, FusedAdam) and (
-        getattr(type(member), method) is not getattr(keras.optimizers.Optimizer, method)
-    )
-
-
-def _update_step_of(member: keras.optimizers.Optimizer) -> Callable[[Any, Any, Any], Any]:
-    return lambda variable, gradient, rate: member.update_step(gradient, variable, rate)
 
 
 def _constrain(constraint: Callable[[Any], Any]) -> Callable[[Any], Any]:
