@@ -10,17 +10,30 @@ if keras.backend.backend() != "tensorflow":
         f"KERAS_BACKEND=tensorflow before importing keras. Received: {keras.backend.backend()!r}"
     )
 
+from dlr_tf.callbacks import GradualUnfreezing, LearningRateLogger, SnapshotEnsemble
+from dlr_tf.fine_tuning import fine_tune
 from dlr_tf.freezing import freeze_batch_norm, freeze_to
 from dlr_tf.fused_adam import FusedAdam
 from dlr_tf.groups import LayerGroup, split_evenly, split_layers, split_layerwise
+from dlr_tf.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.optimizer import MultiGroupOptimizer
+from dlr_tf.schedules import SGDR, OneCycle, Triangular
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGDR",
     "FusedAdam",
+    "GradualUnfreezing",
     "LayerGroup",
+    "LearningRateLogger",
+    "LearningRateSweep",
     "MultiGroupOptimizer",
+    "OneCycle",
+    "SnapshotEnsemble",
+    "Triangular",
+    "find_learning_rate",
+    "fine_tune",
     "freeze_batch_norm",
     "freeze_to",
     "split_evenly",

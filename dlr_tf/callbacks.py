@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -39,8 +39,8 @@ class LearningRateLogger(keras.callbacks.Callback):
     `History`, the progress bar and `TensorBoard` show them, and so does a `CSVLogger` that stands
     after this callback in the list (it takes its columns from its first epoch).
 
-    `fit` does not wait for a step because of it: values stay on their device until an epoch ends or
-    `history` is read.
+    `fit` does not wait for a step because of it: rates stay on their device until an epoch ends or
+    `history` is read. (Keras itself turns a batch's logs into numbers before callbacks see them.)
 
     Args:
         optimizer: The `MultiGroupOptimizer` of a loop of your own, bare or in a
@@ -67,22 +67,15 @@ class LearningRateLogger(keras.callbacks.Callback):
     ([1, 2, 3], [0.1, 0.1, 0.1])
     """
 
-    # Keras then hands over the logs in a thread of its own, as it does for the progress bar, and
-    # the next step starts before the loss of the last one is known.
-    async_safe = True
-
     def __init__(self, optimizer: Any = None) -> None:
         super().__init__()
         self._optimizer: MultiGroupOptimizer | None = None
         self._iterations: list[int] = []
         self._logged: dict[str, list[float]] = {"loss": []}
         self._rates: dict[str, list[float]] = {}
-        # Of the rows that are not numbers yet: what `record` was given, and from `fit` the step and
-        # rates of each update, and the logs of each batch, which may come later.
-        self._recorded: list[tuple[Any, Any, Mapping[str, Any]]] = []
-        self._updates: list[tuple[Any, Any]] = []
-        self._batch_logs: dict[int, Mapping[str, Any]] = {}
-        self._update_unread = False
+        # Step, rates and logs of the rows that are not numbers yet.
+        self._pending: list[tuple[Any, Any, Mapping[str, Any]]] = []
+        self._checked: Set[str] = frozenset()  # names of logs that no group has
         if optimizer is not None:
             self._follow(optimizer)
 
@@ -124,11 +117,9 @@ class LearningRateLogger(keras.callbacks.Callback):
                     "`LearningRateLogger(optimizer)`, or call `set_model(model)` first."
                 )
             self._follow(self.model.optimizer)
-        logs = {name: _value_now(value) for name, value in (logs or {}).items()}
-        _check_names(self._rates, logs)
-        self._recorded.append((_value_now(step), self._read_rates(), logs))
-        if len(self._recorded) >= _ROWS_AT_A_TIME:
-            self._collect()
+        self._add(
+            _value_now(step), {name: _value_now(value) for name, value in (logs or {}).items()}
+        )
 
     def plot_learning_rate(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the rate of every group over the steps.
@@ -183,35 +174,20 @@ class LearningRateLogger(keras.callbacks.Callback):
         return {name: values[skip:] for name, values in history.items()}
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self._collect()  # what an interrupted fit has left
-        self._updates.clear()
-        self._batch_logs.clear()
-        self._update_unread = False
         self._follow(self.model.optimizer)
 
-    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # The rates are read here, before the next step: `on_train_batch_end` may come later.
-        if self._update_unread:
-            self._read_update()
-            if len(self._updates) >= _ROWS_AT_A_TIME:
-                self._collect()
-        self._update_unread = True
-
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        logs = dict(logs or {})
-        if not self._batch_logs:
-            _check_names(self._rates, logs)
-        self._batch_logs[batch] = logs
+        step = self._read_iterations()
+        if self._micro_steps > 1:
+            step //= self._micro_steps
+        self._add(step, dict(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        count = len(self._iterations)
         self._collect()
-        self._updates.clear()
-        self._batch_logs.clear()
-        self._update_unread = False
-        if logs is not None and (self._optimizer is not None and len(self._iterations) > count):
-            for group in self._optimizer.groups:
-                logs[f"learning_rate/{group.name}"] = self._rates[group.name][-1]
+        if logs is None or self._optimizer is None or not self._iterations:
+            return
+        for group in self._optimizer.groups:
+            logs[f"learning_rate/{group.name}"] = self._rates[group.name][-1]
 
     def _follow(self, optimizer: Any) -> None:
         optimizer = unwrap(optimizer)
@@ -220,29 +196,24 @@ class LearningRateLogger(keras.callbacks.Callback):
         names = [group.name for group in optimizer.groups]
         _check_names(names, ("iterations", *self._logged))
         self._collect()  # with the groups of the optimizer before
-        self._optimizer = optimizer
+        self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
         self._read_rates = _reader(optimizer._last_rates)
         self._read_iterations = _reader(optimizer._iterations)
         self._micro_steps = optimizer.gradient_accumulation_steps or 1
 
-    def _read_update(self) -> None:
-        step = self._read_iterations()
-        if self._micro_steps > 1:
-            step //= self._micro_steps
-        self._updates.append((step, self._read_rates()))
-        self._update_unread = False
+    def _add(self, step: Any, logs: Mapping[str, Any]) -> None:
+        if logs.keys() != self._checked:
+            _check_names(self._rates, logs)
+            self._checked = logs.keys()
+        self._pending.append((step, self._read_rates(), logs))
+        if len(self._pending) >= _ROWS_AT_A_TIME:
+            self._collect()
 
     def _collect(self) -> None:
-        """Turns what was kept of finished steps into numbers."""
-        if self._update_unread and len(self._batch_logs) > len(self._updates):
-            self._read_update()
-        batches = sorted(self._batch_logs.copy())[: len(self._updates)]
-        rows, self._recorded = self._recorded, []
-        for (step, rates), batch in zip(self._updates, batches, strict=False):
-            rows.append((step, rates, self._batch_logs.pop(batch)))
-        del self._updates[: len(batches)]
+        """Turns the pending rows into numbers."""
+        rows, self._pending = self._pending, []
         if not rows or self._optimizer is None:
             return
         names = [group.name for group in self._optimizer.groups]
@@ -483,9 +454,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         outputs = []
         with preserved(self.model.variables):
             for member in members:
-                keras.saving.load_weights(
-                    self.model, member, objects_to_skip=[self.model.optimizer]
-                )
+                keras.saving.load_weights(self.model, member, objects_to_skip=self._not_weights())
                 order.check(x)
                 outputs.append(self.model.predict(x, **kwargs))
         return keras.tree.map_structure(
@@ -524,12 +493,15 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             self._start()
             self._started = True
 
-    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._save_if_ended()
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        # The optimizer's step is read, and so waited for, only when a cycle may have ended.
         self._steps_at_most += self.model.steps_per_execution
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._save_if_ended()
+        if self._steps_at_most < self._next_end:
+            return
+        steps = self._steps_at_most = int(self.model.optimizer.iterations)
+        if steps >= self._next_end:
+            self._save_cycle(steps)
+            self._next_end = self._end_after(steps)
 
     def _start(self) -> None:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
@@ -552,13 +524,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             path.unlink()
         self.directory.mkdir(parents=True, exist_ok=True)
 
-    def _save_if_ended(self) -> None:
-        # The optimizer's step is read, and so waited for, only when it may have got there.
-        if self._steps_at_most < self._next_end:
-            return
-        steps = self._steps_at_most = int(self.model.optimizer.iterations)
-        if steps < self._next_end:
-            return
+    def _save_cycle(self, steps: int) -> None:
         first, cycle = self._ended_by(self._next_end), self._ended_by(steps)
         if steps > self._next_end:
             warnings.warn(
@@ -567,19 +533,16 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 f"for cycle {cycle}. Let `steps_per_execution` divide the cycles and the epochs.",
                 stacklevel=2,
             )
-        self._save(cycle)
-        self._next_end = self._end_after(steps)
-
-    def _save(self, cycle: int) -> None:
         path = self.directory / f"cycle-{cycle:02d}.weights.h5"
         unfinished = self.directory / f"unfinished-{os.getpid()}.weights.h5"
         try:
-            keras.saving.save_weights(
-                self.model, unfinished, objects_to_skip=[self.model.optimizer]
-            )
+            keras.saving.save_weights(self.model, unfinished, objects_to_skip=self._not_weights())
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def _not_weights(self) -> list[Any]:
+        return [self.model.optimizer] if self.model.compiled else []
 
     def _files(self) -> list[tuple[int, pathlib.Path]]:
         if not self.directory.is_dir():

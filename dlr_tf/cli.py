@@ -323,11 +323,11 @@ def _load(
         _say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
         model = fine_tuning.classifier(backbone, len(data.class_names))
         return data, model, _groups(model, args.groups, boundaries), accuracy
-    name = args.model or "MobileNetV2"
-    weights = args.weights or "imagenet"
-    size = args.image_size or fine_tuning.default_image_size(name)
-    fine_tuning.check_weights(weights)
-    settings = {"image_size": size, "batch_size": args.batch_size, "seed": args.seed}
+    args.model = args.model or "MobileNetV2"
+    args.weights = args.weights or "imagenet"
+    args.image_size = args.image_size or fine_tuning.default_image_size(args.model)
+    fine_tuning.check_weights(args.weights)
+    settings = {"image_size": args.image_size, "batch_size": args.batch_size, "seed": args.seed}
     source, separator, dataset = args.data.partition(":")
     if separator and source == "tfds":
         data = image_data.load_tfds(dataset, **settings)
@@ -338,7 +338,7 @@ def _load(
         f"{len(data.class_names)} classes"
     )
     model = fine_tuning.application_model(
-        name, len(data.class_names), weights=weights, image_size=size
+        args.model, len(data.class_names), weights=args.weights, image_size=args.image_size
     )
     return data, model, _groups(model, args.groups, boundaries), None
 

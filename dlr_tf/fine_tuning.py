@@ -128,6 +128,9 @@ def fine_tune(
     if batch_norm == "frozen":
         freeze_batch_norm(model)
     freeze_to(model, groups, -1 if frozen_epochs else 0)
+    with model.distribute_strategy.scope():
+        # Before `fit`, so that callbacks find an optimizer that knows its variables.
+        model.optimizer.build(model.trainable_variables)
     return model.fit(
         **_fit_arguments(train_data),
         validation_data=validation_data,

@@ -23,7 +23,8 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     costs no gradient. Layers that no group names are left alone. On a compiled model it takes
     effect at the next step, also in the middle of `fit`: same optimizer, no `compile`, no lost
     state. A model compiled with another optimizer than `MultiGroupOptimizer` needs a new one when
-    layers are thawed, since Keras' own do not take in variables later.
+    layers are thawed, since Keras' own do not take in variables later. Keras saves the flags with
+    Sequential and Functional models; after `load_model` of a subclassed one, call this again.
 
     Args:
         model: A built model.
@@ -85,11 +86,12 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     for layer in _layers_below(model):
         if layer in _held_batch_norms:
             layer.trainable = False
-    # Weights a model adds itself go with a group, but with none of its layers.
-    in_layers = {id(variable) for layer in named for variable in layer.variables}
-    for place in places:
-        if id(place.variable) not in in_layers and place.group < first:
-            place.variable.trainable = False
+    # Weights that a model adds itself go with a group, but with none of its layers.
+    group_of = {id(place.variable): place.group for place in places}
+    for holder in (model, *(ancestor for unit, _ in units for _, ancestor in unit.ancestors)):
+        for variable in holder._trainable_variables:
+            if id(variable) in group_of:
+                variable.trainable = group_of[id(variable)] >= first
     _refresh(model)
 
 

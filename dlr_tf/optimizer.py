@@ -40,7 +40,7 @@ from dlr_tf.state import (
     LedgerState,
     decode,
     encode,
-    grouping_digest,
+    grouping_digests,
     match,
     match_slots,
     read_ledger,
@@ -394,7 +394,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 restore_exclusions(member, excluded, map(self._var_key, named))
         self._routes.exclusions = ()
         self._guard = GroupingGuard(
-            grouping_digest(self), dtype="int64", trainable=False, name="grouping"
+            grouping_digests(self), dtype="int64", trainable=False, name="grouping"
         )
 
     def _locate(self) -> bool:
@@ -676,15 +676,24 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         return [*guard, *small, *state_variables(self).values()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """Sets `variables` to arrays of the same shapes, in the same order."""
+        """Sets `variables` to arrays of the same shapes, in the same order.
+
+        The groups of the optimizer they come from may stand in another order.
+
+        Raises:
+            ValueError: If the optimizer is not built, the shapes differ, or the groups do.
+        """
         variables = self.variables
         if not self.built or [tuple(v.shape) for v in variables] != [np.shape(w) for w in weights]:
             raise ValueError(
                 "Weights should be one array per variable of the built optimizer, of its shape. "
                 f"Received {len(weights)} arrays for {len(variables)} variables."
             )
-        for variable, weight in zip(variables, weights):
-            variable.assign(weight)
+        self._guard.assign(weights[0])
+        order = self._guard.order_of(weights[0])
+        for variable, weight in zip(variables[1:], weights[1:]):
+            by_group = variable is self._rate_factors or variable is self._group_steps
+            variable.assign(np.asarray(weight)[order] if by_group else weight)
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the state under names that do not depend on the order of the groups."""

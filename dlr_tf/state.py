@@ -264,7 +264,7 @@ def write_ledger(
 
 
 class GroupingGuard(keras.Variable):
-    """Holds a digest of which layers stand in which group, and refuses to become another one.
+    """Holds a digest of each group's layers, and refuses to become those of other groups.
 
     Keras' `LossScaleOptimizer` loads the wrapped optimizer's variables by position before it asks
     the optimizer itself. The guard stands first among them, so that the state of other groups is
@@ -272,7 +272,7 @@ class GroupingGuard(keras.Variable):
     """
 
     def assign(self, value: Any) -> Any:
-        if int(value) != int(self.numpy()):
+        if sorted(np.asarray(value).tolist()) != sorted(self.numpy().tolist()):
             raise ValueError(
                 "The groups of the saved optimizer differ from this one's, so its state was not "
                 "loaded. Build the optimizer with the groups it was saved with. The optimizer was "
@@ -280,10 +280,16 @@ class GroupingGuard(keras.Variable):
             )
         return self.value
 
+    def order_of(self, value: Any) -> list[int]:
+        """For each group, its number in the order of the guard that `value` was read from."""
+        return [np.asarray(value).tolist().index(digest) for digest in self.numpy().tolist()]
 
-def grouping_digest(optimizer: MultiGroupOptimizer) -> int:
-    text = json.dumps(sorted(units_of_groups(optimizer)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+def grouping_digests(optimizer: MultiGroupOptimizer) -> list[int]:
+    return [
+        int.from_bytes(hashlib.sha256(json.dumps(units).encode()).digest()[:7], "big")
+        for units in units_of_groups(optimizer)
+    ]
 
 
 class LedgerState(tf.train.experimental.PythonState):

@@ -37,7 +37,10 @@ def group_table(title: str, rows: Sequence[GroupRow], width: int = 110) -> str:
     for column in ("variables", "parameters", "optimizer", "learning rate", "state"):
         table.add_column(column, justify="left" if column in ("optimizer", "state") else "right")
     for row in rows:
-        span = " ... ".join(dict.fromkeys((row.layers[0], row.layers[-1])))
+        ends = dict.fromkeys((row.layers[0], row.layers[-1]))
+        span = " ... ".join(ends)
+        if len(span) > 50:  # the models they stand in take up the room of their names
+            span = " ... ".join(path.rsplit("/", 1)[-1] for path in ends)
         table.add_row(
             row.name,
             f"{span} ({len(row.layers)})",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 
 def sgdr_cycles(first_decay_steps: int, t_mul: float, until: int) -> list[tuple[int, int]]:
     """Start and length of every SGDR cycle that starts by step `until`, one after the other."""
-    cycles = []
+    cycles: list[tuple[int, int]] = []
     start = 0
     while start <= until:
         length = round(first_decay_steps * float(t_mul) ** len(cycles))
@@ -92,3 +95,43 @@ def triangular_rates(
             if mode == "triangular2":
                 top = base + (top - base) / 2
     return rates
+
+
+def article_adam(
+    parameters: Sequence[np.ndarray],
+    gradients: Sequence[Sequence[np.ndarray]],
+    rates: Sequence[float],
+    *,
+    decay: float = 0.0,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    amsgrad: bool = False,
+    constraints: Sequence[Callable[[np.ndarray], np.ndarray] | None] | None = None,
+) -> list[np.ndarray]:
+    """The article's Adam with a rate for every parameter, in float64.
+
+    Args:
+        parameters: Where they start.
+        gradients: One list per step with one gradient per parameter.
+        rates: One rate per parameter.
+        decay: The rate of step `t = 1, 2, ...` is divided by `1 + decay * (t - 1)`.
+        constraints: What each parameter is put through after its update, or `None`.
+    """
+    p = [np.asarray(value, np.float64) for value in parameters]
+    m = [np.zeros_like(value) for value in p]
+    v = [np.zeros_like(value) for value in p]
+    vhat = [np.zeros_like(value) for value in p]
+    constraints = constraints or [None] * len(p)
+    for t, step_gradients in enumerate(gradients, start=1):
+        for i, gradient in enumerate(step_gradients):
+            g = np.asarray(gradient, np.float64)
+            lr = rates[i] / (1 + decay * (t - 1))
+            a = lr * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+            m[i] = beta_1 * m[i] + (1 - beta_1) * g
+            v[i] = beta_2 * v[i] + (1 - beta_2) * g**2
+            vhat[i] = np.maximum(vhat[i], v[i])
+            p[i] = p[i] - a * m[i] / (np.sqrt(vhat[i] if amsgrad else v[i]) + epsilon)
+            if constraints[i] is not None:
+                p[i] = constraints[i](p[i])
+    return p

@@ -55,7 +55,7 @@ def test_code_blocks_run(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
     script = tmp_path / "page.py"
     script.write_text("\n".join(python_blocks(page)))
     result = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+        [sys.executable, "-W", "error::UserWarning", str(script)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

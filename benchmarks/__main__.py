@@ -1,0 +1,121 @@
+"""Runs all benchmarks, and writes their results and the tables of their README.
+
+    python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import (
+    common,
+    goals,
+    reliability,
+    schedule_cost,
+    schedule_exactness,
+    train_step,
+    update_step,
+)
+
+HERE = Path(__file__).parent
+TABLES: dict[str, Callable[[Any], str]] = {
+    "update_step": update_step.table,
+    "train_step": train_step.table,
+    "schedule_cost": schedule_cost.table,
+    "schedule_exactness": schedule_exactness.table,
+    "reliability": reliability.table,
+}
+
+
+def run(device: str, quick: bool, folder: Path) -> None:
+    """Runs every benchmark and stores its rows in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ["--quick"] if quick else []
+    commands: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
+        "update_step": (update_step.main, ["--device", device]),
+        "train_step": (train_step.main, ["--device", device]),
+        "schedule_cost": (schedule_cost.main, ["--device", device]),
+        "schedule_exactness": (schedule_exactness.main, ["--device", f"{device.upper()}:0"]),
+        "reliability": (reliability.main, []),
+    }
+    for name, (main, own_options) in commands.items():
+        print(f"\n# {name}\n", flush=True)
+        output = folder / f"{name}-{device}.json"
+        main([*own_options, *options, "--output", str(output)])
+
+
+def write_tables(page: str, folder: Path) -> str:
+    """Puts the tables of all results in `folder` between the marks of a Markdown page.
+
+    Args:
+        page: The page; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+        folder: Where the JSON files are, named `<benchmark>-<device>.json`.
+    """
+    sections = {}
+    for name in TABLES:
+        files = sorted(folder.glob(f"{name}-*.json"))
+        parts = [_section(json.loads(file.read_text())) for file in files]
+        sections[name] = "\n\n".join(parts) or "Not run yet."
+    sections["goals"] = _goals(folder)
+    for name, text in sections.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+        block = f"{begin}\n\n{text}\n\n{end}"
+        page, found = re.subn(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(
+                f"The page should hold the marks {begin!r} and {end!r} once. Found them {found} "
+                "times."
+            )
+    return page
+
+
+def _section(report: Mapping[str, Any]) -> str:
+    versions = report["versions"]
+    where = (
+        f"{report['device']}; TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
+        f"Python {versions['python']}; {report['date']}"
+    )
+    if report["quick"]:
+        where += "; **a quick run: it shows that the benchmark works, its numbers mean nothing**"
+    return f"{where}\n\n{TABLES[report['benchmark']](report['rows'])}"
+
+
+def _goals(folder: Path) -> str:
+    parts = []
+    for device in common.DEVICES:
+        reports = [json.loads(file.read_text()) for file in sorted(folder.glob(f"*-{device}.json"))]
+        rows_of = {r["benchmark"]: r["rows"] for r in reports if not r["quick"]}
+        if any(goal.benchmark in rows_of for goal in goals.GOALS):
+            parts.append(f"On the {device.upper()}:\n\n{goals.table(rows_of)}")
+    return "\n\n".join(parts) or "No full run yet."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.make_parser(
+        __doc__,
+        "folder for README.md and results/*.json; by default the one of the benchmarks, and with "
+        "--quick a new temporary one",
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="run nothing; write README.md from the results"
+    )
+    arguments = common.parse(parser, argv)
+    folder = arguments.output
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="benchmarks-")) if arguments.quick else HERE
+    if not arguments.tables:
+        run(arguments.device, arguments.quick, folder / "results")
+    page = write_tables((HERE / "README.md").read_text(), folder / "results")
+    (folder / "README.md").write_text(page)
+    print(f"\nThe tables are in {folder / 'README.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

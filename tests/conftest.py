@@ -1,0 +1,270 @@
+"""Small models of every kind, and the two inner optimizers every optimizer test runs with."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from dlr_tf.fused_adam import FusedAdam
+from dlr_tf.groups import LayerGroup, split_layers
+
+# Keras 3.15's own way to turn a variable into an array, under NumPy 2.
+KERAS_WARNING = "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras.src"
+
+N_INPUTS, N_OUTPUTS = 8, 3
+GROUP_NAMES = ("early", "middle", "head")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", KERAS_WARNING)
+
+
+def dense(units: int, name: str | None = None, activation: str | None = "tanh") -> Any:
+    return keras.layers.Dense(units, activation, name=name)
+
+
+def sequential() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((N_INPUTS,)),
+            dense(6, "stem"),
+            keras.layers.BatchNormalization(name="norm"),
+            dense(5, "body"),
+            dense(N_OUTPUTS, "top", None),
+        ]
+    )
+
+
+def functional() -> keras.Model:
+    inputs = keras.Input((N_INPUTS,))
+    x = dense(6, "stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Add(name="add")([dense(4, "left")(x), dense(4, "right")(x)])
+    return keras.Model(inputs, dense(N_OUTPUTS, "top", None)(x))
+
+
+def nested() -> keras.Model:
+    inputs = keras.Input((N_INPUTS,))
+    x = dense(6, "stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    backbone = keras.Model(inputs, dense(5, "body")(x), name="backbone")
+    inputs = keras.Input((N_INPUTS,))
+    x = dense(4, "body")(backbone(inputs))
+    return keras.Model(inputs, dense(N_OUTPUTS, "top", None)(x))
+
+
+@keras.saving.register_keras_serializable(package="dlr_tf_tests")
+class Blocks(keras.Model):
+    """Lists of layers, a model inside, all named by Keras, and a weight of the model's own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stem = keras.Sequential([dense(6), keras.layers.BatchNormalization()])
+        self.blocks = [dense(5), [dense(4), dense(4)]]
+        self.head = dense(N_OUTPUTS, activation=None)
+
+    def build(self, input_shape: Any) -> None:
+        self.offset = self.add_weight((N_INPUTS,), "random_normal", name="offset")
+        self.stem.build(input_shape)
+        width = 6
+        for block in self.flat_blocks():
+            block.build((None, width))
+            width = block.units
+        self.head.build((None, width))
+        self.built = True
+
+    def flat_blocks(self) -> list[Any]:
+        return [self.blocks[0], *self.blocks[1]]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x = self.stem(inputs + self.offset, training=training)
+        for block in self.flat_blocks():
+            x = block(x)
+        return self.head(x)
+
+
+def subclassed() -> keras.Model:
+    model = Blocks()
+    model.build((None, N_INPUTS))
+    return model
+
+
+def shared() -> keras.Model:
+    inputs = keras.Input((N_INPUTS,))
+    twice = dense(N_INPUTS, "twice")
+    x = twice(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = dense(5, "body")(twice(x))
+    return keras.Model(inputs, dense(N_OUTPUTS, "top", None)(x))
+
+
+def attention() -> keras.Model:
+    inputs = keras.Input((N_INPUTS,))
+    x = keras.layers.Reshape((4, N_INPUTS // 4), name="reshape")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(dense(4, "embed")(x))
+    x = keras.layers.MultiHeadAttention(2, 2, name="attention")(x, x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, dense(N_OUTPUTS, "top", None)(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A small model of one kind, built anew on each call of `model`, always with the same weights.
+
+    Args:
+        kind: What kind of model it is.
+        build: Builds the model.
+        boundaries: Two boundaries, which make three groups.
+        layers: The paths of the layers of each group.
+    """
+
+    kind: str
+    build: Callable[[], keras.Model]
+    boundaries: tuple[str, str]
+    layers: tuple[tuple[str, ...], ...]
+
+    def model(self, seed: int = 7) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        return self.build()
+
+    def groups(self, model: keras.Model) -> tuple[LayerGroup, ...]:
+        return split_layers(model, self.boundaries, GROUP_NAMES)
+
+    @staticmethod
+    def data(n: int = 12, seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, N_INPUTS)).astype("float32")
+        return x, rng.normal(size=(n, N_OUTPUTS)).astype("float32")
+
+
+SAMPLES = {
+    sample.kind: sample
+    for sample in (
+        Sample(
+            "sequential", sequential, ("body", "top"), (("stem", "norm"), ("body",), ("top",))
+        ),
+        Sample(
+            "functional",
+            functional,
+            ("left", "top"),
+            (("stem", "norm"), ("left", "right", "add"), ("top",)),
+        ),
+        Sample(
+            "nested",
+            nested,
+            ("backbone/body", "top"),
+            (("backbone/stem", "backbone/norm"), ("backbone/body", "body"), ("top",)),
+        ),
+        Sample(
+            "subclassed",
+            subclassed,
+            ("blocks/1/0", "head"),
+            (("stem/0", "stem/1", "blocks/0"), ("blocks/1/0", "blocks/1/1"), ("head",)),
+        ),
+        Sample("shared", shared, ("body", "top"), (("twice", "norm"), ("body",), ("top",))),
+        Sample(
+            "attention",
+            attention,
+            ("attention", "top"),
+            (("reshape", "embed", "norm"), ("attention", "flatten"), ("top",)),
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """One of the two inner optimizers that the tests of the optimizer run with."""
+
+    kind: str
+
+    def argument(self) -> keras.optimizers.Optimizer | None:
+        """What to pass to `MultiGroupOptimizer` as `optimizer`."""
+        return keras.optimizers.Adam() if self.kind == "keras_adam" else None
+
+    def plain(self, learning_rate: Any, **kwargs: Any) -> keras.optimizers.Optimizer:
+        """The same optimizer on its own."""
+        kind = keras.optimizers.Adam if self.kind == "keras_adam" else FusedAdam
+        return kind(learning_rate, **kwargs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    # What is loaded by now stays to the end: no collection needs to look at it again.
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_models_of_other_tests(_quick_collections: None) -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+@pytest.fixture(params=SAMPLES)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    """Every kind of model in turn."""
+    return SAMPLES[request.param]
+
+
+@pytest.fixture
+def samples() -> dict[str, Sample]:
+    """All kinds of models by name, for tests that need one kind or several."""
+    return SAMPLES
+
+
+@pytest.fixture(params=["keras_adam", "fused_adam"])
+def template(request: pytest.FixtureRequest) -> Template:
+    """Keras' own Adam and the default in turn."""
+    return Template(request.param)
+
+
+@pytest.fixture
+def keras_adam() -> Template:
+    return Template("keras_adam")
+
+
+# Every optimizer that Keras has, as a function of its rate, with settings that use all its state.
+OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
+    "Adadelta": keras.optimizers.Adadelta,
+    "Adafactor": keras.optimizers.Adafactor,
+    "Adagrad": keras.optimizers.Adagrad,
+    "Adam": keras.optimizers.Adam,
+    "Adam amsgrad": lambda rate: keras.optimizers.Adam(rate, amsgrad=True),
+    "AdamW": keras.optimizers.AdamW,
+    "Adamax": keras.optimizers.Adamax,
+    "Ftrl": lambda rate: keras.optimizers.Ftrl(rate, l1_regularization_strength=1e-3, beta=0.1),
+    "Lamb": keras.optimizers.Lamb,
+    "Lion": keras.optimizers.Lion,
+    "Muon": lambda rate: keras.optimizers.Muon(rate, adam_weight_decay=0.02),
+    "Nadam": keras.optimizers.Nadam,
+    "RMSprop": keras.optimizers.RMSprop,
+    "RMSprop centered": lambda rate: keras.optimizers.RMSprop(rate, momentum=0.9, centered=True),
+    "SGD": keras.optimizers.SGD,
+    "SGD momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
+    "SGD nesterov": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    "ScheduleFreeAdamW": lambda rate: keras.optimizers.ScheduleFreeAdamW(
+        rate, warmup_steps=3, weight_decay=0.01
+    ),
+    "FusedAdam": FusedAdam,
+    "FusedAdam amsgrad": lambda rate: FusedAdam(rate, amsgrad=True, weight_decay=0.01),
+}
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def any_optimizer(request: pytest.FixtureRequest) -> Callable[[Any], keras.optimizers.Optimizer]:
+    """Every optimizer that Keras has in turn, and ours, as a function of its rate."""
+    return OPTIMIZERS[request.param]
+
+
+@pytest.fixture
+def optimizer_names() -> list[str]:
+    return list(OPTIMIZERS)
