@@ -1,12 +1,13 @@
 """Runs all benchmarks, and writes their results and the tables of their README.
 
+Benchmarks run one after the other in this process, each as its own command line would.
+
     python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
 """
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +24,27 @@ from benchmarks import (
 )
 
 HERE = Path(__file__).parent
+
+
+def _reliability_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for competitor in dict.fromkeys(row["competitor"] for row in rows):
+        chosen = [row for row in rows if row["competitor"] == competitor]
+        n_exact = sum(row["outcome"] == reliability.EXACT for row in chosen)
+        cells: dict[str, dict[str, Any]] = {}
+        for row in chosen:
+            cells.setdefault(row["situation"], {})[row["format"]] = row
+        head = f"**{competitor}**: {n_exact} of {len(chosen)} exact"
+        parts.append(f"{head}\n\n{reliability.table(cells)}")
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "update_step": update_step.table,
     "train_step": train_step.table,
     "schedule_cost": schedule_cost.table,
     "schedule_exactness": schedule_exactness.table,
-    "reliability": reliability.table,
+    "reliability": _reliability_tables,
 }
 
 
@@ -36,16 +52,17 @@ def run(device: str, quick: bool, folder: Path) -> None:
     """Runs every benchmark and stores its rows in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ["--quick"] if quick else []
-    commands: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
-        "update_step": (update_step.main, ["--device", device]),
-        "train_step": (train_step.main, ["--device", device]),
-        "schedule_cost": (schedule_cost.main, ["--device", device]),
-        "schedule_exactness": (schedule_exactness.main, ["--device", f"{device.upper()}:0"]),
-        "reliability": (reliability.main, []),
-    }
-    for name, (main, own_options) in commands.items():
+    exactness_device = f"{device.upper()}:0"
+    commands: list[tuple[str, str, Callable[[list[str]], int], list[str]]] = [
+        ("update_step", device, update_step.main, ["--device", device]),
+        ("train_step", device, train_step.main, ["--device", device]),
+        ("schedule_cost", device, schedule_cost.main, ["--device", device]),
+        ("schedule_exactness", device, schedule_exactness.main, ["--device", exactness_device]),
+        ("reliability", "cpu", reliability.main, []),
+    ]
+    for name, where, main, own_options in commands:
         print(f"\n# {name}\n", flush=True)
-        output = folder / f"{name}-{device}.json"
+        output = folder / f"{name}-{where}.json"
         main([*own_options, *options, "--output", str(output)])
 
 
@@ -64,14 +81,14 @@ def write_tables(page: str, folder: Path) -> str:
     sections["goals"] = _goals(folder)
     for name, text in sections.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-        block = f"{begin}\n\n{text}\n\n{end}"
-        page, found = re.subn(pattern, lambda _, block=block: block, page, flags=re.DOTALL)
-        if found != 1:
+        if page.count(begin) != 1 or page.count(end) != 1:
             raise ValueError(
-                f"The page should hold the marks {begin!r} and {end!r} once. Found them {found} "
-                "times."
+                f"The page should hold the marks {begin!r} and {end!r} once each. Put them where "
+                "the table is to stand."
             )
+        before, rest = page.split(begin)
+        _, after = rest.split(end)
+        page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
     return page
 
 

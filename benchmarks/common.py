@@ -11,9 +11,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ import tensorflow as tf
 import dlr_tf
 
 DEVICES = ("cpu", "gpu")
+Name = TypeVar("Name", bound=Hashable)
 
 
 # --- command line and device --------------------------------------------------------------------
@@ -118,8 +119,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 
 def time_in_turn(
-    competitors: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2
-) -> dict[str, list[float]]:
+    competitors: Mapping[Name, Callable[[], Any]], rounds: int, warm_up: int = 2
+) -> dict[Name, list[float]]:
     """Times the competitors one after the other, again and again.
 
     What slows the machine down for a while then hits all of them, and entry `i` of all lists is
@@ -137,7 +138,7 @@ def time_in_turn(
     names = list(competitors)
     for name in names * warm_up:
         competitors[name]()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[Name, list[float]] = {name: [] for name in names}
     gc.collect()
     gc.disable()
     try:
@@ -229,9 +230,9 @@ def transformer() -> keras.Model:
 
 
 def small_convnet(size: int = 16) -> keras.Model:
-    """Three convolutions and a head, to see that a benchmark runs."""
+    """Two convolutions and a head, to see that a benchmark runs."""
     inputs = x = keras.Input((size, size, 3))
-    for block in range(3):
+    for block in range(2):
         x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name=f"conv_{block}")(x)
         x = keras.layers.BatchNormalization(name=f"norm_{block}")(x)
         x = keras.layers.ReLU(name=f"relu_{block}")(x)

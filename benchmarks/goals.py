@@ -99,9 +99,7 @@ GOALS = (
     Goal(
         "MobileNetV2's update, one group per layer: time to one group's",
         "update_step",
-        _update(
-            "to_one_group", 1.10, model="MobileNetV2", xla=False, groups=update_step.PER_LAYER
-        ),
+        _update("to_one_group", 1.10, model="MobileNetV2", xla=False, groups=update_step.PER_LAYER),
     ),
     Goal("operations in the graph that a variable more adds", "update_step", _ops_per_variable),
     Goal(

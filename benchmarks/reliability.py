@@ -197,8 +197,12 @@ def of_keras(model: keras.Model, situation: Situation, order: Sequence[str]) -> 
         name: keras.optimizers.Adam(rate, **situation.settings)
         for name, rate in zip(order, rates(situation, order))
     }
+    # One pattern a group, since an optimizer that stands twice comes back from a configuration as
+    # two; the head's is the default.
     routes = {
-        f"(.*/)?{layer.name}/.*": members[name] for name in order for _, layer in grouped[name]
+        f"(.*/)?({'|'.join(layer.name for _, layer in grouped[name])})/.*": members[name]
+        for name in order
+        if name != "head"
     }
     return keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(members["head"], optimizer_map=routes)
@@ -241,9 +245,12 @@ def compile_with(model: keras.Model, optimizer: Any) -> None:
     model.compile(optimizer, "mse", jit_compile=False)
 
 
-def prepare(situation: Situation) -> None:
+def prepare(situation: Situation, n_others: int = 0) -> None:
+    """Begins as a new program would, which may make other layers before the model's."""
     keras.backend.clear_session()
     keras.config.set_dtype_policy(situation.policy)
+    for _ in range(n_others):
+        dense()
 
 
 def train(model: keras.Model, situation: Situation, steps: range) -> None:
@@ -256,9 +263,7 @@ def train(model: keras.Model, situation: Situation, steps: range) -> None:
 class Events(keras.callbacks.Callback):
     """The situation's events inside `fit`, and what is to happen at a step of its own."""
 
-    def __init__(
-        self, situation: Situation, stop_at: int | None = None, stop: Any = None
-    ) -> None:
+    def __init__(self, situation: Situation, stop_at: int | None = None, stop: Any = None) -> None:
         super().__init__()
         self.situation, self.stop_at, self.stop = situation, stop_at, stop
         self.first = self.step = 0
@@ -279,7 +284,7 @@ class Events(keras.callbacks.Callback):
         self.final = snapshot(self.model)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Ends `fit` in mid-epoch without its callbacks hearing of an end."""
 
 
@@ -457,7 +462,7 @@ def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], fold
         try:
             stop = die if is_last else raise_stopped
             fit(model, SITUATIONS[name], folder / name, stop_at=STEPS + 2, stop=stop)
-        except Stopped:
+        except StoppedError:
             pass
         except Exception as error:
             errors[name][BACKUP] = said(error)
@@ -466,7 +471,7 @@ def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], fold
 
 
 def raise_stopped() -> None:
-    raise Stopped
+    raise StoppedError
 
 
 def die() -> None:
@@ -477,7 +482,6 @@ def restore_all(
     make_optimizer: Callable[..., Any], situations: Sequence[str], folder: Path
 ) -> None:
     """The process that restores, goes on, and compares."""
-    [dense() for _ in range(7)]  # so that Keras counts on from another number
     errors = json.loads((folder / "errors.json").read_text())
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     for name in situations:
@@ -497,7 +501,7 @@ def restore_all(
 def restore_cell(
     make_optimizer: Callable[..., Any], situation: Situation, way: str, folder: Path
 ) -> dict[str, Any]:
-    prepare(situation)
+    prepare(situation, n_others=7)
 
     def make() -> keras.Model:
         return make_run(make_optimizer, situation, seed=1)
@@ -516,9 +520,7 @@ def restore_cell(
     return compare(expected, found)
 
 
-def compare(
-    expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What became of one cell: whether all values are there, and the same bit for bit."""
     names = sorted({*expected, *found})
     wrong = [

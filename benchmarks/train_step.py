@@ -4,8 +4,8 @@ Forward pass, gradients and update: in the step that `model.fit` compiles, and i
 (`tf.function` around a `GradientTape`). `MultiGroupOptimizer` has three groups; plain Keras Adam
 trains a second copy of the model. With two of the three groups frozen, both copies have the same
 layers frozen. Keras Adam is also timed against itself: what that ratio is off 1 is noise. Without
-XLA. Images are of 224 by 224 pixels on a GPU; on a CPU they are of 64 by 64 for MobileNetV2 and of 32
-by 32 for ResNet50, and half precision, which is slow there, runs at batch 1 only.
+XLA. Images are of 224 by 224 pixels on a GPU; on a CPU they are of 64 by 64 for MobileNetV2 and of
+32 by 32 for ResNet50, and half precision, which is slow there, runs at batch 1 only.
 
     python -m benchmarks.train_step [--device cpu|gpu] [--quick] [--output FILE.json]
 """
@@ -90,7 +90,9 @@ def make_trainer(case: Case, competitor: str) -> Trainer:
 def fit_trainer(model: keras.Model, optimizer: Any, loss: Any) -> Trainer:
     model.compile(optimizer, loss, jit_compile=False)
     data = batches(model, 1)
-    seconds = common.seconds_of(lambda: model.fit(data, steps_per_epoch=1, shuffle=False, verbose=0))
+    seconds = common.seconds_of(
+        lambda: model.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)
+    )
     return Trainer(model, model.train_function, seconds)
 
 

@@ -286,7 +286,9 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case("MobileNetV2", mobile, (1, 3, 50, PER_LAYER), xla=False, rounds=40, first_calls=2),
         Case("ResNet50", resnet, (1, 3, 50, PER_LAYER), xla=False, rounds=30, first_calls=2),
-        Case("ViT-B/16", common.transformer, (1, 3, PER_LAYER), xla=False, rounds=12, first_calls=1),
+        Case(
+            "ViT-B/16", common.transformer, (1, 3, PER_LAYER), xla=False, rounds=12, first_calls=1
+        ),
         Case("MobileNetV2", mobile, (3,), xla=True, rounds=40, first_calls=1),
         Case("ResNet50", resnet, (3,), xla=True, rounds=30, first_calls=1),
         Case("ViT-B/16", common.transformer, (3,), xla=True, rounds=12, first_calls=1),

@@ -11,8 +11,10 @@ import contextlib
 import csv
 import datetime
 import json
+import math
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -55,6 +57,11 @@ class _MistakeError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Without it, argparse takes -1e-3 for an option, and its complaint says nothing of rates.
+        self._negative_number_matcher = re.compile(r"^-\.?\d")
+
     def error(self, message: str) -> Any:
         raise _MistakeError(f"{message} (see `{self.prog} --help`)")
 
@@ -196,7 +203,7 @@ def _finetune(args: argparse.Namespace) -> int:
     )
     seconds["total"] = time.perf_counter() - started
     report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (output / "report.json").write_text(json.dumps(_jsonable(report), indent=2) + "\n")
     print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return 0
 
@@ -391,6 +398,15 @@ def _write_history(path: Path, history: dict[str, list[float]]) -> None:
             writer.writerow([epoch, *(float(value) for value in row)])
 
 
+def _jsonable(value: Any) -> Any:
+    """The same with `null` for numbers that JSON has no word for, as a diverged loss is."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _check_output_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output {str(folder)!r} is a file. Give another --output.")
@@ -416,7 +432,8 @@ def _check_new_file(path: Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Checks that a folder, or the nearest one above it that exists, may be written to."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    whole = folder.absolute()
+    nearest = next(path for path in (whole, *whole.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(
             f"No permission to write to {str(nearest)!r}. Give another --output, or run "

@@ -354,6 +354,12 @@ def load_digits(
 
     Raises:
         ImportError: If scikit-learn is not installed.
+
+    Example:
+
+    >>> pretraining, fine_tuning = load_digits()
+    >>> pretraining.train_images, fine_tuning.train_images, fine_tuning.test_images
+    (720, 100, 796)
     """
     try:
         from sklearn.datasets import load_digits as load

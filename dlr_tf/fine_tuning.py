@@ -121,6 +121,7 @@ def fine_tune(
             f"Argument `batch_norm` should be one of {BATCH_NORM}. "
             f"Received: batch_norm={batch_norm!r}"
         )
+    inputs = _fit_arguments(train_data)
     rates = _scheduled_rates(learning_rate, schedule, groups, train_data, epochs)
     compile_groups(
         model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
@@ -132,7 +133,7 @@ def fine_tune(
         # Before `fit`, so that callbacks find an optimizer that knows its variables.
         model.optimizer.build(model.trainable_variables)
     return model.fit(
-        **_fit_arguments(train_data),
+        **inputs,
         validation_data=validation_data,
         epochs=epochs,
         callbacks=[_Thaw(groups, frozen_epochs), *callbacks],
@@ -165,13 +166,13 @@ def compile_groups(
         TypeError: If an argument is of the wrong kind.
         ValueError: If the groups are not the model's, or the loss cannot be found out.
     """
-    multi_group = MultiGroupOptimizer(groups, learning_rate, optimizer)
-    assign_variables(model, groups)
-    if loss is None:
-        loss, accuracy = _cross_entropy(model, train_data)
-    else:
-        accuracy = "accuracy"
-    model.compile(multi_group, loss=loss, metrics=[accuracy] if metrics is None else metrics)
+    with model.distribute_strategy.scope():
+        multi_group = MultiGroupOptimizer(groups, learning_rate, optimizer)
+        assign_variables(model, groups)
+        accuracy: Any = "accuracy"
+        if loss is None:
+            loss, accuracy = _cross_entropy(model, train_data)
+        model.compile(multi_group, loss=loss, metrics=[accuracy] if metrics is None else metrics)
 
 
 class _Thaw(keras.callbacks.Callback):
@@ -510,22 +511,27 @@ def application_model(
     function, preprocess = _application(name)
     check_weights(weights)
     size = image_size or default_image_size(name)
-    shape = (size, size, 3)
-    if weights == "imagenet":
-        try:
-            backbone = function(include_top=False, weights="imagenet", input_shape=shape)
-        except Exception as error:  # `keras.utils.get_file` raises plain `Exception`
-            if isinstance(error, ValueError):
-                raise
-            raise ValueError(
-                f"The ImageNet weights of {name} could not be downloaded. Check the network, or "
-                "give the path of a weights file, or 'none' for random weights. Received: "
-                f"{error}"
-            ) from error
-    else:
-        backbone = function(include_top=False, weights=None, input_shape=shape)
-        if weights != "none":
-            _load_weights(backbone, weights, name)
+    try:
+        backbone = function(
+            include_top=False,
+            weights="imagenet" if weights == "imagenet" else None,
+            input_shape=(size, size, 3),
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{name} cannot be built for images of {size} x {size} pixels: {error} Give a larger "
+            "`image_size`."
+        ) from error
+    except Exception as error:
+        # Plain `Exception` is what `keras.utils.get_file` raises.
+        if weights != "imagenet":
+            raise
+        raise ValueError(
+            f"The ImageNet weights of {name} could not be downloaded. Check the network, or give "
+            f"the path of a weights file, or 'none' for random weights. Received: {error}"
+        ) from error
+    if weights not in ("imagenet", "none"):
+        _load_weights(backbone, weights, name)
     return classifier(backbone, n_classes, preprocess=preprocess)
 
 

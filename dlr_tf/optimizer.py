@@ -684,7 +684,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             ValueError: If the optimizer is not built, the shapes differ, or the groups do.
         """
         variables = self.variables
-        if not self.built or [tuple(v.shape) for v in variables] != [np.shape(w) for w in weights]:
+        weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
+        if not self.built or [tuple(v.shape) for v in variables] != [w.shape for w in weights]:
             raise ValueError(
                 "Weights should be one array per variable of the built optimizer, of its shape. "
                 f"Received {len(weights)} arrays for {len(variables)} variables."
@@ -693,12 +694,11 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         order = self._guard.order_of(weights[0])
         for variable, weight in zip(variables[1:], weights[1:]):
             by_group = variable is self._rate_factors or variable is self._group_steps
-            variable.assign(np.asarray(weight)[order] if by_group else weight)
+            variable.assign(weight[order] if by_group else weight)
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the state under names that do not depend on the order of the groups."""
-        if not self._locate():
-            return
+        self._locate()
         store[LEDGER] = encode(read_ledger(self))
         for name, variable in state_variables(self).items():
             store[name] = keras.ops.convert_to_numpy(variable)
@@ -720,6 +720,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 "the model before compiling it. The optimizer was left as it is."
             )
         ledger = decode(store[LEDGER])
+        if not any(group["units"] for group in ledger["groups"]):
+            return  # saved before it knew a model: its configuration was all there was
         if not self._locate():
             raise ValueError(
                 "The optimizer does not know its model yet, so no state can be loaded. Compile the "

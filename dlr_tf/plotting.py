@@ -349,8 +349,10 @@ def _curve(
     if values is None:
         return
     epochs = np.arange(1, len(values) + 1)
-    # A run of one epoch has no line: its points must show.
-    marker = marker or ("x" if len(values) == 1 else "")
+    if len(values) == 1:
+        marker = marker or "x"  # there is no line to see
+    elif len(values) > 15:
+        marker = ""
     axes.plot(
         epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker,
         markersize=4, label=label,

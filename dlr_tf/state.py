@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from dlr_tf.optimizer import MultiGroupOptimizer
 
 _FORMAT = 1
+_ENTRIES = frozenset(
+    (
+        "format",
+        "iterations",
+        "gradient_accumulation_steps",
+        "rate_scale",
+        "groups",
+        "variables",
+        "state",
+    )
+)
 # Under this name the ledger is stored beside the arrays.
 LEDGER = "ledger"
 
@@ -120,6 +131,10 @@ def decode(data: Any, *, source: str = "The file") -> dict[str, Any]:
     try:
         ledger = json.loads(bytes(np.asarray(data, np.uint8)))
         version = ledger["format"]
+        if version == _FORMAT:
+            missing = sorted(_ENTRIES - ledger.keys())
+            if missing:
+                raise ValueError(f"it lacks {missing}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{source} holds no readable state of a `MultiGroupOptimizer`: it is damaged or was "

@@ -146,9 +146,7 @@ class Sample:
 SAMPLES = {
     sample.kind: sample
     for sample in (
-        Sample(
-            "sequential", sequential, ("body", "top"), (("stem", "norm"), ("body",), ("top",))
-        ),
+        Sample("sequential", sequential, ("body", "top"), (("stem", "norm"), ("body",), ("top",))),
         Sample(
             "functional",
             functional,

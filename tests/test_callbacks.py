@@ -248,9 +248,27 @@ def test_data_of_unknown_length():
     model, logger = make_model(), LearningRateLogger()
     with pytest.warns(UserWarning, match="ran out of data"):
         model.fit(dataset, epochs=2, shuffle=False, callbacks=[logger], verbose=0)
-    # Keras counts one step more when the data turn out to have ended.
+    # Keras makes optimizers count one step more when the data turn out to have ended.
     assert logger.history["iterations"][:7] in ([*range(1, 8)], [*range(1, 7), 8])
     assert len(logger.history["loss"]) == 12
+
+
+def test_a_train_step_that_makes_several_steps():
+    class Twice(keras.Sequential):
+        def train_step(self, data):
+            super().train_step(data)
+            return super().train_step(data)
+
+    plain = make_model()
+    model = Twice([keras.Input((4,)), *plain.layers])
+    groups = split_layers(model, ["head_layer"], names=NAMES)
+    model.compile(MultiGroupOptimizer(groups, SGDR(1e-2, 50)), loss=plain.loss)
+    logger = LearningRateLogger()
+    fit(model, logger)
+    assert logger.history["iterations"] == [2, 4, 6, 8, 10, 12]
+    np.testing.assert_allclose(
+        logger.history["head"], [sgdr_rate(k, 1e-2, 50, 2.0) for k in range(1, 12, 2)], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("known_by", ["optimizer", "model", "loss scale"])
@@ -336,9 +354,15 @@ def test_plots(tmp_path):
     rates = logger.plot_learning_rate(tmp_path / "rates.png")
     assert [line.get_label() for line in rates.axes[0].get_lines()] == ["body", "head"]
     loss = logger.plot_loss(tmp_path / "loss.svg")
-    assert len(loss.axes[0].get_lines()[0].get_xdata()) == 8
+    x, y = loss.axes[0].get_lines()[0].get_data()
+    np.testing.assert_allclose(
+        x, [*logger.history["head"][10:15], math.nan, *logger.history["head"][15:]]
+    )
+    np.testing.assert_allclose(
+        y, [*logger.history["loss"][10:15], math.nan, *logger.history["loss"][15:]]
+    )
     assert loss.axes[0].get_xscale() == "log"
-    assert len(logger.plot_loss(skip=0).axes[0].get_lines()[0].get_xdata()) == 18
+    assert np.isfinite(logger.plot_loss(skip=0).axes[0].get_lines()[0].get_xdata()).sum() == 18
     assert (tmp_path / "rates.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "loss.svg").read_text()
 

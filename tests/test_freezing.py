@@ -105,9 +105,7 @@ def test_a_model_frozen_as_a_whole_is_thawed(samples):
     everything = learning(model)
     model.trainable = False
     freeze_to(model, groups, -2)
-    assert learning(model) == sorted(
-        set(everything) & set(paths_of(model, groups, (1, 2)))
-    )
+    assert learning(model) == sorted(set(everything) & set(paths_of(model, groups, (1, 2))))
 
 
 def test_weights_a_model_adds_itself_freeze_with_their_group(samples):

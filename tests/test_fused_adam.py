@@ -28,7 +28,10 @@ def make_gradients(steps: int, dtype: Any = "float32", seed: int = 1) -> list[li
     rng = np.random.default_rng(seed)
     sizes = 10.0 ** rng.uniform(-4, 1, steps)
     return [
-        [(size * rng.normal(size=shape) * (rng.random(shape) > 0.1)).astype(dtype) for shape in SHAPES]
+        [
+            (size * rng.normal(size=shape) * (rng.random(shape) > 0.1)).astype(dtype)
+            for shape in SHAPES
+        ]
         for size in sizes
     ]
 
@@ -417,7 +420,7 @@ def test_saved_with_a_model(tmp_path):
 
 
 def test_wrong_arguments_are_keras_errors():
-    with pytest.raises(ValueError, match="not recognized: {'beta_3': 0.1}"):
+    with pytest.raises(ValueError, match=r"not recognized: {'beta_3': 0.1}"):
         FusedAdam(beta_3=0.1)
     with pytest.raises(ValueError, match="Only one of `clipnorm`, `clipvalue`"):
         FusedAdam(clipnorm=1.0, clipvalue=1.0)

