@@ -36,6 +36,7 @@ from dlr_tf.members import (
 from dlr_tf.slots import grow
 from dlr_tf.state import (
     LEDGER,
+    WEIGHT,
     GroupingGuard,
     LedgerState,
     decode,
@@ -771,18 +772,22 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         # otherwise store every list Keras keeps, by position, the model's weights among them.
         if "_ledger_state" not in vars(self) or save_type != "checkpoint":
             return {}
-        return {LEDGER: self._ledger_state, **state_variables(self)}
+        # The weights too, by place: TensorFlow passes by the layers a Keras model holds in lists.
+        weights = {f"{p.key}.{WEIGHT}": p.variable for p in self._routes.places.values()}
+        return {LEDGER: self._ledger_state, **state_variables(self), **weights}
 
     def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
         if "_ledger_state" not in vars(self):
             return None
         if name == LEDGER:  # first of the children, so that the others find their places
             self._locate()
-        key = ".".join(name.split(".")[:2])
+        key, _, kept = name.rpartition(".")
         waiting = [
             place.variable
             for identity, place in self._routes.places.items()
-            if place.key == key and identity not in self._trainable_variables_indices
+            if place.key == key
+            and kept != WEIGHT
+            and identity not in self._trainable_variables_indices
         ]
         if waiting:
             self.build(waiting)

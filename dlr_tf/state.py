@@ -35,6 +35,8 @@ _ENTRIES = frozenset(
 )
 # Under this name the ledger is stored beside the arrays.
 LEDGER = "ledger"
+# Under this name, after its place, a `tf.train.Checkpoint` holds the weight itself.
+WEIGHT = "weight"
 
 
 def units_of_groups(optimizer: MultiGroupOptimizer) -> list[tuple[int, ...]]:

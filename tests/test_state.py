@@ -247,7 +247,6 @@ def test_what_was_stored_frozen_goes_on_thawed(when, way, tmp_path):
 def test_a_running_optimizer_gives_up_state_that_was_not_stored(kind, tmp_path):
     """What trained here and not there begins anew, averages and accumulators too."""
     settings = {"use_ema": True, "gradient_accumulation_steps": 2}
-
     model = compiled(stack(0), **settings)
     freeze_to(model, groups_of(model), 1)
     train(model, range(3))
@@ -256,10 +255,24 @@ def test_a_running_optimizer_gives_up_state_that_was_not_stored(kind, tmp_path):
         model.save_weights(tmp_path / "model.weights.h5")
         twin.load_weights(tmp_path / "model.weights.h5")
     else:
+        # An average begins at the weight there is, and a checkpoint brings the weights last.
+        twin.set_weights(model.get_weights())
         path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(tmp_path / "c")
         tf.train.Checkpoint(model=twin, optimizer=twin.optimizer).restore(path)
     freeze_to(model, groups_of(model), 0)
     assert_goes_on_alike(twin, model, range(3, 7))
+
+
+def test_a_checkpoint_holds_the_weights_of_layers_in_lists(samples, tmp_path):
+    """TensorFlow alone would pass by them; a frozen layer's too."""
+    sample = samples["subclassed"]
+    sizes = {"n_inputs": 8, "n_outputs": 3}
+    model, twin = (compiled(m, sample.groups(m)) for m in (sample.model(0), sample.model(1)))
+    freeze_to(model, sample.groups(model), 2)
+    train(model, range(2), **sizes)
+    path = tf.train.Checkpoint(optimizer=model.optimizer).save(tmp_path / "c")
+    tf.train.Checkpoint(optimizer=twin.optimizer).restore(path).assert_consumed()
+    assert_same(weights(twin), weights(model))
 
 
 def test_every_slot_lands_on_its_own_variable(tmp_path):
@@ -337,7 +350,7 @@ def test_a_checkpoint_holds_nothing_by_position(tmp_path):
         for name, _ in tf.train.list_variables(path)
         if name.startswith("optimizer/")
     }
-    slots = ("accumulator", "average", "momentums", "velocities")
+    slots = ("accumulator", "average", "momentums", "velocities", "weight")
     assert names == {"ledger"} | {f"{u}.{v}.{s}" for u in range(3) for v in range(2) for s in slots}
 
 

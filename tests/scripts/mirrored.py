@@ -1,0 +1,446 @@
+"""Trains on two logical devices and on one, and writes which checks hold.
+
+    python -m tests.scripts.mirrored REPORT.json
+
+In a process of its own, since devices can be split only before TensorFlow first uses them; with
+one strategy, since TensorFlow 2.21 mixes up the collective operations of two in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf.freezing import freeze_to
+from dlr_tf.optimizer import unwrap
+from dlr_tf.schedules import SGDR
+from tests.scripts.training import (
+    BATCH,
+    RATES,
+    STEPS,
+    WIDTH,
+    Loop,
+    assert_alike,
+    data,
+    optimizer_for,
+    stack,
+    words,
+)
+from tests.test_keras_expectations import ONES, SGD, SQUARE, Holder
+
+CHECKS: dict[str, Callable[[tf.distribute.Strategy], None]] = {}
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "global norm": {"global_clipnorm": 0.5},
+    "norm of each": {"clipnorm": 0.2},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "averages": {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 2},
+    "loss scale factor": {"loss_scale_factor": 8.0},
+    "together": {
+        "global_clipnorm": 0.5,
+        "gradient_accumulation_steps": 2,
+        "use_ema": True,
+        "ema_momentum": 0.8,
+        "ema_overwrite_frequency": 2,
+    },
+}
+
+
+def check(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+def for_each(names: Any, label: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a check once for each of some arguments."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        for name in names:
+            CHECKS[f"{label}: {name}"] = lambda strategy, name=name: function(strategy, name)
+        return function
+
+    return register
+
+
+# --- custom loops ---------------------------------------------------------------------------------
+
+
+def compare(loop: Loop, twin: Loop) -> None:
+    np.testing.assert_allclose(loop.losses, twin.losses, rtol=1e-5)
+    assert_alike(loop.values(), twin.values())
+
+
+@for_each(SETTINGS, "custom loop")
+def custom_loop(strategy: tf.distribute.Strategy, name: str) -> None:
+    settings = SETTINGS[name]
+    compare(Loop(strategy, settings=settings).epoch(), Loop(settings=settings).epoch())
+
+
+@check("custom loop: Keras' Adam with weight decay")
+def custom_loop_with_keras_adam(strategy: tf.distribute.Strategy) -> None:
+    loops = []
+    for place in (strategy, None):
+        with place.scope() if place else tf.distribute.get_strategy().scope():
+            settings = {"optimizer": keras.optimizers.AdamW(weight_decay=0.1)}
+        loops.append(Loop(place, settings=settings).epoch())
+    compare(*loops)
+
+
+@check("custom loop: SGDR")
+def custom_loop_with_schedules(strategy: tf.distribute.Strategy) -> None:
+    rates = [SGDR(rate, 3, t_mul=1.0) for rate in RATES]
+    compare(Loop(strategy, rates=rates).epoch(), Loop(rates=rates).epoch())
+
+
+@check("custom loop: an embedding")
+def custom_loop_with_sparse_gradients(strategy: tf.distribute.Strategy) -> None:
+    settings = SETTINGS["together"]
+    compare(
+        Loop(strategy, words, settings=settings).epoch(),
+        Loop(None, words, settings=settings).epoch(),
+    )
+
+
+@check("custom loop: thawed in mid-training")
+def custom_loop_thawed(strategy: tf.distribute.Strategy) -> None:
+    """By `freeze_to`, which builds in the scope, and by the step itself, in a replica."""
+    loops = []
+    for place in (strategy, None):
+        for by_step in (False, True):
+            loop = Loop(place, settings=SETTINGS["together"])
+            groups = loop.optimizer.groups
+            freeze_to(loop.model, groups, 2)
+            loop.retrace()
+            loop.epoch()
+            if by_step:
+                for layer in loop.model.layers:
+                    layer.trainable = True
+            else:
+                freeze_to(loop.model, groups, 0)
+            loop.retrace()
+            loops.append(loop.epoch())
+    for loop in loops[:3]:
+        compare(loop, loops[3])
+
+
+@check("custom loop: the loss scale skips an infinite step on both devices")
+def custom_loop_under_the_loss_scale(strategy: tf.distribute.Strategy) -> None:
+    with strategy.scope():
+        model = stack()
+        inner = optimizer_for(model)
+        outer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0)
+        outer.build(model.trainable_variables)
+    before = model.get_weights()
+
+    @tf.function
+    def step(bad: Any) -> None:
+        def replica_step(bad: Any) -> None:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            value = tf.where(tf.equal(replica, 1), bad, 1.0)
+            gradients = [tf.fill(v.shape, value) for v in model.trainable_variables]
+            outer.apply(gradients, model.trainable_variables)
+
+        strategy.run(replica_step, args=(bad,))
+
+    step(tf.constant(np.inf))
+    # Keras looks at one device's gradients; what is left after the reduction decides for ours.
+    moved = [not np.array_equal(a, b) for a, b in zip(model.get_weights(), before)]
+    assert len(set(moved)) == 1, moved
+    step(tf.constant(1.0))
+    assert all(not np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
+
+
+# --- fit ------------------------------------------------------------------------------------------
+
+
+class Losses(keras.callbacks.Callback):
+    """The loss of every batch, from the running mean that `fit` logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.losses.append(logs["loss"])
+
+
+class FreezeTo(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        freeze_to(self.model, unwrap(self.model.optimizer).groups, (2, 0, 1)[epoch])
+
+
+def fitted(place: tf.distribute.Strategy | None, *callbacks: Any, **settings: Any) -> Any:
+    epochs, compiled = settings.pop("epochs", 1), settings.pop("compiled", {})
+    with place.scope() if place else tf.distribute.get_strategy().scope():
+        model = stack()
+        # XLA does not take Keras' own Adam under a strategy on CPUs either.
+        model.compile(optimizer_for(model, **settings), "mse", jit_compile=False, **compiled)
+    losses = Losses()
+    x, y = data(model)
+    options = {"batch_size": BATCH, "epochs": epochs, "shuffle": False, "verbose": 0}
+    model.fit(x, y, callbacks=[losses, *callbacks], **options)
+    return losses.losses, {f"weight {n}": v for n, v in enumerate(model.get_weights())}, model
+
+
+def compare_fits(strategy: tf.distribute.Strategy, *callbacks: Any, **settings: Any) -> Any:
+    losses, weights, model = fitted(strategy, *callbacks, **settings)
+    known_losses, known_weights, twin = fitted(None, *callbacks, **settings)
+    np.testing.assert_allclose(losses, known_losses, rtol=1e-5)
+    assert_alike(weights, known_weights)
+    return model, twin
+
+
+@for_each(("plain", "global norm", "together"), "fit")
+def fit(strategy: tf.distribute.Strategy, name: str) -> None:
+    model, twin = compare_fits(strategy, **SETTINGS[name])
+    assert int(model.optimizer.iterations) == int(twin.optimizer.iterations)
+    np.testing.assert_array_equal(
+        model.optimizer.last_learning_rates, twin.optimizer.last_learning_rates
+    )
+
+
+@check("fit: two steps a call")
+def fit_with_several_steps_a_call(strategy: tf.distribute.Strategy) -> None:
+    compare_fits(strategy, compiled={"steps_per_execution": 2}, **SETTINGS["together"])
+
+
+@check("fit: frozen and thawed by epochs, with averages swapped in")
+def fit_frozen_and_thawed(strategy: tf.distribute.Strategy) -> None:
+    model, _ = compare_fits(
+        strategy, FreezeTo(), keras.callbacks.SwapEMAWeights(), epochs=3, use_ema=True
+    )
+    steps = [int(member.iterations) for member in model.optimizer.group_optimizers]
+    assert steps == [STEPS, 2 * STEPS, 3 * STEPS], steps
+
+
+@check("fit: mixed_float16")
+def fit_in_half_precision(strategy: tf.distribute.Strategy) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        losses, weights, model = fitted(strategy)
+        known_losses, known_weights, _ = fitted(None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    # The devices round their halves of a batch in half precision.
+    np.testing.assert_allclose(losses, known_losses, rtol=1e-2)
+    assert_alike(weights, known_weights, rtol=1e-1)
+
+
+# --- checkpoints from one device to two and back --------------------------------------------------
+
+
+def store_file(loop: Loop, folder: Path) -> Callable[[Loop], None]:
+    loop.model.save_weights(folder / "model.weights.h5")
+
+    def restore(other: Loop) -> None:
+        with other.scope():
+            other.optimizer.build(other.model.trainable_variables)
+            other.model.load_weights(folder / "model.weights.h5")
+
+    return restore
+
+
+def store_checkpoint(loop: Loop, folder: Path) -> Callable[[Loop], None]:
+    checkpoint = tf.train.Checkpoint(model=loop.model, optimizer=loop.optimizer)
+    path = checkpoint.save(str(folder / "checkpoint"))
+
+    def restore(other: Loop) -> None:
+        checkpoint = tf.train.Checkpoint(model=other.model, optimizer=other.optimizer)
+        checkpoint.restore(path).assert_consumed()
+
+    return restore
+
+
+STORES = {"weights.h5": store_file, "tf.train.Checkpoint": store_checkpoint}
+
+
+@for_each(STORES, "from one device to two and back")
+def interchange(strategy: tf.distribute.Strategy, name: str) -> None:
+    settings = {**SETTINGS["together"], "gradient_accumulation_steps": 4}  # amid an accumulation
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        one = Loop(settings=settings).epoch()
+        two = Loop(strategy, settings=settings, seed=1)
+        STORES[name](one, folder)(two)
+        assert_alike(two.values(), one.values(), rtol=0.0)
+        one.epoch()
+        two.epoch()
+        np.testing.assert_allclose(two.losses, one.losses[STEPS:], rtol=1e-5)
+        back = Loop(settings=settings, seed=2)
+        STORES[name](two, folder)(back)
+        assert_alike(back.values(), two.values(), rtol=0.0)
+        two.epoch()
+        back.epoch()
+        compare_last = np.testing.assert_allclose
+        compare_last(back.losses, two.losses[STEPS:], rtol=1e-5)
+
+
+@check("from one device to two: .keras")
+def interchange_archive(strategy: tf.distribute.Strategy) -> None:
+    with tempfile.TemporaryDirectory() as text:
+        path = Path(text) / "model.keras"
+        one = Loop().epoch()
+        one.model.save(path)
+        with strategy.scope():
+            model = keras.models.load_model(path)
+        found = {f"weight {n}": v for n, v in enumerate(model.get_weights())}
+        assert_alike(found, {f"weight {n}": v for n, v in enumerate(one.model.get_weights())}, 0.0)
+        assert int(model.optimizer.iterations) == STEPS
+        model.compile(model.optimizer, "mse", jit_compile=False)
+        model.fit(*data(model), batch_size=BATCH, shuffle=False, verbose=0)
+        one.epoch()
+        found = {f"weight {n}": v for n, v in enumerate(model.get_weights())}
+        assert_alike(found, {f"weight {n}": v for n, v in enumerate(one.model.get_weights())})
+
+
+# --- what Keras' `optimizer_distribute_test.py` expects -------------------------------------------
+
+
+def on_both(strategy: tf.distribute.Strategy, n: int, *values: Any, **arguments: Any) -> Any:
+    """A holder of values, its optimizer, and a function that steps with the same gradients."""
+    rate, template = arguments.pop("rate", 1.0), arguments.pop("template", SGD)
+    with strategy.scope():
+        model = Holder(n, *values)
+        optimizer = model.optimizer(rate, template(), **arguments)
+
+    def step(*gradients: Any) -> None:
+        strategy.run(lambda: model.step(optimizer, *(tf.constant(g) for g in gradients)))
+
+    return model, optimizer, step
+
+
+@for_each((1, 3), "Keras: one step sums over devices, groups")
+def one_step(strategy: tf.distribute.Strategy, n: int) -> None:
+    model, _, step = on_both(
+        strategy, n, [1.0, 2.0, 3.0, 4.0], rate=0.5, template=lambda: SGD(momentum=0.06)
+    )
+    step([1.0, 6.0, 7.0, 2.0])
+    model.assert_values([0.0, -4.0, -4.0, 2.0])
+
+
+@for_each((1, 3), "Keras: weight decay and its exclusions, groups")
+def weight_decay(strategy: tf.distribute.Strategy, n: int) -> None:
+    def decaying(**excluded: Any) -> Callable[[], Any]:
+        def make() -> Any:
+            optimizer = SGD(weight_decay=0.004)
+            if excluded:
+                optimizer.exclude_from_weight_decay(**excluded)
+            return optimizer
+
+        return make
+
+    for template, second in ((decaying(), 2.988), (decaying(var_names=["value_1"]), 3.0)):
+        model, _, step = on_both(strategy, n, 2.0, 3.0, template=template)
+        step(0.0, 0.0)
+        # Keras' own number, 1.9760959, is this after three steps.
+        model.assert_values(2.0 * (1 - 0.004), second)
+        step(0.0, 0.0)
+        step(0.0, 0.0)
+        np.testing.assert_allclose(model.parts[0].weights[0].numpy(), 1.9760959, rtol=1e-6)
+
+
+@for_each((1, 3), "Keras: ten numbers by Nesterov's rule, groups")
+def nesterov(strategy: tf.distribute.Strategy, n: int) -> None:
+    model, _, step = on_both(
+        strategy, n, np.ones(10), rate=0.01, template=lambda: SGD(nesterov=True)
+    )
+    step(np.arange(0.1, 1.1, 0.1, "float32"))
+    expected = 1.0 - 0.01 * 2 * np.arange(0.1, 1.1, 0.1)  # no momentum: plain descent
+    for _ in range(5):
+        model.assert_values(expected, rtol=1e-5)
+        step(np.full(10, 0.01, "float32"))
+        expected = expected - 0.01 * 2 * 0.01
+
+
+@for_each((1, 3), "Keras: clipping, groups")
+def clipping(strategy: tf.distribute.Strategy, n: int) -> None:
+    """After the reduction, where Keras clips before: two devices move no further than one."""
+    for argument, moved in (("clipnorm", 0.5**0.5), ("clipvalue", 1.0)):
+        model, _, step = on_both(strategy, n, [0.0, 0.0], **{argument: 1.0})
+        step([100.0, 100.0])
+        model.assert_values([-moved, -moved])
+
+
+@for_each((1, 3), "Keras: averages, groups")
+def averages(strategy: tf.distribute.Strategy, n: int) -> None:
+    settings = {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 3}
+    model, optimizer, step = on_both(strategy, n, SQUARE + 2, rate=0.5, **settings)
+    overwritten = 0.9 * (SQUARE + 0.9) + 0.1 * (SQUARE - 1)
+    for value, average in (
+        (SQUARE + 1, SQUARE + 1),
+        (SQUARE, 0.9 * (SQUARE + 1) + 0.1 * SQUARE),
+        (overwritten, overwritten),
+    ):
+        step(ONES)
+        model.assert_values(value)
+        for variable in optimizer._model_variables_moving_average:
+            np.testing.assert_allclose(variable.numpy(), average, rtol=1e-6)
+
+
+@for_each((1, 3), "Keras: accumulation, groups")
+def accumulation(strategy: tf.distribute.Strategy, n: int) -> None:
+    """Accumulated is what the devices' gradients sum to, where Keras keeps each device's own."""
+    gradient = np.array([[1.0, 1.0], [2.0, 2.0]], "float32")
+    model, optimizer, step = on_both(strategy, n, SQUARE, gradient_accumulation_steps=3)
+    moved = SQUARE - 2 * gradient
+    for call, (value, total, steps) in enumerate(
+        ((SQUARE, 2, 0), (SQUARE, 4, 0), (moved, 0, 1)), 1
+    ):
+        step(gradient)
+        model.assert_values(value)
+        for variable in optimizer._accumulated_gradients:
+            np.testing.assert_allclose(variable.numpy(), total * gradient)
+        assert int(optimizer._iterations) == call
+        assert int(optimizer.iterations) == steps
+
+
+@check("Keras: the configuration, and no stateless steps")
+def configuration(strategy: tf.distribute.Strategy) -> None:
+    template = SGD(momentum=0.06, nesterov=True, weight_decay=0.004)
+    with strategy.scope():
+        model = Holder(3, SQUARE)
+        optimizer = model.optimizer(0.5, template)
+        optimizer.build(model.weights)
+        copied = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copied.get_config() == optimizer.get_config()
+    try:
+        optimizer.stateless_apply(optimizer.variables, [ONES] * 3, model.weights)
+    except ValueError as error:
+        assert "not supported" in str(error), error
+    else:
+        raise AssertionError("stateless_apply went through")
+
+
+def main(path: str) -> None:
+    devices = [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+    tf.config.set_visible_devices([], "GPU")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    assert BATCH % 2 == 0 and WIDTH > 1
+    report = {}
+    for name, function in CHECKS.items():
+        try:
+            function(strategy)
+            report[name] = ""
+        except Exception:
+            report[name] = traceback.format_exc()
+        Path(path).write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
