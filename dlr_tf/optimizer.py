@@ -6,6 +6,7 @@ The update itself is the inner optimizers' own `update_step`.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 import math
@@ -348,7 +349,16 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         fresh = list({self._var_key(v): v for v in variables if not self._knows(v)}.values())
         if self.built and not fresh:
             return
-        # Out of any graph: state made while a step is traced must outlive the trace.
+        if not tf.inside_function():
+            self._build_fresh(fresh)
+            return
+        # State made while a step is traced must outlive the trace, and a `tf.function` lets no
+        # variable be made in any trace but its first, not even in `tf.init_scope`. What it forbids
+        # is forbidden to its own thread.
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
+            outside.submit(self._build_fresh, fresh).result()
+
+    def _build_fresh(self, fresh: Sequence[Any]) -> None:
         with tf.init_scope(), self._creation_scope():
             if fresh:
                 self._route(fresh)
