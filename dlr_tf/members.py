@@ -60,18 +60,26 @@ class GroupValue:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.value})"
 
-    def __add__(self, other: Any) -> tf.Tensor:
-        return self.value + other
+    __hash__ = object.__hash__
 
-    __radd__ = __add__
+    @property
+    def dtype(self) -> str:
+        return str(self.value.dtype.name)
 
-    def __mul__(self, other: Any) -> tf.Tensor:
-        return self.value * other
-
-    __rmul__ = __mul__
+    @property
+    def shape(self) -> tf.TensorShape:
+        return self.value.shape
 
     def get_config(self) -> dict[str, Any]:
         return {}
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda self, *others: getattr(self.value, name)(*others)
+
+
+for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
+    setattr(GroupValue, _name, _operator(_name))
 
 
 class GroupStep(GroupValue):

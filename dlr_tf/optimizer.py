@@ -178,7 +178,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         self._rate_factors.assign([1.0 if callable(source) else source for source in sources])
         self._rate_scale = vector((), "ones", dtype="float64", name="rate_scale")
         self._group_steps = vector((count,), dtype="int64", name="group_steps")
-        self._last_rates = vector((count,), dtype="float32", name="last_rates")
+        self._last_rates = vector((count,), dtype=keras.config.floatx(), name="last_rates")
         self._untrack_variable(self._last_rates)
         for number, member in enumerate(inner):
             adopt(member, self, number, scheduled=callable(sources[number]))
@@ -219,6 +219,11 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     @learning_rates.setter
     def learning_rates(self, rates: Sequence[float]) -> None:
+        if not isinstance(rates, (Sequence, np.ndarray)) or isinstance(rates, str):
+            raise TypeError(
+                "`learning_rates` should be set with a list of one number per group. "
+                f"Received: {rates!r}"
+            )
         rates = [self._check_assigned_rate(rate) for rate in rates]
         if len(rates) != len(self._layer_groups):
             raise ValueError(
@@ -275,6 +280,12 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
     def _set_rate_of_group(self, group: int, rate: Any) -> None:
         rate = self._check_assigned_rate(rate)
         unit = self._schedule_value(group) * self._rate_scale.value
+        if tf.executing_eagerly() and not float(self._rate_scale.numpy()):
+            raise ValueError(
+                "`optimizer.learning_rate` was set to 0, which scales every group by 0, so no "
+                "group can have a rate of its own. Set `optimizer.learning_rates` instead. "
+                f"Received: learning_rate={rate}"
+            )
         self._refuse_zero(unit, group)
         factors = tf.tensor_scatter_nd_update(
             self._rate_factors.value, [[group]], [tf.cast(rate, tf.float64) / unit]
@@ -450,6 +461,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 or a variable belongs to no group; nothing is written then.
         """
         grads = list(grads)
+        if not grads:
+            return
         if trainable_variables is None:
             if not self.built:
                 raise ValueError(
@@ -463,8 +476,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 "Each gradient should have its variable. "
                 f"Received {len(grads)} gradients and {len(variables)} variables."
             )
-        if not grads:
-            return
         if all(gradient is None for gradient in grads):
             names = [getattr(v, "path", v.name) for v in variables]
             raise ValueError(
@@ -474,7 +485,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         for member, group in zip(self._group_optimizers, self._layer_groups):
             if not isinstance(member._learning_rate, GroupRate):
                 raise TypeError(
-                    f"The learning rate of group {group.name!r}'s optimizer was replaced by a "
+                    f"The learning rate of group {group.name!r} was replaced by a "
                     "schedule, which no step would follow. Build a new `MultiGroupOptimizer`. "
                     f"Received: {member._learning_rate!r}"
                 )
@@ -511,7 +522,10 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         def update(grads: list[Any]) -> None:
             means = [(g + total.value) / count for g, total in zip(grads, accumulators)]
             self._update(means, variables)
-            self._on_devices([(a, lambda v: v.assign(tf.zeros_like(v)), ()) for a in accumulators])
+            # Also those of variables without a gradient now, as in Keras: nothing is carried over.
+            self._on_devices(
+                [(a, lambda v: v.assign(tf.zeros_like(v)), ()) for a in self._accumulated_gradients]
+            )
 
         def accumulate(grads: list[Any]) -> None:
             self._on_devices(
