@@ -276,8 +276,8 @@ def measure(case: Case, device: str) -> list[dict[str, Any]]:
 def cases(quick: bool) -> list[Case]:
     small = common.small_convnet
     rehearsal = [
-        Case("small convnet", small, (1, PER_LAYER), xla=False, rounds=3, first_calls=1),
-        Case("small convnet", small, (3,), xla=True, rounds=3, first_calls=1),
+        Case("small convnet", small, (1, PER_LAYER), xla=False, rounds=2, first_calls=1),
+        Case("small convnet", small, (3,), xla=True, rounds=2, first_calls=1),
     ]
     if quick:
         return rehearsal
