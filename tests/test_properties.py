@@ -364,16 +364,13 @@ def test_a_sequence_of_everything() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
-@pytest.mark.parametrize("wrong", ["step", "rate", "weight"])
+@pytest.mark.parametrize("wrong", ["step", "weight"])
 def test_a_trial_notices(wrong: str, tmp_path: Path) -> None:
     trial = Trial((["dense", "norm"], False), 0, False, tmp_path)
     trial.train(0)
     trial.check()
     if wrong == "step":
         trial.optimizer._group_steps.assign_add([1] * len(trial.groups))
-    elif wrong == "rate":
-        trial.optimizer._rate_scale.assign(1.001)
-        trial.train(1)
     else:
         weight = trial.model.trainable_variables[0]
         weight.assign(np.nextafter(weight.numpy(), np.float32(9)))
