@@ -30,6 +30,7 @@ import dlr_tf
 from dlr_tf import data as image_data
 from dlr_tf import fine_tuning, plotting
 from dlr_tf.callbacks import LearningRateLogger
+from dlr_tf.distribution import STRATEGIES, WAIT, is_chief, make_strategy
 from dlr_tf.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.learning_rates import resolve_learning_rates
 from dlr_tf.lr_finder import SUGGESTIONS, find_learning_rate
@@ -103,12 +104,14 @@ def _finetune(args: argparse.Namespace) -> int:
         output = Path(args.output or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"))
         _check_output_folder(output)
         plotting.require_matplotlib()
+        strategy = _strategy(args)
         if args.frozen_epochs > args.epochs:
             raise ValueError(
                 "--frozen-epochs should not be above --epochs, which counts all epochs. "
                 f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"
             )
-        data, model, groups, pretrained = _load(args)
+        with strategy.scope():
+            data, model, groups, pretrained = _load(args)
         rates = _rates(args.learning_rate, len(groups))
         schedule = fine_tuning.make_schedule(
             args.schedule,
@@ -120,7 +123,10 @@ def _finetune(args: argparse.Namespace) -> int:
         fine_tuning.compile_groups(
             model, groups, [schedule(rate) for rate in rates], data.train, optimizer=_template(args)
         )
-        output.mkdir(parents=True, exist_ok=True)
+        # On several machines all train, and one writes.
+        writes = is_chief(strategy)
+        if writes:
+            output.mkdir(parents=True, exist_ok=True)
 
     initial = model.get_weights()
     settings = {"epochs": args.epochs, "batch_norm": args.batch_norm, "verbose": _bar()}
@@ -142,7 +148,8 @@ def _finetune(args: argparse.Namespace) -> int:
         ).history
         seconds = {"training": time.perf_counter() - trained}
         scores = model.evaluate(data.test, verbose=0, return_dict=True)
-        model.save(output / "model.keras")
+        if writes:
+            model.save(output / "model.keras")
     print(f"test accuracy {scores['accuracy']:.4f} with differential rates")
 
     report: dict[str, Any] = {
@@ -196,6 +203,8 @@ def _finetune(args: argparse.Namespace) -> int:
             "history": compared,
         }
 
+    if not writes:
+        return 0
     _write_history(output / "history.csv", history)
     logger.plot_learning_rate(output / "learning_rates.png")
     plotting.plot_history(
@@ -305,6 +314,14 @@ def _named_schedule(args: argparse.Namespace) -> tuple[Any, int, list[int]]:
 
 
 # --- parts of the commands ----------------------------------------------------------------------
+
+
+def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
+    if args.strategy is None:
+        return tf.distribute.get_strategy()
+    strategy = make_strategy(args.strategy, wait=args.wait)
+    _say(f"training on {strategy.num_replicas_in_sync} devices in step")
+    return strategy
 
 
 def _load(
@@ -561,7 +578,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=_whole(1),
         metavar="N",
-        help=f"images in a batch {_default('batch_size')}",
+        help=f"images in a batch, over all devices {_default('batch_size')}",
     )
     parser.add_argument(
         "--batch-norm",
@@ -623,6 +640,19 @@ def _add_finetune(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="also train at one rate throughout: the head's, all layers, as many epochs (default: "
         "only without DATA)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        help="mirrored: on all GPUs of this machine; multi-worker: on the machines that the "
+        "environment variable TF_CONFIG names (default: on one device)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_positive,
+        default=WAIT,
+        metavar="SECONDS",
+        help=f"how long multi-worker waits for the others (default: {WAIT:g})",
     )
     parser.add_argument(
         "--output", metavar="DIR", help="new or empty folder (default: runs/<date-time>)"

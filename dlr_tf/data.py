@@ -16,6 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.distribution import mend_fit
+
 READABLE = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 # Images that TensorFlow cannot decode: passing by them in silence would train on half a folder.
 UNREADABLE = (".avif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
@@ -445,6 +447,7 @@ def pretrain_on_digits(
         [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    mend_fit(model, data.train.element_spec)
     model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
     accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from dlr_tf.distribution import mend_fit
 from dlr_tf.freezing import freeze_batch_norm, freeze_to
 from dlr_tf.groups import LayerGroup, assign_variables
 from dlr_tf.learning_rates import Rate, resolve_learning_rates
@@ -49,6 +50,9 @@ def fine_tune(
     For the first `frozen_epochs` only the last group learns; then all do, with one
     `MultiGroupOptimizer` throughout. With the peak rate `lr_g` of group `g` and the schedule `s`,
     the rate at step `k`, counted from the first step of all, is `s(lr_g)(k)`.
+
+    A model built in the scope of a `tf.distribute.MirroredStrategy` or
+    `MultiWorkerMirroredStrategy` is trained on all its devices.
 
     Use `fit` with a `MultiGroupOptimizer` when the training needs another shape than this, and
     `GradualUnfreezing` to thaw the groups one by one.
@@ -173,6 +177,7 @@ def compile_groups(
         if loss is None:
             loss, accuracy = _cross_entropy(model, train_data)
         model.compile(multi_group, loss=loss, metrics=[accuracy] if metrics is None else metrics)
+        mend_fit(model, _batch(train_data))
 
 
 class _Thaw(keras.callbacks.Callback):
@@ -359,15 +364,19 @@ def _fit_arguments(train_data: Any) -> dict[str, Any]:
 
 def _labels(train_data: Any) -> Any:
     """Something with the shape, batch axis included, and dtype of the labels; `None` if unknown."""
-    if isinstance(train_data, tf.data.Dataset):
-        batch = train_data.element_spec
-    elif isinstance(train_data, keras.utils.PyDataset):
-        batch = train_data[0]
-    else:
-        batch = train_data
+    batch = _batch(train_data)
     if not isinstance(batch, tuple) or len(batch) < 2:
         return None
     return batch[1] if hasattr(batch[1], "dtype") else np.asarray(batch[1])
+
+
+def _batch(train_data: Any) -> Any:
+    """What a batch looks like: `tf.TensorSpec`s or arrays."""
+    if isinstance(train_data, tf.data.Dataset):
+        return train_data.element_spec
+    if isinstance(train_data, keras.utils.PyDataset):
+        return train_data[0]
+    return train_data
 
 
 # --- the loss -----------------------------------------------------------------------------------

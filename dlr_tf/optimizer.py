@@ -339,9 +339,10 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
     def _refuse_zero(self, value: Any, group: int) -> None:
         if tf.executing_eagerly() and not float(value):
+            step = int(keras.ops.convert_to_numpy(self.iterations))
             raise ValueError(
                 f"The rate of group {self._layer_groups[group].name!r} is 0 at step "
-                f"{int(self.iterations)} before any factor, so no factor gives the rate asked for. "
+                f"{step} before any factor, so no factor gives the rate asked for. "
                 "Set it at another step, or build the optimizer with a rate above 0."
             )
 

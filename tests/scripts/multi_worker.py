@@ -2,19 +2,21 @@
 
     python -m tests.scripts.multi_worker first FOLDER
     python -m tests.scripts.multi_worker second FOLDER
+    python -m tests.scripts.multi_worker third FOLDER
 
 `first` trains, compares with one device, and is killed in mid-epoch (worker 1 kills itself);
-`second` resumes where the last checkpoint was written. Each check that fails ends the process with
-an error.
+`second` resumes where the last checkpoint was written, and is killed in mid-epoch of `fine_tune`;
+`third` resumes that from `BackupAndRestore`. Each check that fails ends the process with an error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.distribution import is_chief, make_strategy, mend_fit
+from dlr_tf.fine_tuning import fine_tune
 from dlr_tf.freezing import freeze_to
-from tests.scripts.training import BATCH, STEPS, Loop, assert_alike, data, optimizer_for, stack
+from dlr_tf.groups import split_layers
+from tests.scripts.training import (
+    BATCH,
+    RATES,
+    STEPS,
+    Loop,
+    assert_alike,
+    batches,
+    data,
+    optimizer_for,
+    stack,
+)
 
 # Seconds to wait for the other worker, and for everything.
-CLUSTER_LIMIT, WHOLE_LIMIT = 30.0, 150.0
-ALONE, STUCK = 3, 4  # exit codes
+CLUSTER_LIMIT, WHOLE_LIMIT = 20.0, 150.0
+ALONE = 3  # exit code
 KILLED_AT = 3  # the step of the second epoch before which worker 1 dies
 
+OPTIMIZERS: dict[str, Callable[[keras.Model], Any]] = {
+    "Adam": lambda model: keras.optimizers.Adam(),
+    "MultiGroupOptimizer": optimizer_for,
+}
 TOGETHER: dict[str, Any] = {
     "global_clipnorm": 0.5,
     "gradient_accumulation_steps": 2,
@@ -45,30 +64,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def stop_after(seconds: float, code: int, message: str) -> threading.Timer:
-    """A thread that ends the process, whatever it waits for; `cancel` calls it off."""
-
-    def stop() -> None:
-        print(message, file=sys.stderr, flush=True)
-        os._exit(code)
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
 def number_of_this_worker() -> int:
     return int(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
-
-
-def join_the_others() -> tf.distribute.Strategy:
-    message = f"No other worker came within {CLUSTER_LIMIT:.0f} seconds."
-    timer = stop_after(CLUSTER_LIMIT, ALONE, message)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    timer.cancel()
-    assert strategy.num_replicas_in_sync == 2
-    return strategy
 
 
 def compare(loop: Loop, twin: Loop) -> None:
@@ -109,23 +106,50 @@ def interchange(strategy: tf.distribute.Strategy, folder: Path) -> None:
     np.testing.assert_allclose(alone.losses, loop.losses[STEPS:], rtol=1e-5)
 
 
-def fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
+def keras_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
     """Whether Keras' own `fit` works here; what it says is written down, not judged."""
     outcomes = {}
-    for name, make_optimizer in (
-        ("Adam", lambda model: keras.optimizers.Adam()),
-        ("MultiGroupOptimizer", optimizer_for),
-    ):
-        with strategy.scope():
-            model = stack()
-            model.compile(make_optimizer(model), "mse", jit_compile=False)
-            model.optimizer.build(model.trainable_variables)
+    for name, make_optimizer in OPTIMIZERS.items():
+        model = compiled(strategy, make_optimizer)
         try:
             model.fit(*data(model), batch_size=BATCH, shuffle=False, verbose=0)
             outcomes[name] = "works"
         except Exception as error:
             outcomes[name] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
     (folder / f"fit_{number_of_this_worker()}.json").write_text(json.dumps(outcomes))
+
+
+def mended_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
+    """Losses, metrics, validation and weights, with a last batch of another size to validate on."""
+    for make_optimizer in OPTIMIZERS.values():
+        results = []
+        for place in (strategy, None):
+            model = compiled(place, make_optimizer)
+            x, y = data(model)
+            mend_fit(model, (x, y))
+            history = model.fit(
+                batches(model),
+                epochs=2,
+                validation_data=tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) - 3),
+                verbose=0,
+            )
+            assert model.predict(x, batch_size=BATCH, verbose=0).shape == y.shape
+            results.append((history.history, model.evaluate(batches(model), verbose=0), model))
+        (logs, scores, model), (known_logs, known_scores, twin) = results
+        assert logs.keys() == known_logs.keys() >= {"loss", "mae", "val_loss", "val_mae"}
+        for name, values in known_logs.items():
+            np.testing.assert_allclose(logs[name], values, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(scores, known_scores, rtol=1e-5)
+        for value, known in zip(model.get_weights(), twin.get_weights()):
+            np.testing.assert_allclose(value, known, rtol=1e-5, atol=1e-6)
+
+
+def compiled(place: tf.distribute.Strategy | None, make_optimizer: Any) -> keras.Model:
+    with (place or tf.distribute.get_strategy()).scope():
+        model = stack()
+        model.compile(make_optimizer(model), "mse", metrics=["mae"])
+        model.optimizer.build(model.trainable_variables)
+    return model
 
 
 # --- killed and resumed ---------------------------------------------------------------------------
@@ -148,15 +172,18 @@ class Resumable:
         if newest:
             checkpoint.restore(newest).assert_consumed()
 
+    def steps_done(self) -> int:
+        return int(self.done.numpy())
+
     def run(self, before: Callable[[int], None] | None = None) -> list[float]:
-        while int(self.done) < 2 * STEPS:
+        while self.steps_done() < 2 * STEPS:
             iterator = self.loop.distributed()
             for number in range(STEPS):
                 batch = next(iterator)
-                if number < int(self.done) % STEPS:
+                if number < self.steps_done() % STEPS:
                     continue  # seen before the stop
                 if before is not None:
-                    before(int(self.done))
+                    before(self.steps_done())
                 self.loop.losses.append(float(self.loop.step(*batch)))
                 self.done.assign_add(1)
                 self.manager.save()
@@ -173,22 +200,97 @@ def begin(strategy: tf.distribute.Strategy, folder: Path) -> None:
 
 def resume(strategy: tf.distribute.Strategy, folder: Path) -> None:
     resumed = Resumable(strategy, folder, seed=1)
-    assert int(resumed.done) == STEPS + KILLED_AT, int(resumed.done)
+    assert resumed.steps_done() == STEPS + KILLED_AT, resumed.steps_done()
     resumed.run()
     alone = Loop(settings=TOGETHER).epoch().epoch()
     np.testing.assert_allclose(resumed.loop.losses, alone.losses[STEPS + KILLED_AT :], rtol=1e-5)
     assert_alike(resumed.loop.values(), alone.values())
 
 
+def fine_tuned(
+    place: tf.distribute.Strategy, folder: Path, before: Callable[[int, int], None]
+) -> dict[str, np.ndarray]:
+    """Three epochs of `fine_tune`, the first with a frozen body, backed up every two steps.
+
+    Args:
+        place: Strategy to train under.
+        folder: Where the first worker backs up, and all read.
+        before: Called with the numbers of the epoch and the step before each step.
+    """
+    with place.scope():
+        model = stack()
+
+    class Before(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            before(self.epoch, batch)
+
+    writes = is_chief(place)
+    backup = keras.callbacks.BackupAndRestore(
+        folder, save_freq=2 if writes else sys.maxsize, delete_checkpoint=False
+    )
+    fine_tune(
+        model,
+        split_layers(model, ["layer_1", "layer_2"]),
+        batches(model),
+        learning_rate=RATES,
+        epochs=3,
+        loss="mse",
+        metrics=[],
+        callbacks=[backup, Before()],
+        verbose=0,
+    )
+    values = {f"weight {n}": v for n, v in enumerate(model.get_weights())}
+    values["iterations"] = keras.ops.convert_to_numpy(model.optimizer.iterations)
+    return values
+
+
+def begin_fine_tuning(strategy: tf.distribute.Strategy, folder: Path) -> None:
+    def die(epoch: int, step: int) -> None:
+        if (epoch, step) == (1, KILLED_AT) and number_of_this_worker() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fine_tuned(strategy, folder / "backup", die)
+
+
+def resume_fine_tuning(strategy: tf.distribute.Strategy, folder: Path) -> None:
+    begun = []
+    found = fine_tuned(strategy, folder / "backup", lambda *place: begun.append(place))
+    assert begun[0] == (1, 0), begun  # Keras begins the epoch of the backup anew
+    one_device = tf.distribute.get_strategy()
+    alone = folder / f"alone_{number_of_this_worker()}"
+
+    def stop(epoch: int, step: int) -> None:
+        if (epoch, step) == (1, KILLED_AT):
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fine_tuned(one_device, alone, stop)
+    assert_alike(found, fine_tuned(one_device, alone, lambda *_: None))
+
+
 def main(phase: str, folder: Path) -> None:
     tf.config.set_visible_devices([], "GPU")
-    stop_after(WHOLE_LIMIT, STUCK, f"Not done within {WHOLE_LIMIT:.0f} seconds.")
-    strategy = join_the_others()
-    parts = {"first": (train, thaw, interchange, fit, begin), "second": (resume,)}[phase]
-    for part in parts:
+    # In a thread of its own in C: TensorFlow waits for others without letting Python's run.
+    faulthandler.dump_traceback_later(WHOLE_LIMIT, exit=True)
+    try:
+        strategy = make_strategy("multi-worker", wait=CLUSTER_LIMIT)
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        sys.exit(ALONE)
+    assert strategy.num_replicas_in_sync == 2
+    for part in PHASES[phase]:
         part(strategy, folder)
         (folder / f"{part.__name__}_{number_of_this_worker()}.done").touch()
 
+
+PHASES: dict[str, tuple[Callable[..., None], ...]] = {
+    "first": (train, thaw, interchange, keras_fit, mended_fit, begin),
+    "second": (resume, begin_fine_tuning),
+    "third": (resume_fine_tuning,),
+}
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
