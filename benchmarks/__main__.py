@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import (
     common,
     goals,
+    logger_cost,
     reliability,
     schedule_cost,
     schedule_exactness,
@@ -44,8 +45,13 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "train_step": train_step.table,
     "schedule_cost": schedule_cost.table,
     "schedule_exactness": schedule_exactness.table,
+    "logger_cost": logger_cost.table,
     "reliability": _reliability_tables,
 }
+
+GOALS = "goals"
+# What the README of the project shows of them.
+IN_SHORT = (GOALS, "reliability")
 
 
 def run(device: str, quick: bool, folder: Path) -> None:
@@ -57,6 +63,7 @@ def run(device: str, quick: bool, folder: Path) -> None:
         ("update_step", device, update_step.main, ["--device", device]),
         ("train_step", device, train_step.main, ["--device", device]),
         ("schedule_cost", device, schedule_cost.main, ["--device", device]),
+        ("logger_cost", device, logger_cost.main, ["--device", device]),
         ("schedule_exactness", device, schedule_exactness.main, ["--device", exactness_device]),
         ("reliability", "cpu", reliability.main, []),
     ]
@@ -66,20 +73,21 @@ def run(device: str, quick: bool, folder: Path) -> None:
         main([*own_options, *options, "--output", str(output)])
 
 
-def write_tables(page: str, folder: Path) -> str:
+def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS)) -> str:
     """Puts the tables of all results in `folder` between the marks of a Markdown page.
 
     Args:
         page: The page; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
         folder: Where the JSON files are, named `<benchmark>-<device>.json`.
+        names: The tables that the page shows.
     """
-    sections = {}
-    for name in TABLES:
-        files = sorted(folder.glob(f"{name}-*.json"))
-        parts = [_section(json.loads(file.read_text())) for file in files]
-        sections[name] = "\n\n".join(parts) or "Not run yet."
-    sections["goals"] = _goals(folder)
-    for name, text in sections.items():
+    for name in names:
+        if name == GOALS:
+            text = _goals(folder)
+        else:
+            files = sorted(folder.glob(f"{name}-*.json"))
+            parts = [_section(json.loads(file.read_text())) for file in files]
+            text = "\n\n".join(parts) or "Not run yet."
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
             raise ValueError(
@@ -130,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(arguments.device, arguments.quick, folder / "results")
     page = write_tables((HERE / "README.md").read_text(), folder / "results")
     (folder / "README.md").write_text(page)
+    if folder == HERE:
+        readme = HERE.parent / "README.md"
+        readme.write_text(write_tables(readme.read_text(), folder / "results", IN_SHORT))
     print(f"\nThe tables are in {folder / 'README.md'}")
     return 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import schedule_cost, train_step, update_step
+from benchmarks import logger_cost, schedule_cost, train_step, update_step
 from benchmarks.common import markdown_table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -73,6 +73,11 @@ def _schedule(rows: Rows) -> tuple[float, float]:
     return in_step["time_to_constant"][0], max(1.0, again["time_to_constant"][2])
 
 
+def _logger(rows: Rows) -> tuple[float, float]:
+    logged = _select(rows, callback=logger_cost.LOGGER)
+    return max(row["time_to_none"][0] for row in logged), 1.02
+
+
 RESNET = {"model": "ResNet50", "xla": False, "groups": 3}
 N_FROZEN = train_step.N_GROUPS - 1
 GOALS = (
@@ -123,6 +128,7 @@ GOALS = (
         "train_step",
         _training(n_frozen=N_FROZEN),
     ),
+    Goal("rates recorded at every step: time to a fit without", "logger_cost", _logger),
     Goal("SGDR in the step: time to a constant rate's", "schedule_cost", _schedule),
 )
 

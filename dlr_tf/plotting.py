@@ -266,7 +266,9 @@ def plot_sweep(
     finite = np.isfinite(values) & np.isfinite(rates) & (rates > 0)
     shown = {name: float(rate) for name, rate in suggestions.items() if np.isfinite(rate)}
     if finite.any():
-        floor, start = float(values[finite].min()), float(values[finite][0])
+        lowest = int(values[finite].argmin())
+        # What the fall begins from; a noisy first loss may lie below it.
+        floor, start = float(values[finite][lowest]), float(values[finite][: lowest + 1].max())
         fall = max(start - floor, 1e-3 * max(abs(start), 1e-12))
         # The blow-up at the end would flatten the valley that the plot is looked at for.
         highest = float(values[finite].max())

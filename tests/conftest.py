@@ -192,19 +192,13 @@ class Template:
         return kind(learning_rate, **kwargs)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    # What is loaded by now stays to the end: no collection needs to look at it again.
+@pytest.fixture(autouse=True)
+def _no_models_of_other_tests() -> Iterator[None]:
+    # What is there by now stays to the end: neither a collection, which in the long run would take
+    # longer than the tests, nor the search for a model needs to look at it again.
     gc.collect()
     gc.freeze()
     yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _no_models_of_other_tests(_quick_collections: None) -> Iterator[None]:
-    yield
-    gc.collect()
 
 
 @pytest.fixture(params=SAMPLES)

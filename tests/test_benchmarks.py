@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as everything
-from benchmarks import common, goals, schedule_cost, train_step, update_step
+from benchmarks import common, goals, logger_cost, schedule_cost, train_step, update_step
 from tests import reference
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -24,7 +24,7 @@ FOLDER = pathlib.Path(common.__file__).parent
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the quick runs store."""
     folder = tmp_path_factory.mktemp("results")
-    for benchmark in (update_step, train_step, schedule_cost):
+    for benchmark in (update_step, train_step, schedule_cost, logger_cost):
         name = benchmark.__name__.split(".")[-1]
         output = folder / f"{name}-cpu.json"
         assert benchmark.main(["--device", "cpu", "--quick", "--output", str(output)]) == 0
@@ -84,13 +84,15 @@ def test_our_graph_has_few_operations(reports: dict[str, Any]) -> None:
     assert per_layer < ops[update_step.KERAS_ADAM, None] / 3
 
 
-def test_train_step_and_schedule_cost(reports: dict[str, Any]) -> None:
+def test_every_step_is_timed(reports: dict[str, Any]) -> None:
     for row in rows_of(reports, "train_step"):
         low, median, high = (row["noise"][i] for i in (1, 0, 2))
         assert 0 < low <= median <= high
         assert min(row["seconds"], row["keras_adam_seconds"], row["first_seconds"]) > 0
     rows = rows_of(reports, "schedule_cost")
     assert len(rows) == 8
+    rows += rows_of(reports, "logger_cost")
+    assert len(rows) == 8 + 6
     assert all(row["steps_per_second"] > 0 for row in rows)
 
 
@@ -100,6 +102,8 @@ def test_train_step_and_schedule_cost(reports: dict[str, Any]) -> None:
 def test_page_shows_the_stored_results() -> None:
     page = (FOLDER / "README.md").read_text()
     assert everything.write_tables(page, FOLDER / "results") == page
+    page = (FOLDER.parent / "README.md").read_text()
+    assert everything.write_tables(page, FOLDER / "results", everything.IN_SHORT) == page
 
 
 def test_page_of_a_quick_run(reports: dict[str, Any], tmp_path: pathlib.Path) -> None:
@@ -109,7 +113,7 @@ def test_page_of_a_quick_run(reports: dict[str, Any], tmp_path: pathlib.Path) ->
     options = ["--device", "cpu", "--tables", "--output", str(tmp_path)]
     assert everything.main(options) == 0
     page = (tmp_path / "README.md").read_text()
-    for name in ("update_step", "train_step", "schedule_cost"):
+    for name in ("update_step", "train_step", "schedule_cost", "logger_cost"):
         section = page.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
         assert "its numbers mean nothing" in section
         assert section.count("\n|") > 2

@@ -167,6 +167,21 @@ def test_a_step_that_loss_scaling_skips_is_not_counted():
     assert len(logger.history["loss"]) == 6
 
 
+def test_an_epoch_that_was_interrupted_leaves_nothing_for_the_next():
+    class Stops(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    model, logger = make_model(SGDR(1e-2, 50)), LearningRateLogger()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, logger, Stops())
+    fit(model, logger)
+    assert logger.history["iterations"] == list(range(1, 9))
+    expected = [sgdr_rate(k, 1e-2, 50, 2.0) for k in range(8)]
+    np.testing.assert_allclose(logger.history["head"], expected, rtol=1e-6)
+
+
 def test_under_a_strategy():
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = make_model(SGDR(1e-2, 50))

@@ -17,7 +17,8 @@ PACKAGE = Path(dlr_tf.__file__).parent
 BASE = {"groups", "schedules", "plotting", "fused_adam"}
 HELPERS = {"learning_rates", "slots", "summary"}  # of the optimizer
 MAY_IMPORT: dict[str, set[str]] = {
-    **{module: set() for module in BASE | HELPERS | {"data"}},
+    **{module: set() for module in BASE | HELPERS | {"distribution"}},
+    "data": {"distribution"},
     "state": {"slots"},
     "members": {"fused_adam", "slots"},
     "optimizer": {"groups", "fused_adam", "members", "state"} | HELPERS,
@@ -25,7 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["lr_finder"] = BASE | {"optimizer", "freezing"}
 MAY_IMPORT["callbacks"] = MAY_IMPORT["lr_finder"] | {"lr_finder"}
-MAY_IMPORT["fine_tuning"] = MAY_IMPORT["callbacks"] | {"callbacks", "learning_rates", "data"}
+MAY_IMPORT["fine_tuning"] = MAY_IMPORT["callbacks"] | {
+    "callbacks",
+    "learning_rates",
+    "data",
+    "distribution",
+}
 MAY_IMPORT["cli"] = MAY_IMPORT["fine_tuning"] | {"fine_tuning"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli", "__main__"}

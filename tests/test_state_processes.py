@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -47,3 +48,24 @@ def test_a_cell_sees_what_is_missing_or_has_another_shape():
     ):
         assert reliability.compare(one, other)["outcome"] == reliability.DIFFERS
         assert reliability.compare(other, one)["outcome"] == reliability.DIFFERS
+
+
+def arrays(file: Any) -> list[Any]:
+    """The arrays of an HDF5 file with more than one element."""
+    found: list[Any] = []
+    file.visititems(lambda _, item: found.append(item) if hasattr(item, "shape") else None)
+    return [item for item in found if item.size > 1]
+
+
+def test_one_changed_number_in_the_file_shows(cells, folder):
+    path = folder / "plain" / "weights" / "model.weights.h5"
+    with h5py.File(path, "r+") as file:
+        moments = [item for item in arrays(file) if "optimizer" in item.name]
+        changed = moments[0]
+        values = changed[...]
+        values.flat[0] = values.flat[0] * 2 + 1
+        changed[...] = values
+    cell = reliability.restore_cell(
+        reliability.ours, reliability.SITUATIONS["plain"], "weights", folder / "plain"
+    )
+    assert cell["outcome"] == reliability.DIFFERS, changed.name
