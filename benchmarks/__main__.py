@@ -1,6 +1,7 @@
-"""Runs all benchmarks, and writes their results and the tables of their README.
+"""Runs all benchmarks, and writes their results and the tables of the READMEs.
 
-Benchmarks run one after the other in this process, each as its own command line would.
+All but `range_test`, which needs a folder of images. They run one after the other in this process,
+each as its own command line would.
 
     python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
 """
@@ -17,9 +18,11 @@ from benchmarks import (
     common,
     goals,
     logger_cost,
+    range_test,
     reliability,
     schedule_cost,
     schedule_exactness,
+    snapshot_ensemble,
     train_step,
     update_step,
 )
@@ -46,6 +49,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "schedule_cost": schedule_cost.table,
     "schedule_exactness": schedule_exactness.table,
     "logger_cost": logger_cost.table,
+    "snapshot_ensemble": snapshot_ensemble.table,
+    "range_test": range_test.table,
     "reliability": _reliability_tables,
 }
 
@@ -64,6 +69,7 @@ def run(device: str, quick: bool, folder: Path) -> None:
         ("train_step", device, train_step.main, ["--device", device]),
         ("schedule_cost", device, schedule_cost.main, ["--device", device]),
         ("logger_cost", device, logger_cost.main, ["--device", device]),
+        ("snapshot_ensemble", device, snapshot_ensemble.main, ["--device", device]),
         ("schedule_exactness", device, schedule_exactness.main, ["--device", exactness_device]),
         ("reliability", "cpu", reliability.main, []),
     ]

@@ -25,9 +25,6 @@ DEVICES = ("cpu", "gpu")
 Name = TypeVar("Name", bound=Hashable)
 
 
-# --- command line and device --------------------------------------------------------------------
-
-
 def make_parser(description: str | None, output: str) -> argparse.ArgumentParser:
     """The options every benchmark has; `output` says what `--output` is."""
     parser = argparse.ArgumentParser(
@@ -101,9 +98,6 @@ def _n_cores() -> int:
     return os.cpu_count() or 1
 
 
-# --- timing -------------------------------------------------------------------------------------
-
-
 def synchronize() -> None:
     """Waits until every device has done what it was given."""
     tf.test.experimental.sync_devices()
@@ -172,9 +166,6 @@ def ratio_of(times: Sequence[float], reference: Sequence[float]) -> Ratio:
     return Ratio(median, low, high)
 
 
-# --- memory -------------------------------------------------------------------------------------
-
-
 def peak_bytes_of(call: Callable[[], Any], device: str) -> int | None:
     """Memory a call takes at its height beyond what is held before it.
 
@@ -205,9 +196,6 @@ def _status_bytes(entry: str) -> int:
         if line.startswith(entry + ":"):
             return 1024 * int(line.split()[1])
     raise OSError(f"/proc/self/status has no entry {entry}")
-
-
-# --- models -------------------------------------------------------------------------------------
 
 
 def transformer() -> keras.Model:
@@ -249,9 +237,6 @@ def classifier(name: str, size: int, n_classes: int = 10) -> keras.Model:
     # In float32 also under mixed_float16, as Keras advises for logits.
     head = keras.layers.Dense(n_classes, name="head", dtype="float32")(backbone.output)
     return keras.Model(backbone.input, head, name=name)
-
-
-# --- results ------------------------------------------------------------------------------------
 
 
 def write_report(

@@ -43,9 +43,6 @@ RATES = (1e-3, 3e-3, 1e-2)
 EXACT, DIFFERS, RAISES = "exact", "differs", "raises"
 
 
-# --- models ---------------------------------------------------------------------------------------
-
-
 def dense(name: str | None = None, activation: str | None = "tanh") -> keras.layers.Layer:
     return keras.layers.Dense(WIDTH, activation, name=name)
 
@@ -107,9 +104,6 @@ def set_trainable(model: keras.Model, group: str, flag: bool) -> None:
         layer.trainable = flag
     if model.compiled:
         model.make_train_function(force=True)
-
-
-# --- situations -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +175,6 @@ SITUATIONS = {
 }
 
 
-# --- the competitors ------------------------------------------------------------------------------
-
-
 def ours(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
     grouped = layers_by_group(model)
     groups = [LayerGroup(name, tuple(path for path, _ in grouped[name])) for name in order]
@@ -220,9 +211,6 @@ def rates(situation: Situation, order: Sequence[str]) -> list[Any]:
 
 def inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-# --- training -------------------------------------------------------------------------------------
 
 
 def batches() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -323,9 +311,6 @@ def snapshot(model: keras.Model) -> dict[str, np.ndarray]:
     return values
 
 
-# --- formats --------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A way to store training.
@@ -422,9 +407,6 @@ FORMATS = {
 # Not a pair of functions: it saves and restores inside `fit`.
 BACKUP = "backup"
 LABELS = {name: way.label for name, way in FORMATS.items()} | {BACKUP: "`BackupAndRestore`"}
-
-
-# --- the two processes ----------------------------------------------------------------------------
 
 
 def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], folder: Path) -> None:

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from dlr_tf.freezing import freeze_to
 from dlr_tf.groups import LayerGroup
-from dlr_tf.lr_finder import preserved
 from dlr_tf.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.preserving import preserved
 from dlr_tf.schedules import SGDR
 
 if TYPE_CHECKING:

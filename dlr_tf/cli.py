@@ -27,8 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 import dlr_tf
+from dlr_tf import applications, fine_tuning, plotting
 from dlr_tf import data as image_data
-from dlr_tf import fine_tuning, plotting
 from dlr_tf.callbacks import LearningRateLogger
 from dlr_tf.distribution import STRATEGIES, WAIT, is_chief, make_strategy
 from dlr_tf.groups import LayerGroup, split_evenly, split_layers
@@ -313,9 +313,6 @@ def _named_schedule(args: argparse.Namespace) -> tuple[Any, int, list[int]]:
     return triangular, args.steps or 6 * args.step_size, []
 
 
-# --- parts of the commands ----------------------------------------------------------------------
-
-
 def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
     if args.strategy is None:
         return tf.distribute.get_strategy()
@@ -345,12 +342,12 @@ def _load(
             pretraining, verbose=_bar() if args.verbose else 0
         )
         _say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
-        model = fine_tuning.classifier(backbone, len(data.class_names))
+        model = applications.classifier(backbone, len(data.class_names))
         return data, model, _groups(model, args.groups, boundaries), accuracy
     args.model = args.model or "MobileNetV2"
     args.weights = args.weights or "imagenet"
-    args.image_size = args.image_size or fine_tuning.default_image_size(args.model)
-    fine_tuning.check_weights(args.weights)
+    args.image_size = args.image_size or applications.default_image_size(args.model)
+    applications.check_weights(args.weights)
     settings = {"image_size": args.image_size, "batch_size": args.batch_size, "seed": args.seed}
     source, separator, dataset = args.data.partition(":")
     if separator and source == "tfds":
@@ -361,7 +358,7 @@ def _load(
         f"{data.name}: {data.train_images} images to train on, {data.test_images} to test on, "
         f"{len(data.class_names)} classes"
     )
-    model = fine_tuning.application_model(
+    model = applications.application_model(
         args.model, len(data.class_names), weights=args.weights, image_size=args.image_size
     )
     return data, model, _groups(model, args.groups, boundaries), None
@@ -479,9 +476,6 @@ def _mistakes() -> Iterator[None]:
         yield
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise _MistakeError(str(error)) from error
-
-
-# --- arguments ----------------------------------------------------------------------------------
 
 
 def _whole(minimum: int) -> Callable[[str], int]:

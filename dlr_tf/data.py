@@ -54,9 +54,6 @@ class ImageData:
     test_images: int
 
 
-# --- folders ------------------------------------------------------------------------------------
-
-
 def load_folder(
     directory: str | os.PathLike[str],
     *,
@@ -235,9 +232,6 @@ def _check_images(paths: Sequence[str]) -> None:
         )
 
 
-# --- TensorFlow Datasets ------------------------------------------------------------------------
-
-
 def load_tfds(
     name: str, *, image_size: int, batch_size: int = 32, seed: int = 0, test_fraction: float = 0.2
 ) -> ImageData:
@@ -332,9 +326,6 @@ def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     if image.shape[-1] == 1:
         image = tf.image.grayscale_to_rgb(image)
     return image[..., :3]
-
-
-# --- the embedded default -----------------------------------------------------------------------
 
 
 def load_digits(

@@ -59,9 +59,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == first and resolver.task_id == 0
 
 
-# --- meeting the other workers --------------------------------------------------------------------
-
-
 def read_tf_config(text: str | None) -> tuple[dict[str, str], str]:
     """Reads the environment variable `TF_CONFIG`.
 
@@ -158,9 +155,6 @@ def _answers(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-# --- `fit` on several machines --------------------------------------------------------------------
 
 
 def mend_fit(model: keras.Model, batch: Any) -> None:

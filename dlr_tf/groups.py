@@ -430,9 +430,6 @@ def _some(names: Sequence[str], limit: int = 12) -> str:
     return f"[{shown}{f', and {len(names) - limit} more' if len(names) > limit else ''}]"
 
 
-# --- making groups ------------------------------------------------------------------------------
-
-
 def _units_with_variables(model: keras.Model) -> list[tuple[Unit, list[Any]]]:
     """The units of a model, each with the variables that stand first in it.
 

@@ -184,8 +184,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             adopt(member, self, number, scheduled=callable(sources[number]))
         self._ledger_state = LedgerState(self)
 
-    # --- what a user reads and sets ------------------------------------------------------------
-
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
         """The groups, first to head."""
@@ -266,8 +264,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             )
         (print_fn or print)(group_table(self.name, rows))
 
-    # --- rates ---------------------------------------------------------------------------------
-
     def _head_rate(self) -> tf.Tensor:
         return self._rate_of_group(len(self._layer_groups) - 1)
 
@@ -345,8 +341,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 f"{step} before any factor, so no factor gives the rate asked for. "
                 "Set it at another step, or build the optimizer with a rate above 0."
             )
-
-    # --- building ------------------------------------------------------------------------------
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the state of variables that have none yet; may be called again with more.
@@ -444,8 +438,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
             self._accumulated_gradients.append(
                 self.add_variable_from_reference(variable, name="gradient_accumulator")
             )
-
-    # --- one step ------------------------------------------------------------------------------
 
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
@@ -648,8 +640,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
 
         tf.distribute.get_replica_context().merge_call(across, args=(condition, arguments))
 
-    # --- averages ------------------------------------------------------------------------------
-
     def _averaged(self) -> list[tuple[Any, keras.Variable]]:
         pairs = zip(self._trainable_variables, self._model_variables_moving_average)
         return [(variable, average) for variable, average in pairs if average is not None]
@@ -687,8 +677,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         pairs = [pair for pair in self._averaged() if self._var_key(pair[0]) in wanted]
         for variable, average in pairs:
             variable.assign(average)
-
-    # --- state ---------------------------------------------------------------------------------
 
     @property
     def variables(self) -> list[Any]:
@@ -819,8 +807,6 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         # What TensorFlow looked up before may lack the state just built.
         known = (cached_dependencies or {}).get(name)
         return known if known is not None else self._trackable_children().get(name)
-
-    # --- configuration -------------------------------------------------------------------------
 
     def get_config(self) -> dict[str, Any]:
         inner = []

@@ -35,9 +35,6 @@ def rows_of(reports: dict[str, Any], name: str) -> list[Any]:
     return reports[f"{name}-cpu.json"]["rows"]
 
 
-# --- the quick runs -------------------------------------------------------------------------------
-
-
 def test_reports_say_where_and_with_what_they_were_made(reports: dict[str, Any]) -> None:
     for report in reports.values():
         assert report["versions"]["tensorflow"] == tf.__version__
@@ -94,9 +91,6 @@ def test_every_step_is_timed(reports: dict[str, Any]) -> None:
     rows += rows_of(reports, "logger_cost")
     assert len(rows) == 8 + 6
     assert all(row["steps_per_second"] > 0 for row in rows)
-
-
-# --- the page -------------------------------------------------------------------------------------
 
 
 def test_page_shows_the_stored_results() -> None:
@@ -172,9 +166,6 @@ def test_training_may_be_slower_by_noise_only(ratio: float, verdict: str) -> Non
     first, second = goals.table({"train_step": rows}).splitlines()[2:]
     assert first.split("|")[4].strip() == verdict
     assert second.split("|")[4].strip() == "yes"
-
-
-# --- what is measured -----------------------------------------------------------------------------
 
 
 def test_competitors_take_turns() -> None:

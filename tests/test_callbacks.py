@@ -71,9 +71,6 @@ def fit(model, *members, count=24, **arguments):
     return model.fit(*data(count), callbacks=list(members), **options)
 
 
-# --- LearningRateLogger
-
-
 def test_every_step_has_the_rates_it_was_made_with():
     model = make_model([SGDR(1e-3, 5), SGDR(1e-2, 3, warmup_steps=2)], metrics=["accuracy"])
     logger, seen = LearningRateLogger(), Seen()
@@ -392,9 +389,6 @@ def test_there_is_nothing_to_plot_before_training():
         logger.plot_loss()
 
 
-# --- GradualUnfreezing
-
-
 def three_groups():
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(4, name=name) for name in ("a", "b", "c")]
@@ -510,8 +504,6 @@ def test_arguments_of_the_thaw_are_checked(arguments, error, message):
     with pytest.raises(error, match=message):
         GradualUnfreezing(*arguments)
 
-
-# --- SnapshotEnsemble
 
 SCHEDULE = SGDR(5e-2, 3)  # with 6 steps per epoch, cycles end at 3, 9, 21
 

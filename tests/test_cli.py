@@ -69,9 +69,6 @@ def everything_below(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 
 
-# --- finetune -----------------------------------------------------------------------------------
-
-
 def test_finetune_trains_compares_and_writes_five_files(
     quick_digits: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,9 +210,6 @@ def test_a_diverged_training_is_reported_in_valid_json(quick_digits: None) -> No
 
     report = json.loads(Path("out/report.json").read_text(), parse_constant=refuse)
     assert report["test_loss"] is None
-
-
-# --- mistakes -----------------------------------------------------------------------------------
 
 
 def assert_one_line_and_nothing_written(
@@ -384,9 +378,6 @@ def test_ctrl_c(
     monkeypatch.setattr(fine_tuning, "fine_tune", interrupted)
     assert cli.main(["finetune", "--output", "out"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "dlr-tf: stopped"
-
-
-# --- find-lr and schedule -----------------------------------------------------------------------
 
 
 def test_find_lr(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,9 +183,6 @@ def test_two_folders_for_one_part(tmp_path: Path) -> None:
         data.load_folder(tmp_path, image_size=6)
 
 
-# --- TensorFlow Datasets ------------------------------------------------------------------------
-
-
 class FakeBuilder:
     """Stands for a prepared data set of grey 4 by 5 images, so that no network is needed."""
 
@@ -300,9 +297,6 @@ def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[data\]"'):
         data.load_tfds("mnist", image_size=4)
-
-
-# --- the embedded default -----------------------------------------------------------------------
 
 
 def test_digits_are_two_tasks_without_a_shared_image() -> None:

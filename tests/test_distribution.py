@@ -39,9 +39,6 @@ def start(module: str, *arguments: str, **environment: str) -> subprocess.Popen[
     )
 
 
-# --- strategies, and the meeting of workers -------------------------------------------------------
-
-
 def tf_config(*ports: int, index: int = 0, job: str = "worker") -> str:
     addresses = [f"127.0.0.1:{port}" for port in ports]
     return json.dumps({"cluster": {job: addresses}, "task": {"type": job, "index": index}})
@@ -139,9 +136,6 @@ def test_the_command_refuses(arguments, message, tmp_path, monkeypatch, capsys):
     assert not output.exists()
 
 
-# --- two devices in one process -------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     path = tmp_path_factory.mktemp("mirrored") / "report.json"
@@ -162,13 +156,12 @@ def test_two_devices_train_as_one(report, name):
     assert report[name] == ""
 
 
-# --- two processes --------------------------------------------------------------------------------
-
-
 class Cluster:
     """Two workers on free ports of the loopback address; none is left behind."""
 
-    def __init__(self, phase: str, folder: Path, workers: tuple[int, ...] = (0, 1)) -> None:
+    def __init__(
+        self, phase: str, folder: Path, workers: tuple[int, ...] = (0, 1), wait: float = 40.0
+    ) -> None:
         with socket.socket() as one, socket.socket() as two:
             for each in (one, two):
                 each.bind(("127.0.0.1", 0))
@@ -177,7 +170,9 @@ class Cluster:
         for number in workers:
             task = {"type": "worker", "index": number}
             config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-            self.processes[number] = start("multi_worker", phase, str(folder), TF_CONFIG=config)
+            self.processes[number] = start(
+                "multi_worker", phase, str(folder), str(wait), TF_CONFIG=config
+            )
 
     def __enter__(self) -> Cluster:
         return self
@@ -253,7 +248,7 @@ def test_a_worker_killed_while_fine_tuning_resumes_from_the_backup(second, folde
 
 @pytest.mark.slow
 def test_a_worker_that_waits_in_vain_stops_by_itself(tmp_path):
-    with Cluster("first", tmp_path, workers=(0,)) as cluster:
+    with Cluster("first", tmp_path, workers=(0,), wait=2.0) as cluster:
         output = cluster.output(0)
         assert cluster.code(0) == multi_worker.ALONE, output
     assert "nothing answered from worker 1 at 127.0.0.1:" in output

@@ -71,9 +71,6 @@ class At(keras.callbacks.Callback):
             self.function()
 
 
-# --- which layers learn --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n", [0, 1, 2, 3, -1, -2, -3, np.int64(1)])
 def test_the_groups_from_n_on_learn(sample, n):
     model = sample.model()
@@ -182,9 +179,6 @@ def test_groups_of_another_model_change_nothing(samples):
     assert learning(model) == before
 
 
-# --- what a frozen group costs -------------------------------------------------------------------
-
-
 def test_a_frozen_group_costs_no_gradient(samples):
     model = samples["sequential"].model()
     groups = samples["sequential"].groups(model)
@@ -222,9 +216,6 @@ def test_a_group_that_never_trained_costs_no_optimizer_memory(sample, template):
     assert len(slot_values(optimizer)) == 2 * len(model.trainable_variables) == 4
     freeze_to(model, groups, 0)
     assert len(slot_values(optimizer)) == 2 * len(model.trainable_variables)
-
-
-# --- in training ---------------------------------------------------------------------------------
 
 
 def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, template):
@@ -369,9 +360,6 @@ def test_frozen_layers_stay_frozen_when_saved_and_loaded(samples, keras_adam, tm
     freeze_to(loaded, groups, 0)
     loaded.fit(x, y, verbose=0)
     assert unwrap(loaded.optimizer)._group_steps.numpy().tolist() == [1, 1, 2]
-
-
-# --- batch normalisation -------------------------------------------------------------------------
 
 
 def test_the_statistics_of_a_frozen_group_stay(samples, keras_adam):

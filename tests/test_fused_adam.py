@@ -71,9 +71,6 @@ def operations_of(optimizer: Any, variables: list[Any]) -> int:
     return sum(op.type != "Placeholder" for op in graph.get_operations())
 
 
-# --- the same result as Keras --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("settings", [{}, {"amsgrad": True}, {"weight_decay": 0.1}], ids=str)
 @pytest.mark.parametrize("rate", [1e-4, 1e-3, 1e-2])
 def test_equals_keras_adam_after_100_steps(rate, settings):
@@ -289,9 +286,6 @@ def test_shared_constants_reach_the_update_without_a_strategy():
     assert float(seen[0].learning_rate) == np.float32(1e-2)
 
 
-# --- what Keras expects of its Adam --------------------------------------------------------------
-
-
 def test_a_first_step_moves_by_the_rate():
     variable = keras.Variable([1.0, 2.0, 3.0, 4.0])
     FusedAdam(0.5).apply_gradients([(keras.ops.array([1.0, 6.0, 7.0, 2.0]), variable)])
@@ -362,9 +356,6 @@ def test_a_subset_of_the_variables_can_be_updated():
         assert np.array_equal(variable.numpy(), value) == (i != 1)
 
 
-# --- state and configuration ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_two_slots_per_variable(amsgrad):
     variables = make_variables()
@@ -423,9 +414,6 @@ def test_wrong_arguments_are_keras_errors():
         FusedAdam(beta_3=0.1)
     with pytest.raises(ValueError, match="Only one of `clipnorm`, `clipvalue`"):
         FusedAdam(clipnorm=1.0, clipvalue=1.0)
-
-
-# --- the cost ------------------------------------------------------------------------------------
 
 
 def wide_model(n_layers: int) -> keras.Model:

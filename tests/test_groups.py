@@ -115,9 +115,6 @@ class OwnWeights(keras.Model):
         return self.last(self.inner(x) if self.inner else x)
 
 
-# --- LayerGroup ----------------------------------------------------------------------------------
-
-
 def test_a_layer_group_is_a_frozen_record_that_keras_can_serialise():
     group = LayerGroup("body", ["a", "b/c"])
     assert group.layers == ("a", "b/c")
@@ -145,9 +142,6 @@ def test_a_layer_group_is_a_frozen_record_that_keras_can_serialise():
 def test_a_wrong_layer_group_says_what_is_wrong(name, layers, error, message):
     with pytest.raises(error, match=message):
         LayerGroup(name, layers)
-
-
-# --- the order and the paths of layers -----------------------------------------------------------
 
 
 def test_groups_hold_the_layers_between_boundaries_before_and_after_reloading(sample, tmp_path):
@@ -329,9 +323,6 @@ def test_paths_of_attributes_in_lists_dictionaries_and_private_names():
     ]
 
 
-# --- the three ways to split ---------------------------------------------------------------------
-
-
 def test_split_layerwise_gives_every_layer_with_weights_a_group(sample):
     model = sample.model()
     groups = split_layerwise(model)
@@ -405,9 +396,6 @@ def test_even_cuts_have_the_least_sum_of_squares_of_all():
 def test_numpy_integers_are_integers(samples):
     model = samples["sequential"].model()
     assert split_evenly(model, np.int64(2)) == split_evenly(model, 2)
-
-
-# --- mistakes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -543,9 +531,6 @@ def test_models_that_cannot_be_split(split):
         split(partly)
 
 
-# --- groups against a model ----------------------------------------------------------------------
-
-
 def test_the_path_of_a_nested_model_stands_for_all_its_layers(samples):
     model = samples["nested"].model()
     groups = (LayerGroup("backbone", ("backbone",)), LayerGroup("head", ("body", "top")))
@@ -609,9 +594,6 @@ def test_long_lists_are_cut_short():
     with pytest.raises(ValueError, match="and 18 more") as error:
         split_layers(model, ["nothing"])
     assert len(str(error.value)) < 600
-
-
-# --- finding the model ---------------------------------------------------------------------------
 
 
 def placed(model: keras.Model, groups: Any, variables: Any = None, **kwargs: Any) -> dict[int, int]:

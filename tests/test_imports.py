@@ -17,20 +17,21 @@ PACKAGE = Path(dlr_tf.__file__).parent
 BASE = {"groups", "schedules", "plotting", "fused_adam"}
 HELPERS = {"learning_rates", "slots", "summary"}  # of the optimizer
 MAY_IMPORT: dict[str, set[str]] = {
-    **{module: set() for module in BASE | HELPERS | {"distribution"}},
+    **{module: set() for module in BASE | HELPERS | {"distribution", "applications", "preserving"}},
     "data": {"distribution"},
     "state": {"slots"},
     "members": {"fused_adam", "slots"},
     "optimizer": {"groups", "fused_adam", "members", "state"} | HELPERS,
     "freezing": {"groups"},
 }
-MAY_IMPORT["lr_finder"] = BASE | {"optimizer", "freezing"}
+MAY_IMPORT["lr_finder"] = BASE | {"optimizer", "freezing", "preserving"}
 MAY_IMPORT["callbacks"] = MAY_IMPORT["lr_finder"] | {"lr_finder"}
 MAY_IMPORT["fine_tuning"] = MAY_IMPORT["callbacks"] | {
     "callbacks",
     "learning_rates",
     "data",
     "distribution",
+    "applications",
 }
 MAY_IMPORT["cli"] = MAY_IMPORT["fine_tuning"] | {"fine_tuning"}
 MAY_IMPORT["__main__"] = {"cli"}

@@ -278,9 +278,6 @@ def test_all_of_them_in_one_fit(policy, rates, tmp_path):
     assert len(watch.epochs) == EPOCHS
 
 
-# --- averages -----------------------------------------------------------------------------------
-
-
 def averages(history: list[np.ndarray], momentum: float, first: int = 0) -> np.ndarray:
     """The average of one weight in float64.
 

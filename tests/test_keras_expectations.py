@@ -83,9 +83,6 @@ SQUARE = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
 ONES = np.ones((2, 2), "float32")
 
 
-# --- optimizer_test.py ----------------------------------------------------------------------------
-
-
 def test_iterations_count_the_steps(make):
     model = make(SQUARE)
     optimizer = model.optimizer(template=keras.optimizers.Adam())
@@ -363,9 +360,6 @@ def test_names_come_back(make):
     assert keras.optimizers.deserialize(keras.optimizers.serialize(optimizer)).name == "mine"
 
 
-# --- multi_optimizer_test.py ----------------------------------------------------------------------
-
-
 def test_every_group_has_its_optimizer_and_its_rate():
     model = Holder(3, [[2.0, 2.0]])
     members = [SGD(0.1), SGD(1.0), SGD(0.0)]
@@ -529,8 +523,6 @@ def test_wrappers_are_refused_inside(make, nested):
         MultiGroupOptimizer(groups, 0.1, [nested(groups) for _ in groups])
 
 
-# --- optimizer_sparse_test.py ---------------------------------------------------------------------
-
 SPARSE: dict[str, Callable[[], Any]] = {
     "adadelta": keras.optimizers.Adadelta,
     "adafactor": lambda: keras.optimizers.Adafactor(clip_threshold=0.5),
@@ -587,8 +579,6 @@ def test_sparse_updates_stay_sparse(make, kind, outer, monkeypatch):
     own = {id(weight.value) for weight in model.weights}
     assert [sparse for identity, sparse in updates if identity in own] == [True] * make.n_groups
 
-
-# --- loss_scale_optimizer_test.py -----------------------------------------------------------------
 
 GRADIENT = np.array([1.0, 6.0, 7.0, 2.0], "float32")
 START = np.array([1.0, 2.0, 3.0, 4.0], "float32")

@@ -19,7 +19,6 @@ from dlr_tf.lr_finder import (
     LearningRateSweep,
     find_learning_rate,
     minimum,
-    preserved,
     slide,
     steep,
     valley,
@@ -33,9 +32,6 @@ def fastai_curve() -> tuple[np.ndarray, np.ndarray]:
     x = np.log10(rates)
     losses = np.where(x < -1.5, 2.3 - 1.8 / (1 + np.exp(-3 * (x + 3.5))), 0.5 + 2 * (x + 1.5) ** 2)
     return rates, losses
-
-
-# --- suggestions
 
 
 @pytest.mark.parametrize(
@@ -148,9 +144,6 @@ def test_curves_that_are_none_are_refused():
         minimum([0.0, 1e-3], [2.0, 1.0])
 
 
-# --- the record
-
-
 def test_a_sweep_is_frozen():
     sweep = LearningRateSweep([1e-3, 1e-2], [2.0, 1.0])
     with pytest.raises(dataclasses.FrozenInstanceError, match="losses"):
@@ -199,8 +192,6 @@ def test_plot_of_a_sweep_without_suggestions(tmp_path):
     LearningRateSweep([1e-3, 1e-2], [1.0, math.nan]).plot(path)
     assert "<svg" in path.read_text()
 
-
-# --- the sweep
 
 CLASSES = 3
 
@@ -380,9 +371,6 @@ def test_data_without_a_batch_are_refused(kind):
     with pytest.raises(ValueError, match=r"the data gave none|at least one batch"):
         find_learning_rate(model, empty, steps=3, verbose=0)
     assert_equal(before, model.get_weights())
-
-
-# --- nothing remembers the sweep
 
 
 def train(model, sweep=None, source=None):
@@ -627,9 +615,6 @@ def test_a_sweep_inside_of_fit_leaves_it_alone():
     assert_equal(twin(lambda model: None), twin(sweep_all))
 
 
-# --- what `fit` takes
-
-
 def test_weights_weigh_the_losses():
     x, y = data(32)
     by_class = {0: 0.5, 1: 2.0, 2: 1.0}
@@ -670,9 +655,6 @@ def test_the_progress_bar_ends_at_the_last_step(capsys):
     assert "learning_rate: 1.0000e-03" in output
     find_learning_rate(small_model(), *data(16), end=1e-3, steps=3, verbose=0)
     assert capsys.readouterr().out == ""
-
-
-# --- errors
 
 
 @pytest.mark.parametrize(
@@ -729,15 +711,3 @@ def test_a_step_without_a_loss_is_refused():
     with pytest.raises(ValueError, match=r"under the name 'loss'. Received: \['error'\]"):
         find_learning_rate(model, *data(8), steps=2, verbose=0)
     assert_equal(before, model.get_weights())
-
-
-def test_preserved_takes_a_variable_once_and_half_precision():
-    half = keras.Variable(np.array([0.1, -0.0, math.nan], "float16"), dtype="float16")
-    plain = tf.Variable([1, 2])
-    before = half.numpy().tobytes()
-    with pytest.raises(RuntimeError, match="inside"), preserved([half, plain, half]):
-        half.assign([1.0, 1.0, 1.0])
-        plain.assign([0, 0])
-        raise RuntimeError("inside")
-    assert half.numpy().tobytes() == before
-    assert plain.numpy().tolist() == [1, 2]

@@ -78,9 +78,6 @@ def assert_close(model: keras.Model, twin: keras.Model, rtol: float = 0.0) -> No
         np.testing.assert_allclose(value, other, rtol=rtol, atol=rtol)
 
 
-# --- half precision -------------------------------------------------------------------------------
-
-
 @half_precision
 @pytest.mark.parametrize(
     ("make", "jit_compile"),
@@ -127,9 +124,6 @@ def test_half_precision_with_what_spans_groups(policy, settings):
     fit(model, wrapped(model, 0.01, optimizer=keras.optimizers.Adam(), **settings))
     fit(twin, keras.optimizers.Adam(0.01, **settings))
     assert_close(model, twin, rtol=1e-6)
-
-
-# --- infinities -----------------------------------------------------------------------------------
 
 
 def everything(model: keras.Model) -> list[np.ndarray]:
@@ -200,8 +194,6 @@ def test_the_loss_scale_grows_again(policy):
     assert int(outer.iterations) == 4
 
 
-# --- sparse gradients -----------------------------------------------------------------------------
-
 SPANNING: dict[str, dict[str, Any]] = {
     "nothing": {},
     "clipnorm": {"clipnorm": 0.05},
@@ -267,8 +259,6 @@ def test_rows_met_twice_count_once_in_the_norm():
     expected /= np.sqrt((expected**2).sum())
     np.testing.assert_allclose(table.numpy(), before - expected, rtol=1e-6)
 
-
-# --- how a step is run ----------------------------------------------------------------------------
 
 WAYS: dict[str, dict[str, Any]] = {
     "eager": {"run_eagerly": True},

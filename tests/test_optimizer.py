@@ -48,9 +48,6 @@ each_optimizer_one_way = pytest.mark.parametrize(
 )
 
 
-# --- helpers -------------------------------------------------------------------------------------
-
-
 def values(variables: Any) -> list[np.ndarray]:
     return [np.array(v.numpy()) for v in variables]
 
@@ -197,9 +194,6 @@ def trio(samples) -> tuple[keras.Model, tuple[LayerGroup, ...]]:
     return model, samples["sequential"].groups(model)
 
 
-# --- oracle: one optimizer -----------------------------------------------------------------------
-
-
 @oracle
 def test_groups_at_one_rate_equal_one_optimizer(sample, template, mode):
     model, twin = sample.model(), sample.model()
@@ -276,9 +270,6 @@ def test_fit_compiled_by_xla(samples, keras_adam):
     train(twin, build_separately(separate, twin, sample.groups(twin)), (x, y), steps=3)
     for a, b in zip(values(model.weights), values(twin.weights)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
-
-
-# --- oracle: several optimizers ------------------------------------------------------------------
 
 
 @oracle
@@ -373,9 +364,6 @@ def test_the_template_is_left_alone(trio):
     assert [member.momentum for member in optimizer.group_optimizers] == [0.9] * 3
 
 
-# --- every optimizer of Keras --------------------------------------------------------------------
-
-
 def test_any_optimizer_can_be_the_template(samples, any_optimizer):
     equals_plain_keras(samples["attention"], any_optimizer, 0.01)
 
@@ -448,9 +436,6 @@ def test_a_layer_thawed_inside_a_running_group_uses_the_groups_count(samples, na
     assert steps_of(optimizer) == [5, 5, 5]
 
 
-# --- the article's Adam --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("decay", "amsgrad"), [(0.0, False), (0.05, False), (0.05, True)])
 def test_equals_the_articles_adam_with_three_rates(template, samples, amsgrad, decay):
     layers = [
@@ -495,9 +480,6 @@ def test_equals_the_articles_adam_with_three_rates(template, samples, amsgrad, d
         if variable.path.startswith("top"):
             assert error < 1e-4 * np.linalg.norm(p - p0), variable.path
     assert np.any(np.equal(expected[-1], 0))  # the constraint was met
-
-
-# --- what spans groups ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -671,9 +653,6 @@ def test_scale_loss_and_the_factor_cancel(trio):
     assert float(optimizer.scale_loss(tf.constant(2.0))) == 16.0
 
 
-# --- weight decay --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_weight_decay_and_its_exclusions_equal_plain_keras(samples, mode):
     sample = samples["functional"]
@@ -726,9 +705,6 @@ def test_only_variables_with_a_gradient_decay():
     optimizer = MultiGroupOptimizer(groups, 1.0, keras.optimizers.AdamW(weight_decay=0.5))
     optimizer.apply([tf.zeros((1, 1))], model.trainable_variables[1:])
     assert [v.numpy().item() for v in model.trainable_variables] == [1.0, 0.5]
-
-
-# --- which gradients and variables ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -924,9 +900,6 @@ def test_gradients_of_a_micro_batch_may_be_missing_under_accumulation(keras_adam
     assert_same(*results)
 
 
-# --- sparse gradients ----------------------------------------------------------------------------
-
-
 @each_optimizer_one_way
 @pytest.mark.parametrize("settings", [{}, {"loss_scale_factor": 4.0}], ids=["plain", "loss_scale"])
 def test_sparse_gradients(template, settings, mode):
@@ -986,9 +959,6 @@ def test_what_spans_groups_takes_sparse_gradients(template, name, mode):
         results.append(values(model.weights))
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-
-
-# --- rates ---------------------------------------------------------------------------------------
 
 
 def test_what_rates_mean(trio):
@@ -1233,9 +1203,6 @@ def test_last_learning_rates_are_those_of_the_last_update(trio):
         np.testing.assert_allclose(optimizer.last_learning_rates, 1 / (1 + k), rtol=1e-6)
 
 
-# --- building ------------------------------------------------------------------------------------
-
-
 def test_build_may_be_called_again(sample, template):
     model = sample.model()
     optimizer = MultiGroupOptimizer(sample.groups(model), RATES, template.argument())
@@ -1308,9 +1275,6 @@ def test_several_models_alive_do_not_confuse_it(samples, template):
     assert_same(values(models[0].weights), before[0])
     assert_same(values(models[2].weights), before[2])
     assert not np.array_equal(models[1].weights[0], before[1][0])
-
-
-# --- in fit --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1386,9 +1350,6 @@ def test_constraints_are_applied_after_the_update(template):
     np.testing.assert_allclose(weights, [0.0, 0.5], atol=1e-5)
 
 
-# --- configuration -------------------------------------------------------------------------------
-
-
 def test_configuration_round_trip(trio):
     _, groups = trio
     optimizer = MultiGroupOptimizer(
@@ -1452,9 +1413,6 @@ def test_from_config_leaves_the_configuration_alone(trio):
     assert json.dumps(config) == before
 
 
-# --- the table -----------------------------------------------------------------------------------
-
-
 def test_summary_shows_every_group(samples, capsys):
     sample = samples["nested"]
     model = sample.model()
@@ -1483,9 +1441,6 @@ def test_summary_shows_every_group(samples, capsys):
     assert table.startswith("three_rates")
     for column in ("group", "layers (first to last)", "variables", "parameters", "learning rate"):
         assert column in table
-
-
-# --- wrong arguments -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1641,9 +1596,6 @@ def test_arguments_beyond_the_third_are_by_keyword(trio):
         MultiGroupOptimizer(groups, 0.1, None, "name")
     with pytest.raises(TypeError, match="unexpected keyword argument 'weight_decay'"):
         MultiGroupOptimizer(groups, 0.1, weight_decay=0.1)
-
-
-# --- pretrained networks -------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -145,6 +145,12 @@ def test_sweep_keeps_the_valley_visible_when_the_loss_blows_up() -> None:
     assert 2.0 < high < 4.0
 
 
+def test_sweep_shows_the_whole_fall_when_the_first_loss_is_low() -> None:
+    rates = np.geomspace(1e-6, 1.0, 50)
+    losses = np.concatenate([[1.2], np.linspace(2.0, 1.0, 39), np.geomspace(1.0, 1e6, 10)])
+    assert plotting.plot_sweep(rates, losses, {}).axes[0].get_ylim()[1] > 2.0
+
+
 @pytest.mark.parametrize("losses", [[], [1.0], [np.nan, np.nan]])
 def test_sweep_of_next_to_nothing(losses: list[float]) -> None:
     rates = np.geomspace(1e-3, 1e-2, len(losses))

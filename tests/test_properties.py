@@ -33,8 +33,6 @@ WIDTH = 2
 N_SEQUENCES = 25  # in CI
 counts: collections.Counter[str] = collections.Counter()
 
-# --- random models --------------------------------------------------------------------------------
-
 LEAVES: dict[str, Callable[[], keras.layers.Layer]] = {
     "dense": lambda: keras.layers.Dense(WIDTH),
     "plain dense": lambda: keras.layers.Dense(WIDTH, use_bias=False),
@@ -78,8 +76,6 @@ def variables_by_group(model: keras.Model, groups: Sequence[LayerGroup]) -> dict
     # A weight of the model's own stands before its layers: it goes with the first of them.
     return {id(v): owned.get(id(v), number[units[0].path]) for v in model.weights}
 
-
-# --- random operations ----------------------------------------------------------------------------
 
 SEEDS = st.integers(0, 2**32 - 1)
 OPERATIONS = st.lists(
@@ -166,8 +162,6 @@ class Trial:
     def group_of(self) -> list[int]:
         by_group = variables_by_group(self.model, self.groups)
         return [by_group[id(v)] for v in self.model.weights]
-
-    # --- operations ---
 
     def train(self, seed: int) -> None:
         """One step on some of the gradients, in any order."""
@@ -271,8 +265,6 @@ class Trial:
         if rng.random() < 0.5:
             self.freeze_to(int(rng.integers(-4, 5)))
         self.load(seed)
-
-    # --- what holds after each ---
 
     def check(self) -> None:
         for n, (variable, one) in enumerate(zip(self.model.weights, self.ones)):

@@ -103,9 +103,6 @@ def assert_goes_on_alike(twin: keras.Model, model: keras.Model, steps: range, **
     assert_same(state(twin), state(model))
 
 
-# --- what is stored, and where it lands -----------------------------------------------------------
-
-
 def through_archive(model: keras.Model, make: Callable[[], keras.Model], folder: Path) -> Any:
     model.save(folder / "model.keras")
     return keras.models.load_model(folder / "model.keras")
@@ -402,9 +399,6 @@ def test_a_pickled_model_goes_on_alike():
     assert_goes_on_alike(pickle.loads(pickle.dumps(model)), model, range(3, 5))
 
 
-# --- inside LossScaleOptimizer --------------------------------------------------------------------
-
-
 def build_first(make: Callable[..., keras.Model]) -> Callable[..., keras.Model]:
     def built(seed: int = 1) -> keras.Model:
         model = make(seed)
@@ -469,9 +463,6 @@ def test_a_file_with_more_variables_keeps_its_state_inside_the_loss_scale(mixed_
     )
     freeze_to(twin, groups_of(twin), 0)
     assert_goes_on_alike(twin, model, range(3, 5))
-
-
-# --- what is refused ------------------------------------------------------------------------------
 
 
 class Running:

@@ -76,9 +76,6 @@ def for_each(names: Any, label: str) -> Callable[[Callable[..., None]], Callable
     return register
 
 
-# --- custom loops ---------------------------------------------------------------------------------
-
-
 def compare(loop: Loop, twin: Loop) -> None:
     np.testing.assert_allclose(loop.losses, twin.losses, rtol=1e-5)
     assert_alike(loop.values(), twin.values())
@@ -162,9 +159,6 @@ def custom_loop_under_the_loss_scale(strategy: tf.distribute.Strategy) -> None:
     assert len(set(moved)) == 1, moved
     step(tf.constant(1.0))
     assert all(not np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
-
-
-# --- fit ------------------------------------------------------------------------------------------
 
 
 class Losses(keras.callbacks.Callback):
@@ -255,9 +249,6 @@ def fit_in_half_precision(strategy: tf.distribute.Strategy) -> None:
     assert_alike(weights, known_weights, rtol=1e-1)
 
 
-# --- checkpoints from one device to two and back --------------------------------------------------
-
-
 def store_file(loop: Loop, folder: Path) -> Callable[[Loop], None]:
     loop.model.save_weights(folder / "model.weights.h5")
 
@@ -320,9 +311,6 @@ def interchange_archive(strategy: tf.distribute.Strategy) -> None:
         one.epoch()
         found = {f"weight {n}": v for n, v in enumerate(model.get_weights())}
         assert_alike(found, {f"weight {n}": v for n, v in enumerate(one.model.get_weights())})
-
-
-# --- what Keras' `optimizer_distribute_test.py` expects -------------------------------------------
 
 
 def on_both(strategy: tf.distribute.Strategy, n: int, *values: Any, **arguments: Any) -> Any:
