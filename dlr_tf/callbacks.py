@@ -230,16 +230,20 @@ class LearningRateLogger(keras.callbacks.Callback):
             return
         names = [group.name for group in self._optimizer.groups]
         made = int(self._read_iterations())
-        # One transfer from the device instead of one per row.
-        all_rates = tf.stack([rates for _, _, rates, _ in rows]).numpy().tolist()
-        for (step, from_fit, _, logs), rates in zip(rows, all_rates, strict=True):
-            count, step = len(self._iterations), int(step)
+        before = len(self._iterations)
+        for step, from_fit, _, _ in rows:
+            step = int(step)
             if from_fit:
                 # The last execution of several steps ends with the data.
                 step = min(step, made) // self._micro_steps
             self._iterations.append(step)
-            _append(self._rates, dict(zip(names, rates, strict=True)), count)
-            _append(self._logged, {name: _number(value) for name, value in logs.items()}, count)
+        rates = np.array([tensor.numpy() for _, _, tensor, _ in rows])
+        _extend(self._rates, dict(zip(names, rates.T.tolist(), strict=True)), before, len(rows))
+        logged = dict.fromkeys(name for *_, logs in rows for name in logs)
+        columns = {
+            name: [_number(logs.get(name, math.nan)) for *_, logs in rows] for name in logged
+        }
+        _extend(self._logged, columns, before, len(rows))
 
 
 def _check_names(groups: Iterable[str], columns: Iterable[str]) -> None:
@@ -251,11 +255,14 @@ def _check_names(groups: Iterable[str], columns: Iterable[str]) -> None:
         )
 
 
-def _append(columns: dict[str, list[Any]], row: Mapping[str, Any], count: int) -> None:
-    for name in row:
-        columns.setdefault(name, [math.nan] * count)
+def _extend(
+    columns: dict[str, list[Any]], more: Mapping[str, list[Any]], before: int, count: int
+) -> None:
+    """Adds `count` rows to columns of `before` rows; NaN where a column has no value."""
+    for name in more:
+        columns.setdefault(name, [math.nan] * before)
     for name, column in columns.items():
-        column.append(row.get(name, math.nan))
+        column += more.get(name, [math.nan] * count)
 
 
 def _reader(variable: keras.Variable) -> Callable[[], tf.Tensor]:

@@ -206,14 +206,21 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
     def learning_rate(self, rate: Any) -> None:
         rate = self._check_assigned_rate(rate)
         head = len(self._layer_groups) - 1
-        base = self._schedule_value(head) * self._rate_factors.value[head]
+        base = self._schedule_value(head) * _value_now(self._rate_factors)[head]
         self._refuse_zero(base, head)
         self._rate_scale.assign(rate / base)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "learning_rate":
+            # Keras' own would read it twice before it is set.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def learning_rates(self) -> list[float]:
         """The rates now, one float per group; settable with one number per group."""
-        return [float(rate) for rate in self._current_rates()]
+        return [float(rate) for rate in np.asarray(self._current_rates())]
 
     @learning_rates.setter
     def learning_rates(self, rates: Sequence[float]) -> None:
@@ -270,13 +277,17 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
     def _rate_of_group(self, group: int) -> tf.Tensor:
         if self._updates_in_progress:
             return self._last_rates.value[group]
-        factor = self._rate_factors.value[group] * self._rate_scale.value
-        return tf.cast(self._schedule_value(group) * factor, keras.config.floatx())
+        factor = _value_now(self._rate_factors)[group] * _value_now(self._rate_scale)
+        rate = self._schedule_value(group) * factor
+        if tf.executing_eagerly():
+            return tf.constant(float(rate), keras.config.floatx())
+        return tf.cast(rate, keras.config.floatx())
 
     def _set_rate_of_group(self, group: int, rate: Any) -> None:
         rate = self._check_assigned_rate(rate)
-        unit = self._schedule_value(group) * self._rate_scale.value
-        if tf.executing_eagerly() and not float(self._rate_scale.numpy()):
+        scale = _value_now(self._rate_scale)
+        unit = self._schedule_value(group) * scale
+        if tf.executing_eagerly() and not float(scale):
             raise ValueError(
                 "`optimizer.learning_rate` was set to 0, which scales every group by 0, so no "
                 "group can have a rate of its own. Set `optimizer.learning_rates` instead. "
@@ -292,14 +303,14 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         """The schedule's value at this step, or 1 for a group at a constant rate; float64."""
         schedule = self._schedule_of(group)
         if schedule is None:
-            return tf.constant(1.0, tf.float64)
+            return np.float64(1.0) if tf.executing_eagerly() else tf.constant(1.0, tf.float64)
         if isinstance(schedule, LearningRateSchedule):
             return tf.cast(schedule(tf.convert_to_tensor(self.iterations)), tf.float64)
         return tf.cast(schedule(), tf.float64)
 
     def _current_rates(self) -> tf.Tensor:
         """The rates of all groups now, of shape `(n_groups,)`; each schedule is asked once."""
-        factors = self._rate_factors.value * self._rate_scale.value
+        factors = _value_now(self._rate_factors) * _value_now(self._rate_scale)
         rows: dict[int, int] = {}
         values: list[tf.Tensor] = []
         order: list[int] = []
@@ -907,6 +918,19 @@ def _check_groups(groups: Any) -> tuple[LayerGroup, ...]:
                 )
             claimed[path] = group.name
     return tuple(groups)
+
+
+def _value_now(variable: keras.Variable) -> Any:
+    """A variable's value: an array where it is known, a tensor while a function is traced.
+
+    A few numbers are quicker to compute with NumPy, and callbacks do so before every batch.
+    """
+    value = variable.value
+    if not tf.executing_eagerly():
+        return value
+    if isinstance(value, tf.distribute.DistributedValues):
+        value = value.values[0]
+    return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()
 
 
 def _constrain(constraint: Callable[[Any], Any]) -> Callable[[Any], Any]:
