@@ -105,3 +105,27 @@ def _from_slice(bounds: slice, n_groups: int) -> Sequence[float]:
     ratio = high / low
     rates = [low * ratio ** (number / (n_groups - 1)) for number in range(n_groups)]
     return [*rates[:-1], high]
+
+
+def joint_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """Which schedules to ask in a step, so that nothing is computed twice.
+
+    Args:
+        schedules: One per group: a schedule, a callable, or `None`. One may stand there several
+            times, and schedules with the methods `family` and `together` are put together.
+
+    Returns:
+        Schedules, each with the numbers of the groups it is for. Its value is one rate for all of
+        them, or a vector with one for each.
+    """
+    by_family: dict[Any, list[int]] = {}
+    for number, schedule in enumerate(schedules):
+        family = schedule.family() if hasattr(schedule, "family") else None
+        by_family.setdefault(family or id(schedule), []).append(number)
+    found = []
+    for numbers_of_groups in by_family.values():
+        members = [schedules[number] for number in numbers_of_groups]
+        same = all(member is members[0] for member in members)
+        joint = members[0] if same else members[0].together(members)
+        found.append((joint, numbers_of_groups))
+    return found

@@ -21,7 +21,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.fused_adam import FusedAdam
 from dlr_tf.groups import LayerGroup, Place, assign_variables, compiled_model, find_model
-from dlr_tf.learning_rates import check_rate, resolve_learning_rates
+from dlr_tf.learning_rates import check_rate, joint_schedules, resolve_learning_rates
 from dlr_tf.members import (
     GroupOptimizers,
     GroupRate,
@@ -170,6 +170,7 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         # One schedule or `None` per group. A function hides it from Keras' tracking of lists.
         schedules = [source if callable(source) else None for source in sources]
         self._schedule_of = schedules.__getitem__
+        self._joint_schedules = functools.partial(tuple, joint_schedules(schedules))
         count = len(groups)
         # One vector for all groups costs as much as one scalar. In float64, a rate set by a person
         # reads back as the same float32 whatever the ratios are.
@@ -299,9 +300,11 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         )
         self._rate_factors.assign(factors)
 
-    def _schedule_value(self, group: int) -> tf.Tensor:
+    def _schedule_value(self, group: int) -> Any:
         """The schedule's value at this step, or 1 for a group at a constant rate; float64."""
-        schedule = self._schedule_of(group)
+        return self._value_of(self._schedule_of(group))
+
+    def _value_of(self, schedule: Any) -> Any:
         if schedule is None:
             return np.float64(1.0) if tf.executing_eagerly() else tf.constant(1.0, tf.float64)
         if isinstance(schedule, LearningRateSchedule):
@@ -309,23 +312,16 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         return tf.cast(schedule(), tf.float64)
 
     def _current_rates(self) -> tf.Tensor:
-        """The rates of all groups now, of shape `(n_groups,)`; each schedule is asked once."""
+        """The rates of all groups now, of shape `(n_groups,)`."""
         factors = _value_now(self._rate_factors) * _value_now(self._rate_scale)
-        rows: dict[int, int] = {}
-        values: list[tf.Tensor] = []
-        order: list[int] = []
-        for group in range(len(self._layer_groups)):
-            identity = id(self._schedule_of(group))
-            if identity not in rows:
-                rows[identity] = len(values)
-                values.append(self._schedule_value(group))
-            order.append(rows[identity])
-        if len(values) == 1:
+        joint = self._joint_schedules()
+        values = [self._value_of(schedule) for schedule, _ in joint]
+        if len(joint) == 1:
             by_group = values[0]
-        elif len(values) == len(order):
-            by_group = tf.stack(values)
         else:
-            by_group = tf.gather(tf.stack(values), order)
+            rows = [tf.broadcast_to(v, [len(groups)]) for v, (_, groups) in zip(values, joint)]
+            order = np.argsort([group for _, groups in joint for group in groups])
+            by_group = tf.gather(tf.concat(rows, axis=0), order)
         return tf.cast(by_group * factors, keras.config.floatx())
 
     def _check_assigned_rate(self, rate: Any) -> Any:

@@ -9,9 +9,11 @@ arithmetic is float64, and only the finished rate is cast to `keras.config.float
 from __future__ import annotations
 
 import bisect
+import copy
 import functools
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -190,8 +192,8 @@ def one_cycle(
     weight = cosine_weight(xp.minimum(distance, 1.0), xp)
     low = xp.where(
         past_peak < 0.0,
-        np.float64(max_learning_rate / div),
-        np.float64(max_learning_rate / div_final),
+        np.float64(max_learning_rate) / div,
+        np.float64(max_learning_rate) / div_final,
     )
     return mix(low, max_learning_rate, weight)
 
@@ -241,6 +243,32 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     name: str
+    _rates: tuple[str, ...]  # the arguments that are rates, in which a formula is linear
+
+    def family(self) -> tuple[Any, ...] | None:
+        """Equal for schedules that differ in their rates and names alone; `None` for a subclass."""
+        if type(self).__module__ != __name__:
+            return None
+        config = self.get_config()
+        shared = ((key, config[key]) for key in config if key not in (*self._rates, "name"))
+        return (type(self), *shared)
+
+    def together(self, others: Sequence[_Schedule]) -> _Schedule:
+        """One schedule that gives the rates of several of one family as a vector.
+
+        What they have in common is computed once: their place in the cycle.
+
+        Args:
+            others: Schedules of this one's family, itself among them if it is to be.
+
+        Returns:
+            A schedule of a scalar step, with values of shape `(len(others),)`: each has the same
+            bits as the schedule it stands for.
+        """
+        joint = copy.copy(self)
+        for name in self._rates:
+            setattr(joint, name, np.array([getattr(other, name) for other in others], np.float64))
+        return joint
 
     def _rate(self, step: Any, xp: Any) -> Any:
         raise NotImplementedError
@@ -310,6 +338,8 @@ class SGDR(_Schedule):
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR
     2017, equation 5, https://arxiv.org/abs/1608.03983.
     """
+
+    _rates = ("initial_learning_rate",)
 
     def __init__(
         self,
@@ -426,6 +456,8 @@ class OneCycle(_Schedule):
     https://arxiv.org/abs/1803.09820; in the cosine form of fastai's `fit_one_cycle`.
     """
 
+    _rates = ("max_learning_rate",)
+
     def __init__(
         self,
         max_learning_rate: float,
@@ -512,6 +544,8 @@ class Triangular(_Schedule):
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3,
     https://arxiv.org/abs/1506.01186.
     """
+
+    _rates = ("base_learning_rate", "max_learning_rate")
 
     def __init__(
         self,

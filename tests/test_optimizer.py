@@ -21,6 +21,7 @@ from dlr_tf.groups import (
     split_layerwise,
 )
 from dlr_tf.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.schedules import SGDR, OneCycle
 from dlr_tf.slots import slots_of
 from tests import reference
 
@@ -323,6 +324,37 @@ def test_schedules_per_group_equal_separate_optimizers(samples, template, mode):
     update = build_separately(separate, twin, sample.groups(twin))
     push(update, twin.trainable_variables, mode)
     assert_same_weights(model, twin)
+
+
+@each_optimizer_one_way
+def test_schedules_put_together_equal_separate_optimizers(samples, template, mode):
+    """Two of one family with one of another between them."""
+    sample = samples["subclassed"]
+    model, twin = sample.model(), sample.model()
+    rates = [SGDR(0.01, 3), OneCycle(0.02, 9), SGDR(0.03, 3)]
+    optimizer = MultiGroupOptimizer(sample.groups(model), rates, template.argument())
+    push(apply_of(optimizer), model.trainable_variables, mode)
+    separate = [template.plain(rate) for rate in rates]
+    push(build_separately(separate, twin, sample.groups(twin)), twin.trainable_variables, mode)
+    assert_same_weights(model, twin)
+    steps = int(optimizer.iterations)
+    assert optimizer.learning_rates == [float(rate(steps)) for rate in rates]
+
+
+def test_a_schedule_per_layer_costs_as_much_as_one(samples):
+    model = samples["functional"].model()
+    groups = split_layerwise(model)
+    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+
+    def count(rates: Any) -> int:
+        optimizer = MultiGroupOptimizer(groups, rates)
+        optimizer.build(model.trainable_variables)
+        step = tf.function(lambda: optimizer.apply(gradients, model.trainable_variables))
+        return len(step.get_concrete_function().graph.get_operations())
+
+    assert len(groups) > 3
+    per_layer = count([SGDR(0.1 / (n + 1), 5) for n in range(len(groups))])
+    assert per_layer <= count(SGDR(0.1, 5)) + 2
 
 
 def test_different_optimizers_per_group(samples):

@@ -315,6 +315,31 @@ def test_a_vector_of_steps_equals_the_scalars(schedule: Any) -> None:
         np.testing.assert_allclose(rates, scalars, rtol=2e-7)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@each_schedule
+def test_schedules_of_one_family_give_the_same_bits_together(schedule: Any, mode: str) -> None:
+    config = schedule.get_config()
+    family = [
+        type(schedule)(**{**config, **{name: factor * config[name] for name in schedule._rates}})
+        for factor in (1.0, 0.3, 1 / 7, 0.0)
+    ]
+    assert len({member.family() for member in family}) == 1
+    together = caller(schedule.together(family), mode)
+    alone = [caller(member, mode) for member in family]
+    for step in (0, 1, 2, 3, 12, 13, 27, 28, 49, 50, 51, 1000, 2**40):
+        np.testing.assert_array_equal(together(step), [call(step) for call in alone])
+
+
+def test_families() -> None:
+    class Own(SGDR):
+        pass
+
+    assert SGDR(0.1, 10, name="a").family() == SGDR(0.2, 10, name="b").family()
+    others = [SGDR(0.1, 11), SGDR(0.1, 10, 1.5), SGDR(0.1, 10, alpha=0.1), OneCycle(0.1, 10)]
+    assert len({other.family() for other in [SGDR(0.1, 10), *others]}) == 5
+    assert Own(0.1, 10).family() is None
+
+
 @each_schedule
 def test_every_kind_of_step_is_taken(schedule: Any) -> None:
     expected = schedule(17)
