@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,11 +53,15 @@ def _figure(height: float = HEIGHT) -> Figure:
     return figure
 
 
+# Characters in a line as wide as the narrowest axes.
+_TITLE_WIDTH = 72
+
+
 def _dress(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     if title:
-        axes.set_title(title, loc="left", color=INK, fontsize=11)
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", color=INK, fontsize=11)
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", labelsize=9)

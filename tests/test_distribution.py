@@ -218,7 +218,7 @@ def second(first: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["train", "thaw", "interchange", "mended_fit"])
+@pytest.mark.parametrize("part", ["train", "thaw", "interchange", "mended_fit", "refused_fit"])
 def test_two_processes_train_as_one_device(first, folder, part):
     for number in (0, 1):
         assert (folder / f"{part}_{number}.done").exists(), first

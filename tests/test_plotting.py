@@ -249,3 +249,13 @@ def test_no_display_and_no_pyplot_needed() -> None:
         check=False,
     )
     assert done.stdout.strip() == "drawn", done.stderr
+
+
+def test_a_long_title_stays_inside_of_the_picture() -> None:
+    title = "SGDR: " + ", ".join(f"an_argument_{n}=0.001" for n in range(9))
+    figure = plotting.plot_schedule(STEPS, np.linspace(0.0, 1e-3, len(STEPS)), title=title)
+    figure.canvas.draw()
+    box = figure.axes[0].get_tightbbox()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1

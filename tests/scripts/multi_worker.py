@@ -138,10 +138,23 @@ def mended_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
             np.testing.assert_allclose(value, known, rtol=1e-5, atol=1e-6)
 
 
-def compiled(place: tf.distribute.Strategy | None, make_optimizer: Any) -> keras.Model:
+def refused_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
+    model = compiled(strategy, optimizer_for, steps_per_execution=2)
+    mend_fit(model, data(model))
+    try:
+        model.fit(batches(model), verbose=0)
+    except ValueError as error:
+        assert "`steps_per_execution` are not supported" in str(error), error
+    else:
+        raise AssertionError("two steps a call went through")
+
+
+def compiled(
+    place: tf.distribute.Strategy | None, make_optimizer: Any, **settings: Any
+) -> keras.Model:
     with (place or tf.distribute.get_strategy()).scope():
         model = stack()
-        model.compile(make_optimizer(model), "mse", metrics=["mae"])
+        model.compile(make_optimizer(model), "mse", metrics=["mae"], **settings)
         model.optimizer.build(model.trainable_variables)
     return model
 
@@ -278,7 +291,7 @@ def main(phase: str, folder: Path, wait: float) -> None:
 
 
 PHASES: dict[str, tuple[Callable[..., None], ...]] = {
-    "first": (train, thaw, interchange, keras_fit, mended_fit, begin),
+    "first": (train, thaw, interchange, keras_fit, mended_fit, refused_fit, begin),
     "second": (resume, begin_fine_tuning),
     "third": (resume_fine_tuning,),
 }
