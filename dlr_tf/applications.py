@@ -51,13 +51,13 @@ def default_image_size(name: str) -> int:
     return _IMAGE_SIZES.get(name, 224)
 
 
-def check_weights(weights: str) -> None:
+def check_weights(weights: str | None) -> None:
     """Refuses weights that are neither `"imagenet"`, `"none"` nor a file.
 
     Raises:
         ValueError: If there is no such file.
     """
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+    if weights not in ("imagenet", "none", None) and not Path(weights).is_file():
         raise ValueError(
             f"The weights file {weights!r} does not exist: expected 'imagenet', 'none' or the path "
             "of a weights file made with include_top=False."
@@ -65,7 +65,7 @@ def check_weights(weights: str) -> None:
 
 
 def application_model(
-    name: str, n_classes: int, *, weights: str = "imagenet", image_size: int | None = None
+    name: str, n_classes: int, *, weights: str | None = "imagenet", image_size: int | None = None
 ) -> keras.Model:
     """Builds a classifier on a model of `keras.applications`.
 
@@ -75,8 +75,8 @@ def application_model(
     Args:
         name: Name in `keras.applications`, such as `"MobileNetV2"`.
         n_classes: Int, 2 or more.
-        weights: `"imagenet"` (downloaded once), `"none"` (random), or the path of a weights file
-            made with `include_top=False`. Defaults to `"imagenet"`.
+        weights: `"imagenet"` (downloaded once), `"none"` or `None` (random), or the path of a
+            weights file made with `include_top=False`. Defaults to `"imagenet"`.
         image_size: Height and width in pixels. Defaults to what the model was made for.
 
     Returns:
@@ -114,7 +114,7 @@ def application_model(
             f"The ImageNet weights of {name} could not be downloaded. Check the network, or give "
             f"the path of a weights file, or 'none' for random weights. Received: {error}"
         ) from error
-    if weights not in ("imagenet", "none"):
+    if weights not in ("imagenet", "none", None):
         _load_weights(backbone, weights, name)
     return classifier(backbone, n_classes, preprocess=preprocess)
 
@@ -137,7 +137,15 @@ def classifier(
     Returns:
         A model from images to the probabilities of the classes; the head is the layer
         `probabilities`.
+
+    Raises:
+        ValueError: If there are fewer than 2 classes.
     """
+    if n_classes < 2:
+        raise ValueError(
+            "Argument `n_classes` should be at least 2: with one class there is nothing to tell "
+            f"apart. Received: n_classes={n_classes}"
+        )
     inputs = keras.Input(backbone.input_shape[1:], name="images")
     x = backbone(inputs if preprocess is None else preprocess(inputs))
     if len(x.shape) == 4:

@@ -180,8 +180,10 @@ class LearningRateLogger(keras.callbacks.Callback):
         self._follow(self.model.optimizer)
         # Reading a variable takes about 2 % of a step of 5 ms, so the step is counted where it can
         # be: where each batch makes one, unlike under loss scaling, which skips some.
-        own_step = type(self.model).train_step is not keras.Model.train_step
-        own_step = own_step or "train_step" in vars(self.model)
+        own_step = "train_step" in vars(self.model) or any(
+            getattr(type(self.model), name) is not getattr(keras.Model, name)
+            for name in ("train_step", "make_train_function")
+        )
         self._steps_are_batches = self.model.optimizer is self._optimizer and not own_step
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

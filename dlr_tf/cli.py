@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the command's name. Defaults to those of the process.
 
     Returns:
-        The exit code: 0, 1 where a sweep has no suggestion, 2 for a user's mistake, 130 for Ctrl-C.
+        The exit code: 0, 1 where a sweep has no suggestion or another worker died, 2 for a user's
+        mistake, 130 for Ctrl-C.
     """
     verbose = False
     try:
@@ -92,6 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dlr-tf: stopped", file=sys.stderr)
         return 130
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if verbose:
+            traceback.print_exc()
+        reason = str(error.message).splitlines()[0]
+        print(
+            f"dlr-tf: error: another worker cannot be reached any more. Start all of them again. "
+            f"Received: {reason}",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _finetune(args: argparse.Namespace) -> int:
@@ -317,7 +328,13 @@ def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
     if args.strategy is None:
         return tf.distribute.get_strategy()
     strategy = make_strategy(args.strategy, wait=args.wait)
-    _say(f"training on {strategy.num_replicas_in_sync} devices in step")
+    devices = strategy.num_replicas_in_sync
+    _say(f"training on {devices} device{'s' if devices > 1 else ''}")
+    if args.batch_size % devices:
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be split evenly over {devices} devices. Give "
+            f"a multiple of {devices}, such as {math.ceil(args.batch_size / devices) * devices}."
+        )
     return strategy
 
 

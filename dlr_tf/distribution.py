@@ -1,15 +1,19 @@
 """Training on several devices and on several machines.
 
-`MirroredStrategy` needs nothing but its scope. `MultiWorkerMirroredStrategy` waits for its workers
-without an end and fails in the `fit` of Keras 3.15, whatever the optimizer; both are mended here.
+`MultiWorkerMirroredStrategy` waits for its workers without an end, and fails in the `fit` of Keras
+3.15, whatever the optimizer; both are mended here. So is the `fit` of `MirroredStrategy` on data
+whose batches do not divide by the devices.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +24,7 @@ import tensorflow as tf
 STRATEGIES = ("mirrored", "multi-worker")
 WAIT = 300.0  # seconds that workers wait for each other
 _PAUSE = 0.2  # seconds between two looks
+_PATIENCE = 2.0  # seconds that one hello may take
 
 
 def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
@@ -47,7 +52,13 @@ def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy()
     workers, own = read_tf_config(os.environ.get("TF_CONFIG"))
     _meet(workers, own, wait)
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    # Where a worker dies just now, TensorFlow waits in C++, and neither a Python thread, Ctrl-C nor
+    # SIGTERM gets through; what prints the stack and exits here is a thread in C.
+    faulthandler.dump_traceback_later(wait, exit=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -95,11 +106,13 @@ def read_tf_config(text: str | None) -> tuple[dict[str, str], str]:
             for index, address in enumerate(config["cluster"].get(job, []))
         }
         own = f"{config['task']['type']} {int(config['task']['index'])}"
-        for address in workers.values():
-            _host_and_port(address)
+        ports = [_host_and_port(address)[1] for address in workers.values()]
+        if not all(1 <= port <= 65535 for port in ports) or len({*workers.values()}) < len(workers):
+            raise ValueError("a port that does not exist, or an address that stands there twice")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"The environment variable TF_CONFIG should be JSON such as {example}. Received: {text}"
+            "The environment variable TF_CONFIG should be JSON with an address of its own for each "
+            f"worker, such as {example}. Received: {text}"
         ) from error
     if own not in workers:
         raise ValueError(
@@ -115,68 +128,119 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _meet(workers: dict[str, str], own: str, wait: float) -> None:
-    """Returns when every worker has been seen at its address.
+    """Returns when this worker has seen every other, and every other has seen this one.
 
-    TensorFlow itself waits for the others in C++, for an hour, and neither a thread nor Ctrl-C can
-    end it. So each listens at its own address until it has seen all others; from then on
-    TensorFlow's server listens there.
+    Each listens at its own address and says hello at the others'. A hello names the worker and the
+    cluster, so that no other program is taken for one. Then TensorFlow's servers listen there.
     """
     port = _host_and_port(workers[own])[1]
-    missing = {name: address for name, address in workers.items() if name != own}
-    if missing:
-        print(
-            f"{own} of {len(workers)}: waiting up to {wait:g} s for {', '.join(missing)}",
-            file=sys.stderr,
-        )
-    end = time.monotonic() + wait
+    others = workers.keys() - {own}
+    if not others:
+        return
+    names = ", ".join(sorted(others))
+    print(f"{own} of {len(workers)}: waiting up to {wait:g} s for {names}", file=sys.stderr)
     try:
-        listener = socket.create_server(("", port))
+        listener = _listen(port)
     except OSError as error:
         raise ValueError(
             f"This is {own}, but its port {port} in TF_CONFIG cannot be listened at: {error}. "
             "Give another port, or end what uses it."
         ) from error
-    with listener:
-        while missing:
-            missing = {n: a for n, a in missing.items() if not _answers(a)}
-            if missing and time.monotonic() > end:
-                absent = ", ".join(f"{name} at {address}" for name, address in missing.items())
-                raise TimeoutError(
-                    f"After {wait:g} seconds nothing answered from {absent}. Start every worker "
-                    "with the same TF_CONFIG but its own index, and check that the ports can be "
-                    "reached."
-                )
-            time.sleep(_PAUSE if missing else 0.0)
-
-
-def _answers(address: str) -> bool:
+    seen: set[str] = set()
+    seen_by: set[str] = set()
+    met = threading.Event()
+    answering = threading.Thread(
+        target=_answer, args=(listener, workers, own, seen_by, met), daemon=True
+    )
+    answering.start()
+    end = time.monotonic() + wait
     try:
-        with socket.create_connection(_host_and_port(address), timeout=1.0):
-            return True
+        while absent := others - (seen & seen_by):
+            if time.monotonic() > end:
+                addresses = ", ".join(f"{name} at {workers[name]}" for name in sorted(absent))
+                raise TimeoutError(
+                    f"After {wait:g} seconds there was no answer from {addresses}. Start every "
+                    "worker with the same TF_CONFIG but its own index, and check that the ports "
+                    "can be reached and no other program uses them."
+                )
+            seen |= {name for name in others - seen if _greet(workers, own, name)}
+            time.sleep(_PAUSE)
+    finally:
+        met.set()
+        answering.join()
+        listener.close()
+
+
+def _listen(port: int) -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    listener = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    listener.settimeout(_PAUSE)
+    return listener
+
+
+def _hello(workers: dict[str, str], name: str) -> bytes:
+    return json.dumps({"dlr_tf": workers, "worker": name}, sort_keys=True).encode() + b"\n"
+
+
+def _greet(workers: dict[str, str], own: str, other: str) -> bool:
+    """Whether the other worker answered a hello at its address."""
+    try:
+        address = _host_and_port(workers[other])
+        with socket.create_connection(address, timeout=_PATIENCE) as connection:
+            connection.sendall(_hello(workers, own))
+            with connection.makefile("rb") as answer:
+                return answer.readline(1 << 16) == _hello(workers, other)
     except OSError:
         return False
 
 
-def mend_fit(model: keras.Model, batch: Any) -> None:
-    """Makes `fit` and `evaluate` of a compiled model work under `MultiWorkerMirroredStrategy`.
+def _answer(
+    listener: socket.socket,
+    workers: dict[str, str],
+    own: str,
+    seen_by: set[str],
+    met: threading.Event,
+) -> None:
+    """Answers every worker that says hello, and notes it in `seen_by`, until all have met."""
+    while not met.is_set():
+        with contextlib.suppress(OSError):  # no one there, or gone in mid-sentence
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(_PATIENCE)
+                with connection.makefile("rb") as words:
+                    hello = words.readline(1 << 16)
+                names = {name for name in workers if hello == _hello(workers, name)}
+                if names:
+                    connection.sendall(_hello(workers, own))
+                    seen_by |= names
 
-    Keras 3.15 fails there in two places, with any optimizer: to build the metrics it reduces a
-    batch of inputs over the workers, and it reduces the logs, which are scalars, over their first
-    axis. Here the metrics are built first, and logs are the metrics of all workers. Under any other
-    strategy nothing is done.
+
+def mend_fit(model: keras.Model, batch: Any) -> None:
+    """Makes `fit` and `evaluate` of a compiled model work on several devices and machines.
+
+    Keras 3.15 fails in two places, with any optimizer. To build the metrics it reduces a batch of
+    inputs over the devices: that fails under `MultiWorkerMirroredStrategy`, and under
+    `MirroredStrategy` where the first batch does not divide evenly. And it reduces the logs, which
+    are scalars, over their first axis: that fails on several machines. Here the metrics are built
+    first, and on several machines logs are the metrics of all workers. On one device nothing is
+    done.
 
     Args:
         model: A compiled model, built in the strategy's scope. Call this again after `compile`.
         batch: `(inputs, labels)`, or their `tf.TensorSpec`s: what a batch looks like.
     """
     strategy = model.distribute_strategy
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    several_machines = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if not several_machines and not isinstance(strategy, tf.distribute.MirroredStrategy):
         return
     with strategy.scope():
         # Private, as is the method replaced below: there is no public way past it.
         # `tests/test_distribution.py` fails when `fit` works without them.
         model._symbolic_build(data_batch=keras.tree.map_structure(_example, batch))
     model._maybe_symbolic_build = lambda *args, **kwargs: None
+    if not several_machines:
+        return
     model.make_train_function = _function_maker(model, "train")
     model.make_test_function = _function_maker(model, "test")
 

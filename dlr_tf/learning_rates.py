@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
+
+# Rates are float32 in the end.
+_LARGEST = float(np.finfo(np.float32).max)
 
 Rate: TypeAlias = "float | LearningRateSchedule"
 
@@ -72,7 +74,8 @@ def check_rate(rate: Any) -> Rate:
             f"Received: {rate!r} of type {type(rate).__name__}"
         )
     value = float(rate)
-    if not math.isfinite(value) or value < 0:
+    # Compared with NaN, everything is false.
+    if not 0 <= value <= _LARGEST:
         raise ValueError(
             f"A learning rate should be finite and not negative. Received: learning_rate={value}"
         )

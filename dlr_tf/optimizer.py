@@ -208,6 +208,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         rate = self._check_assigned_rate(rate)
         head = len(self._layer_groups) - 1
         base = self._schedule_value(head) * _value_now(self._rate_factors)[head]
+        if _both_zero(rate, base):
+            return
         self._refuse_zero(base, head)
         self._rate_scale.assign(rate / base)
 
@@ -224,7 +226,9 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         return [float(rate) for rate in np.asarray(self._current_rates())]
 
     @learning_rates.setter
-    def learning_rates(self, rates: Sequence[float]) -> None:
+    def learning_rates(self, rates: Any) -> None:
+        if tf.is_tensor(rates) and tf.executing_eagerly():
+            rates = rates.numpy()
         if not isinstance(rates, (Sequence, np.ndarray)) or isinstance(rates, str):
             raise TypeError(
                 "`learning_rates` should be set with a list of one number per group. "
@@ -237,9 +241,15 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
                 f"{len(self._layer_groups)} rates. Received {len(rates)}: {rates}"
             )
         values = [self._schedule_value(number) for number in range(len(rates))]
-        for number, value in enumerate(values):
+        now = _value_now(self._rate_factors) * _value_now(self._rate_scale)
+        factors = []
+        for number, (rate, value) in enumerate(zip(rates, values)):
+            if _both_zero(rate, value):
+                factors.append(now[number])
+                continue
             self._refuse_zero(value, number)
-        self._rate_factors.assign([rate / value for rate, value in zip(rates, values)])
+            factors.append(rate / value)
+        self._rate_factors.assign(factors)
         self._rate_scale.assign(1.0)
 
     @property
@@ -288,6 +298,8 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         rate = self._check_assigned_rate(rate)
         scale = _value_now(self._rate_scale)
         unit = self._schedule_value(group) * scale
+        if _both_zero(rate, unit):
+            return
         if tf.executing_eagerly() and not float(scale):
             raise ValueError(
                 "`optimizer.learning_rate` was set to 0, which scales every group by 0, so no "
@@ -862,9 +874,13 @@ class MultiGroupOptimizer(keras.optimizers.Optimizer):
         )
         config["groups"] = [LayerGroup.from_config(group) for group in config["groups"]]
         config["optimizer"] = [load(member) for member in config["optimizer"]]
-        config["learning_rate"] = [
-            load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]
-        ]
+        rates = [load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]]
+        # A function can only be the rate that an inner optimizer was made with.
+        by_member = any(callable(r) and not isinstance(r, LearningRateSchedule) for r in rates)
+        if by_member:
+            for member, rate in zip(config["optimizer"], rates):
+                member._learning_rate = rate
+        config["learning_rate"] = None if by_member else rates
         factors, scale = config.pop("rate_factors"), config.pop("rate_scale")
         exclusions = config.pop("exclude_from_weight_decay")
         optimizer = cls(**config)
@@ -927,6 +943,11 @@ def _value_now(variable: keras.Variable) -> Any:
     if isinstance(value, tf.distribute.DistributedValues):
         value = value.values[0]
     return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()
+
+
+def _both_zero(rate: Any, value: Any) -> bool:
+    """Whether a rate of 0 is asked for where every factor gives 0: the rate is as it should be."""
+    return tf.executing_eagerly() and not float(rate) and not float(value)
 
 
 def _constrain(constraint: Callable[[Any], Any]) -> Callable[[Any], Any]:

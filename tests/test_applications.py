@@ -100,3 +100,8 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
 def test_images_too_small_for_the_model() -> None:
     with pytest.raises(ValueError, match=r"of 8 x 8 pixels: .* at least 32x32.* Give a larger"):
         applications.application_model("MobileNetV2", 2, weights="none", image_size=8)
+
+
+def test_one_class_is_none() -> None:
+    with pytest.raises(ValueError, match="at least 2: .* Received: n_classes=1"):
+        applications.application_model("MobileNetV2", 1, weights=None, image_size=SIZE)

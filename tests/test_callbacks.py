@@ -179,6 +179,25 @@ def test_an_epoch_that_was_interrupted_leaves_nothing_for_the_next():
     np.testing.assert_allclose(logger.history["head"], expected, rtol=1e-6)
 
 
+def test_a_training_function_of_its_own_counts_its_own_steps():
+    class Twice(keras.Sequential):
+        def make_train_function(self, force=False):
+            def function(iterator):
+                batch = next(iterator)
+                self.train_step(batch)
+                return self.train_step(batch)
+
+            self.train_function = function
+            return function
+
+    plain = make_model(SGDR(1e-2, 50))
+    model = Twice(plain.layers)
+    model.compile(plain.optimizer, loss=plain.loss)
+    logger = LearningRateLogger()
+    fit(model, logger)
+    assert logger.history["iterations"] == [2, 4, 6, 8, 10, 12]
+
+
 def test_under_a_strategy():
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = make_model(SGDR(1e-2, 50))

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf import cli
+from dlr_tf import cli, distribution
 from dlr_tf.distribution import is_chief, make_strategy, mend_fit, read_tf_config
 from tests.scripts import mirrored, multi_worker
 
@@ -75,10 +76,12 @@ def test_workers_need_a_configuration(monkeypatch, text):
         '{"cluster": {"worker": ["one"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["one:x"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["one:1"]}, "task": {"type": "worker", "index": "first"}}',
+        '{"cluster": {"worker": ["one:70000"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["one:1", "one:1"]}, "task": {"type": "worker", "index": 0}}',
     ],
 )
 def test_a_configuration_that_says_nothing(text):
-    with pytest.raises(ValueError, match="TF_CONFIG should be JSON such as .*Received: "):
+    with pytest.raises(ValueError, match=r"TF_CONFIG should be JSON .* such as .*Received: "):
         read_tf_config(text)
 
 
@@ -97,9 +100,76 @@ def test_a_chief_and_its_workers():
 def test_waiting_for_a_worker_that_never_comes(monkeypatch, capsys):
     absent = free_port()
     monkeypatch.setenv("TF_CONFIG", tf_config(free_port(), absent))
-    with pytest.raises(TimeoutError, match=rf"After 0\.3 seconds .* worker 1 at .*:{absent}"):
+    with pytest.raises(TimeoutError, match=rf"After 0\.3 seconds .* worker 1 at .*:{absent}\."):
         make_strategy("multi-worker", wait=0.3)
     assert "worker 0 of 2: waiting up to 0.3 s for worker 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_another_program_is_not_taken_for_a_worker(monkeypatch, answers):
+    with socket.create_server(("", 0)) as foreign:
+
+        def answer() -> None:
+            with foreign.accept()[0] as connection:
+                connection.sendall(b"220 hello\n")
+
+        if answers:
+            threading.Thread(target=answer).start()
+        monkeypatch.setenv("TF_CONFIG", tf_config(free_port(), foreign.getsockname()[1]))
+        with pytest.raises(TimeoutError, match=r"no answer from worker 1 .* no other program"):
+            make_strategy("multi-worker", wait=0.3)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_workers_meet_whoever_comes_first(host, capsys):
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    workers = {f"worker {n}": f"{host}:{free_port()}" for n in range(3)}
+    failed: list[BaseException] = []
+
+    def meet(name: str) -> None:
+        try:
+            distribution._meet(workers, name, 30.0)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=meet, args=(name,)) for name in workers]
+    for thread in threads[:2]:
+        thread.start()
+    threads[0].join(timeout=0.5)
+    assert threads[0].is_alive()  # one is missing still
+    assert threads[1].is_alive()
+    threads[2].start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert failed == []
+    assert not any(thread.is_alive() for thread in threads)
+    assert "waiting up to 30 s for worker 1, worker 2" in capsys.readouterr().err
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch, tmp_path, capsys):
+    class Three:
+        num_replicas_in_sync = 3
+
+    monkeypatch.setattr(cli, "make_strategy", lambda name, wait: Three())
+    options = ["--strategy", "mirrored", "--output", str(tmp_path / "run")]
+    assert cli.main(["finetune", *options]) == 2
+    *_, devices, error = capsys.readouterr().err.splitlines()
+    assert devices == "training on 3 devices"
+    assert "--batch-size 16 cannot be split evenly over 3 devices" in error
+    assert "such as 18" in error
+
+
+def test_a_worker_that_died_is_told_in_one_line(monkeypatch, tmp_path, capsys):
+    def broken(*_: object, **__: object) -> None:
+        raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
+
+    monkeypatch.setattr(cli.fine_tuning, "fine_tune", broken)
+    options = ["--epochs", "1", "--no-compare", "--output", str(tmp_path / "run")]
+    assert cli.main(["finetune", *options]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("dlr-tf: error: another worker cannot be reached any more.")
+    assert line.endswith("Received: Connection reset by peer")
 
 
 def test_a_port_in_use(monkeypatch):
@@ -251,4 +321,4 @@ def test_a_worker_that_waits_in_vain_stops_by_itself(tmp_path):
     with Cluster("first", tmp_path, workers=(0,), wait=2.0) as cluster:
         output = cluster.output(0)
         assert cluster.code(0) == multi_worker.ALONE, output
-    assert "nothing answered from worker 1 at 127.0.0.1:" in output
+    assert "there was no answer from worker 1 at 127.0.0.1:" in output

@@ -132,3 +132,9 @@ def test_what_is_the_same_is_asked_once():
     assert same is cosine
     assert alone.first_decay_steps == 6
     assert (own.initial_learning_rate, other.initial_learning_rate) == (0.1, 0.2)
+
+
+def test_a_rate_that_float32_does_not_hold():
+    assert check_rate(3.4e38) == 3.4e38
+    with pytest.raises(ValueError, match=r"finite and not negative\. .*=1e\+39"):
+        check_rate(1e39)

@@ -1662,3 +1662,37 @@ def test_networks_of_keras_applications(name, size, boundaries):
         assert len(assign_variables(model, groups)) == len(model.weights)
         for member in optimizer.group_optimizers:
             assert member._trainable_variables
+
+
+@keras.saving.register_keras_serializable(package="test_optimizer")
+def constant_rate() -> float:
+    return 0.125
+
+
+def test_a_function_as_the_rate_of_an_inner_optimizer_is_saved(trio):
+    _, groups = trio
+    members = [keras.optimizers.SGD(r) for r in (constant_rate, 0.1, CosineDecay(0.3, 5))]
+    optimizer = MultiGroupOptimizer(groups, None, members)
+    optimizer.learning_rate = 0.6
+    again = MultiGroupOptimizer.from_config(json.loads(json.dumps(optimizer.get_config())))
+    assert again.learning_rates == optimizer.learning_rates
+    np.testing.assert_allclose(again.learning_rates, [0.25, 0.2, 0.6], rtol=1e-6)
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_a_rate_of_0_can_be_set_where_it_is_0(trio):
+    _, groups = trio
+    optimizer = MultiGroupOptimizer(groups, [0.1, 0.2, SGDR(0.3, 5, warmup_steps=2)])
+    before = optimizer.get_config()
+    optimizer.learning_rate = optimizer.learning_rate
+    optimizer.group_optimizers[2].learning_rate = 0.0
+    assert optimizer.get_config() == before
+    optimizer.learning_rates = [0.4, 0.2, 0.0]
+    optimizer.iterations.assign(2)
+    np.testing.assert_allclose(optimizer.learning_rates, [0.4, 0.2, 0.3], rtol=1e-6)
+
+
+def test_rates_are_set_with_a_tensor_too(trio):
+    optimizer = MultiGroupOptimizer(trio[1], RATES)
+    optimizer.learning_rates = tf.constant([0.5, 0.25, 0.125])
+    assert optimizer.learning_rates == [0.5, 0.25, 0.125]

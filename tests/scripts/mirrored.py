@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.distribution import mend_fit
 from dlr_tf.freezing import freeze_to
 from dlr_tf.optimizer import unwrap
 from dlr_tf.schedules import SGDR
@@ -206,6 +207,19 @@ def fit(strategy: tf.distribute.Strategy, name: str) -> None:
     np.testing.assert_array_equal(
         model.optimizer.last_learning_rates, twin.optimizer.last_learning_rates
     )
+
+
+@check("fit: a batch that does not divide by the devices")
+def fit_on_uneven_batches(strategy: tf.distribute.Strategy) -> None:
+    """Plain Keras cannot begin with one."""
+    with strategy.scope():
+        model = stack()
+        model.compile(optimizer_for(model), "mse", jit_compile=False)
+    x, y = data(model)
+    mend_fit(model, (x, y))
+    model.fit(x, y, batch_size=BATCH - 1, shuffle=False, verbose=0)
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == len(x) // (BATCH - 1)
+    assert np.isfinite(model.evaluate(x, y, batch_size=BATCH - 1, verbose=0))
 
 
 @check("fit: two steps a call, as Keras' Adam does")
