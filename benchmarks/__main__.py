@@ -8,6 +8,7 @@ each as its own command line would.
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +31,18 @@ from benchmarks import (
 HERE = Path(__file__).parent
 
 
-def _reliability_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+def _reliability_tables(rows: Sequence[Mapping[str, Any]], *, in_short: bool = False) -> str:
+    """A table per competitor; in short that of ours, and how many cells are exact with others."""
     parts = []
-    for competitor in dict.fromkeys(row["competitor"] for row in rows):
+    for number, competitor in enumerate(dict.fromkeys(row["competitor"] for row in rows)):
         chosen = [row for row in rows if row["competitor"] == competitor]
         n_exact = sum(row["outcome"] == reliability.EXACT for row in chosen)
         cells: dict[str, dict[str, Any]] = {}
         for row in chosen:
             cells.setdefault(row["situation"], {})[row["format"]] = row
-        head = f"**{competitor}**: {n_exact} of {len(chosen)} exact"
-        parts.append(f"{head}\n\n{reliability.table(cells)}")
+        parts.append(f"**{competitor}**: {n_exact} of {len(chosen)} exact")
+        if not (in_short and number):
+            parts.append(reliability.table(cells))
     return "\n\n".join(parts)
 
 
@@ -53,10 +56,11 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "range_test": range_test.table,
     "reliability": _reliability_tables,
 }
+SHORT_TABLES = {"reliability": functools.partial(_reliability_tables, in_short=True)}
 
 GOALS = "goals"
 # What the README of the project shows of them.
-IN_SHORT = (GOALS, "reliability")
+IN_SHORT = (GOALS, *SHORT_TABLES)
 
 
 def run(device: str, quick: bool, folder: Path) -> None:
@@ -92,7 +96,8 @@ def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS
             text = _goals(folder)
         else:
             files = sorted(folder.glob(f"{name}-*.json"))
-            parts = [_section(json.loads(file.read_text())) for file in files]
+            table = (SHORT_TABLES if names == IN_SHORT else TABLES)[name]
+            parts = [_section(json.loads(file.read_text()), table) for file in files]
             text = "\n\n".join(parts) or "Not run yet."
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
@@ -106,7 +111,7 @@ def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS
     return page
 
 
-def _section(report: Mapping[str, Any]) -> str:
+def _section(report: Mapping[str, Any], table: Callable[[Any], str]) -> str:
     versions = report["versions"]
     where = (
         f"{report['device']}; TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
@@ -114,7 +119,7 @@ def _section(report: Mapping[str, Any]) -> str:
     )
     if report["quick"]:
         where += "; **a quick run: it shows that the benchmark works, its numbers mean nothing**"
-    return f"{where}\n\n{TABLES[report['benchmark']](report['rows'])}"
+    return f"{where}\n\n{table(report['rows'])}"
 
 
 def _goals(folder: Path) -> str:
