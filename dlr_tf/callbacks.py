@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ import tensorflow as tf
 
 from dlr_tf.freezing import freeze_to
 from dlr_tf.groups import LayerGroup
-from dlr_tf.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.optimizer import MultiGroupOptimizer, reader, unwrap
 from dlr_tf.preserving import preserved
 from dlr_tf.schedules import SGDR
 
@@ -118,8 +117,8 @@ class LearningRateLogger(keras.callbacks.Callback):
                     "`LearningRateLogger(optimizer)`, or call `set_model(model)` first."
                 )
             self._follow(self.model.optimizer)
-        logs = {name: _value_now(value) for name, value in (logs or {}).items()}
-        self._add(_value_now(step), False, logs)
+        logs = {name: _tensor_now(value) for name, value in (logs or {}).items()}
+        self._add(_tensor_now(step), False, logs)
 
     def plot_learning_rate(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draws the rate of every group over the steps.
@@ -213,8 +212,8 @@ class LearningRateLogger(keras.callbacks.Callback):
         self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
-        self._read_rates = _reader(optimizer._last_rates)
-        self._read_iterations = _reader(optimizer._iterations)
+        self._read_rates = reader(optimizer._last_rates)
+        self._read_iterations = reader(optimizer._iterations)
         self._micro_steps = optimizer.gradient_accumulation_steps or 1
 
     def _add(self, step: Any, from_fit: bool, logs: Mapping[str, Any]) -> None:
@@ -267,15 +266,7 @@ def _extend(
         column += more.get(name, [math.nan] * count)
 
 
-def _reader(variable: keras.Variable) -> Callable[[], tf.Tensor]:
-    """A quick way to read a variable without waiting for its value."""
-    value = variable.value
-    if isinstance(value, tf.distribute.DistributedValues):
-        value = value.values[0]
-    return functools.partial(tf.raw_ops.ReadVariableOp, resource=value.handle, dtype=value.dtype)
-
-
-def _value_now(value: Any) -> Any:
+def _tensor_now(value: Any) -> Any:
     is_variable = isinstance(value, (keras.Variable, tf.Variable))
     return tf.convert_to_tensor(value) if is_variable else value
 

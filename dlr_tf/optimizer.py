@@ -932,17 +932,20 @@ def _check_groups(groups: Any) -> tuple[LayerGroup, ...]:
     return tuple(groups)
 
 
+def reader(variable: keras.Variable) -> Callable[[], tf.Tensor]:
+    """A quick way to read a variable eagerly, without waiting for its value."""
+    value = variable.value
+    if isinstance(value, tf.distribute.DistributedValues):
+        value = value.values[0]
+    return functools.partial(tf.raw_ops.ReadVariableOp, resource=value.handle, dtype=value.dtype)
+
+
 def _value_now(variable: keras.Variable) -> Any:
     """A variable's value: an array where it is known, a tensor while a function is traced.
 
     A few numbers are quicker to compute with NumPy, and callbacks do so before every batch.
     """
-    value = variable.value
-    if not tf.executing_eagerly():
-        return value
-    if isinstance(value, tf.distribute.DistributedValues):
-        value = value.values[0]
-    return tf.raw_ops.ReadVariableOp(resource=value.handle, dtype=value.dtype).numpy()
+    return reader(variable)().numpy() if tf.executing_eagerly() else variable.value
 
 
 def _both_zero(rate: Any, value: Any) -> bool:

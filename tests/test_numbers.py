@@ -13,9 +13,9 @@ import tensorflow as tf
 from dlr_tf.groups import split_layers
 from dlr_tf.optimizer import MultiGroupOptimizer, unwrap
 from dlr_tf.schedules import SGDR
+from tests.scripts.training import WIDTH, words
 
 RATES = (1e-3, 3e-3, 1e-2)
-WIDTH = 4
 
 
 @pytest.fixture
@@ -37,23 +37,8 @@ def stack() -> keras.Model:
     return keras.Sequential([keras.Input((WIDTH,)), *layers])
 
 
-def words() -> keras.Model:
-    """An embedding of seven rows, six of which a batch of two sees, each once.
-
-    Keras' own Adam squares the parts of a row that is met twice one by one.
-    """
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((3,), dtype="int32"),
-            keras.layers.Embedding(7, WIDTH, name="layer_0"),
-            keras.layers.GlobalAveragePooling1D(name="pool"),
-            keras.layers.Dense(WIDTH, "tanh", name="layer_1"),
-            keras.layers.Dense(WIDTH, name="layer_2"),
-        ]
-    )
-
-
+# Of the seven rows of `words`, a batch of two sees six, each once: Keras' own Adam squares the
+# parts of a row that is met twice one by one.
 def data(model: keras.Model, n: int = 12) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n, WIDTH)).astype("float32")
