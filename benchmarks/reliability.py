@@ -31,9 +31,9 @@ import tensorflow as tf
 
 from benchmarks import common
 from dlr_tf import LayerGroup, MultiGroupOptimizer
-from dlr_tf.groups import layer_units
-from dlr_tf.schedules import SGDR
-from dlr_tf.slots import slots_of
+from dlr_tf.core._keras import slots_of
+from dlr_tf.core.groups import layer_units
+from dlr_tf.core.schedules import SGDR
 
 WIDTH, BATCH = 6, 4
 STEPS = 5  # before the stop, and after it

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from benchmarks import common
 from dlr_tf import MultiGroupOptimizer, split_evenly
-from dlr_tf.schedules import SGDR
+from dlr_tf.core.schedules import SGDR
 
 RATE = 1e-3
 FIRST_DECAY_STEPS = 50

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.schedules import SGDR
+from dlr_tf.core.schedules import SGDR
 
 FIRST_DECAY_STEPS: tuple[int, ...] = (1, 7, 10, 100, 390, 1000)
 T_MUL: tuple[float, ...] = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 10.0)

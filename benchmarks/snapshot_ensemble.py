@@ -20,9 +20,9 @@ import numpy as np
 
 from benchmarks import common
 from dlr_tf import SGDR, SnapshotEnsemble, fine_tune, split_evenly
-from dlr_tf.applications import classifier
-from dlr_tf.data import load_digits, pretrain_on_digits
-from dlr_tf.fine_tuning import steps_in_epoch
+from dlr_tf.app.applications import classifier
+from dlr_tf.app.data import load_digits, pretrain_on_digits
+from dlr_tf.training.fine_tuning import steps_in_epoch
 
 N_CYCLES = 3
 RATES = (1e-3, 3.16e-3, 1e-2)  # the command's defaults, as is the batch size

@@ -1,3 +1,3 @@
-from dlr_tf.cli import main
+from dlr_tf.app.cli import main
 
 raise SystemExit(main())

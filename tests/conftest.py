@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf.fused_adam import FusedAdam
-from dlr_tf.groups import LayerGroup, split_layers
+from dlr_tf.core.fused_adam import FusedAdam
+from dlr_tf.core.groups import LayerGroup, split_layers
 
 # Keras 3.15's own way to turn a variable into an array, under NumPy 2.
 KERAS_WARNING = "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras.src"

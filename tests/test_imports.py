@@ -13,29 +13,8 @@ import dlr_tf
 
 PACKAGE = Path(dlr_tf.__file__).parent
 
-# What each module may import of the package: one way, from the bottom up.
-BASE = {"groups", "schedules", "plotting", "fused_adam"}
-HELPERS = {"learning_rates", "slots", "summary"}  # of the optimizer
-MAY_IMPORT: dict[str, set[str]] = {
-    **{module: set() for module in BASE | HELPERS | {"distribution", "applications", "preserving"}},
-    "data": {"distribution"},
-    "state": {"slots"},
-    "members": {"fused_adam", "slots"},
-    "optimizer": {"groups", "fused_adam", "members", "state"} | HELPERS,
-    "freezing": {"groups"},
-}
-MAY_IMPORT["lr_finder"] = BASE | {"optimizer", "freezing", "preserving"}
-MAY_IMPORT["callbacks"] = MAY_IMPORT["lr_finder"] | {"lr_finder"}
-MAY_IMPORT["fine_tuning"] = MAY_IMPORT["callbacks"] | {
-    "callbacks",
-    "learning_rates",
-    "data",
-    "distribution",
-    "applications",
-}
-MAY_IMPORT["cli"] = MAY_IMPORT["fine_tuning"] | {"fine_tuning"}
-MAY_IMPORT["__main__"] = {"cli"}
-MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli", "__main__"}
+# An import goes down these storeys, never up.
+STOREYS = ("core", "training", "app")
 
 EXTRAS = ("matplotlib", "tensorflow_datasets", "sklearn", "PIL")
 
@@ -59,12 +38,28 @@ def imported_modules(source: str, *, at_load: bool = False) -> set[str]:
     return set(visit(ast.parse(source)))
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    named = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
 def imported_of_ours(source: str) -> set[str]:
+    """The modules of the package that a source imports."""
     return {
-        name.split(".")[1]
-        for name in imported_modules(source)
-        if name.startswith("dlr_tf.") and (PACKAGE / f"{name.split('.')[1]}.py").exists()
+        name
+        for name in modules()
+        if any(f"{found}.".startswith(f"{name}.") for found in imported_modules(source))
     }
+
+
+def storey(module: str) -> int:
+    """The number of a module's storey; the package itself and `__main__` stand above all."""
+    parts = module.split(".")
+    return STOREYS.index(parts[1]) if len(parts) > 1 and parts[1] in STOREYS else len(STOREYS)
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,36 +70,30 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_module_has_its_place():
-    assert {path.stem for path in PACKAGE.glob("*.py")} <= set(MAY_IMPORT)
-
-
-@pytest.mark.parametrize("module", MAY_IMPORT)
-def test_imports_run_one_way(module):
-    path = PACKAGE / f"{module}.py"
-    if path.exists():
-        assert imported_of_ours(path.read_text()) <= MAY_IMPORT[module]
+@pytest.mark.parametrize("module", [name for name in modules() if storey(name) < len(STOREYS)])
+def test_imports_never_go_up(module):
+    source = modules()[module].read_text()
+    assert all(
+        storey(name) <= storey(module) for name in imported_of_ours(source) if name != "dlr_tf"
+    )
 
 
 def test_the_check_of_imports_can_fail():
     source = """
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from dlr_tf.optimizer import MultiGroupOptimizer
-import dlr_tf.groups
+import dlr_tf.core.groups
 def function():
-    from dlr_tf import schedules
-    from dlr_tf.data import load
+    from dlr_tf.core import schedules
+    from dlr_tf.app.data import load
 """
-    assert imported_of_ours(source) == {"groups", "schedules", "data"}
-    assert not imported_of_ours(source) <= MAY_IMPORT["optimizer"]
-    assert "schedules" not in MAY_IMPORT["optimizer"]
+    found = imported_of_ours(source) - {"dlr_tf", "dlr_tf.core", "dlr_tf.app"}
+    assert found == {"dlr_tf.core.groups", "dlr_tf.core.schedules", "dlr_tf.app.data"}
+    assert not all(storey(name) <= storey("dlr_tf.training.plotting") for name in found)
 
 
 def users_of(extra: str, **kwargs: bool) -> set[str]:
     return {
         path.stem
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for name in imported_modules(path.read_text(), **kwargs)
         if name.split(".")[0] == extra
     }
@@ -120,7 +109,7 @@ def test_extras_are_imported_where_they_are_used():
 
 def test_importing_loads_no_extra_and_needs_none():
     """Keras loads some of them where it finds them, so those that it loads do not count."""
-    modules = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
+    names = sorted(name for name in modules() if not name.endswith("__main__"))
     code = f"""
 import importlib, sys, types
 extras = set({EXTRAS!r})
@@ -132,8 +121,8 @@ import keras, tensorflow
 before = loaded()
 import dlr_tf
 print(sorted(loaded() - before))
-for module in {modules!r}:
-    importlib.import_module("dlr_tf." + module)
+for module in {names!r}:
+    importlib.import_module(module)
 print(sorted(loaded() - before))
 sys.modules["tensorflow_datasets"] = types.ModuleType("tensorflow_datasets")
 print(sorted(loaded() - before))

@@ -42,7 +42,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: pathlib.Path) -> Non
     assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {f"dlr_tf/{path.name}" for path in (ROOT / "dlr_tf").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "dlr_tf").rglob("*.py")}
     assert modules | {"dlr_tf/py.typed"} == {n for n in names if n.startswith("dlr_tf/")}
     assert any(name.endswith("LICENSE") for name in names)
     assert all(name.startswith(("dlr_tf/", "dlr_tf-")) for name in names)

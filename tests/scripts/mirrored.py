@@ -21,10 +21,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.distribution import mend_fit
-from dlr_tf.freezing import freeze_to
-from dlr_tf.optimizer import unwrap
-from dlr_tf.schedules import SGDR
+from dlr_tf.core.optimizer import unwrap
+from dlr_tf.core.schedules import SGDR
+from dlr_tf.training.distribution import mend_fit
+from dlr_tf.training.freezing import freeze_to
+from tests.core.test_keras_expectations import ONES, SGD, SQUARE, Holder
 from tests.scripts.training import (
     BATCH,
     RATES,
@@ -37,7 +38,6 @@ from tests.scripts.training import (
     stack,
     words,
 )
-from tests.test_keras_expectations import ONES, SGD, SQUARE, Holder
 
 CHECKS: dict[str, Callable[[tf.distribute.Strategy], None]] = {}
 

@@ -23,10 +23,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.distribution import is_chief, make_strategy, mend_fit
-from dlr_tf.fine_tuning import fine_tune
-from dlr_tf.freezing import freeze_to
-from dlr_tf.groups import split_layers
+from dlr_tf.core.groups import split_layers
+from dlr_tf.training.distribution import is_chief, make_strategy, mend_fit
+from dlr_tf.training.fine_tuning import fine_tune
+from dlr_tf.training.freezing import freeze_to
 from tests.scripts.training import (
     BATCH,
     RATES,

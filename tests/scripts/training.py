@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.groups import split_layers
-from dlr_tf.optimizer import MultiGroupOptimizer
+from dlr_tf.core.groups import split_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 
 WIDTH, BATCH, STEPS = 4, 4, 6
 RATES = (1e-3, 3e-3, 1e-2)
@@ -126,7 +126,7 @@ class Loop:
 
     def values(self) -> dict[str, np.ndarray]:
         """Weights and optimizer state, by name."""
-        from dlr_tf.state import state_variables
+        from dlr_tf.core.checkpointing import state_variables
 
         values = {f"weight {n}": v.numpy() for n, v in enumerate(self.model.weights)}
         for name, variable in state_variables(self.optimizer).items():

@@ -1,0 +1,1 @@
+"""The optimizer: groups, rates, schedules, state. Usable alone."""

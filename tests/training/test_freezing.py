@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlr_tf.core._keras import slots_of
+from dlr_tf.core.groups import LayerGroup, assign_variables, split_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
+
+LAYERS = keras.layers
+
+
+def values(variables: Any) -> list[np.ndarray]:
+    return [v.numpy().copy() for v in variables]
+
+
+def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def paths_of(model: keras.Model, groups: Any, numbers: Any) -> list[int]:
+    return sorted(id(p.variable) for p in assign_variables(model, groups) if p.group in numbers)
+
+
+def learning(model: keras.Model) -> list[int]:
+    return sorted(map(id, model.trainable_variables))
+
+
+def slot_values(optimizer: MultiGroupOptimizer) -> dict[tuple[int, str, int], np.ndarray]:
+    """Every slot by group, name and variable."""
+    return {
+        (number, name, id(variable)): slot.numpy().copy()
+        for number, member in enumerate(optimizer.group_optimizers)
+        if member.built
+        for name, slots in slots_of(member).items()
+        for variable, slot in zip(member._trainable_variables, slots)
+    }
+
+
+def compiled(sample: Any, template: Any, *, run_eagerly: bool = True) -> Any:
+    model = sample.model()
+    groups = sample.groups(model)
+    optimizer = MultiGroupOptimizer(groups, [0.01, 0.02, 0.03], template.argument())
+    model.compile(optimizer, "mse", run_eagerly=run_eagerly, jit_compile=False)
+    return model, groups, optimizer
+
+
+def statistics(model: keras.Model) -> list[np.ndarray]:
+    return values(
+        v
+        for layer in model._flatten_layers()
+        if isinstance(layer, LAYERS.BatchNormalization)
+        for v in (layer.moving_mean, layer.moving_variance)
+    )
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function at the beginning of an epoch."""
+
+    def __init__(self, epoch: int, function: Any) -> None:
+        super().__init__()
+        self.epoch, self.function = epoch, function
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self.epoch:
+            self.function()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, -1, -2, -3, np.int64(1)])
+def test_the_groups_from_n_on_learn(sample, n):
+    model = sample.model()
+    groups = sample.groups(model)
+    all_trainable = learning(model)
+    freeze_to(model, groups, n)
+    first = int(n) % 3 if n != 3 else 3
+    expected = paths_of(model, groups, range(first, 3))
+    assert learning(model) == sorted(set(expected) & set(all_trainable))
+    for n_again in (3, -1, 0):
+        freeze_to(model, groups, n_again)
+    assert learning(model) == all_trainable
+
+
+def test_frozen_layers_have_their_flag_off_and_others_on(samples):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
+    backbone = model.get_layer("backbone")
+    freeze_to(model, groups, 1)
+    flags = {layer.name: layer.trainable for layer in backbone.layers[1:]}
+    assert flags == {"stem": False, "norm": False, "body": True}
+    assert model.get_layer("top").trainable
+    assert model.trainable
+
+
+def test_a_model_frozen_as_a_whole_is_thawed(samples):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
+    everything = learning(model)
+    model.trainable = False
+    freeze_to(model, groups, -2)
+    assert learning(model) == sorted(set(everything) & set(paths_of(model, groups, (1, 2))))
+
+
+def test_weights_a_model_adds_itself_freeze_with_their_group(samples):
+    model = samples["subclassed"].model()
+    groups = samples["subclassed"].groups(model)
+    freeze_to(model, groups, 1)
+    assert not model.offset.trainable
+    freeze_to(model, groups, 0)
+    assert model.offset.trainable
+
+
+def test_a_composite_layer_freezes_whole(samples):
+    model = samples["attention"].model()
+    groups = samples["attention"].groups(model)
+    attention = model.get_layer("attention")
+    freeze_to(model, groups, 2)
+    assert not any(layer.trainable for layer in attention._flatten_layers())
+    freeze_to(model, groups, 1)
+    assert all(layer.trainable for layer in attention._flatten_layers())
+    assert len(attention.trainable_variables) == 8
+
+
+def test_layers_that_no_group_names_are_left_alone(samples):
+    model = samples["attention"].model()
+    attention = model.get_layer("attention")
+    inner = list(attention._flatten_layers(include_self=False))
+    inner[0].trainable = False
+    model.get_layer("norm").trainable = False
+    before = {layer: layer.trainable for layer in [*model.layers, *inner]}
+    groups = (LayerGroup("embed", ("embed",)), LayerGroup("head", ("top",)))
+    for n, embed in ((1, False), (0, True)):
+        freeze_to(model, groups, n)
+        expected = {**before, model.get_layer("embed"): embed}
+        assert {layer: layer.trainable for layer in expected} == expected
+
+
+def test_layers_of_a_nested_model_that_no_group_names_are_left_alone(samples):
+    model = samples["nested"].model()
+    backbone = model.get_layer("backbone")
+    backbone.get_layer("stem").trainable = False
+    groups = (LayerGroup("body", ("body",)), LayerGroup("head", ("top",)))
+    for n in (1, 0, -1):
+        freeze_to(model, groups, n)
+        assert not backbone.get_layer("stem").trainable
+        assert backbone.get_layer("body").trainable
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (4, ValueError, "`n` should be the number of a group: from -3 to 3 for 3 groups. .* n=4"),
+        (-4, ValueError, "from -3 to 3 for 3 groups. Received: n=-4"),
+        (1.0, TypeError, "`n` should be an integer. Received: n=1.0"),
+        ("1", TypeError, "`n` should be an integer. Received: n='1'"),
+        (None, TypeError, "`n` should be an integer. Received: n=None"),
+    ],
+)
+def test_wrong_numbers_change_nothing(samples, n, error, message):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
+    freeze_to(model, groups, 1)
+    before = learning(model)
+    with pytest.raises(error, match=message):
+        freeze_to(model, groups, n)
+    assert learning(model) == before
+
+
+def test_groups_of_another_model_change_nothing(samples):
+    model = samples["sequential"].model()
+    groups = samples["nested"].groups(samples["nested"].model())
+    before = learning(model)
+    with pytest.raises(ValueError, match="names the layer 'backbone/stem', which the model does"):
+        freeze_to(model, groups, 1)
+    assert learning(model) == before
+
+
+def test_a_frozen_group_costs_no_gradient(samples):
+    model = samples["sequential"].model()
+    groups = samples["sequential"].groups(model)
+    x, y = samples["sequential"].data()
+
+    def products() -> int:
+        @tf.function
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            return loss, tape.gradient(loss, model.trainable_variables)
+
+        graph = step.get_concrete_function(x, y).graph
+        # TensorFlow runs what the outputs need.
+        needed, waiting = set(), [tensor.op for tensor in graph.outputs]
+        while waiting:
+            operation = waiting.pop()
+            if operation not in needed:
+                needed.add(operation)
+                waiting += [tensor.op for tensor in operation.inputs]
+        return sum(operation.type == "MatMul" for operation in needed)
+
+    assert products() == 3 + 3 + 2  # forward, for kernels, for what lies between layers
+    freeze_to(model, groups, 1)
+    assert products() == 3 + 2 + 1
+    freeze_to(model, groups, -1)
+    assert products() == 3 + 1
+
+
+def test_a_group_that_never_trained_costs_no_optimizer_memory(sample, template):
+    model, groups, optimizer = compiled(sample, template)
+    freeze_to(model, groups, -1)
+    model.fit(*sample.data(), verbose=0)
+    assert [member.built for member in optimizer.group_optimizers] == [False, False, True]
+    assert len(slot_values(optimizer)) == 2 * len(model.trainable_variables) == 4
+    freeze_to(model, groups, 0)
+    assert len(slot_values(optimizer)) == 2 * len(model.trainable_variables)
+
+
+def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, template):
+    # Tracing takes long: each optimizer runs half of the models traced, the other half eagerly.
+    traced = (sample.kind in ("sequential", "nested", "subclassed")) == (
+        template.kind == "fused_adam"
+    )
+    model, groups, optimizer = compiled(sample, template, run_eagerly=not traced)
+    freeze_to(model, groups, -1)
+    frozen = [p.variable for p in assign_variables(model, groups) if p.group < 2]
+    thawed = [v for v in frozen if v.trainable or v.path.split("/")[-1][:6] != "moving"]
+    start = values(frozen)
+    seen: dict[str, Any] = {}
+
+    def thaw() -> None:
+        seen["frozen"] = values(frozen)
+        seen["before"] = slot_values(optimizer)
+        seen["head"] = {key: v for key, v in seen["before"].items() if key[0] == 2}
+        freeze_to(model, groups, 0)
+        seen["after"] = slot_values(optimizer)
+        seen["steps"] = optimizer._group_steps.numpy().tolist()
+
+    one_step = At(2, lambda: seen.update(next=values(thawed)))
+    x, y = sample.data()
+    model.fit(x, y, batch_size=12, epochs=3, verbose=0, callbacks=[At(1, thaw), one_step])
+    assert model.optimizer is optimizer
+    assert same(seen["frozen"], start)  # batch-norm statistics too
+    assert seen["steps"] == [0, 0, 1]
+    for key, value in seen["before"].items():
+        np.testing.assert_array_equal(seen["after"][key], value)
+    fresh = {key: value for key, value in seen["after"].items() if key not in seen["before"]}
+    assert len(fresh) == 2 * (len(model.trainable_variables) - 2)
+    assert {key[0] for key in fresh} == {0, 1}
+    assert not any(np.any(value) for value in fresh.values())
+    # All of it moved at the very next step, and the state of the head went on.
+    now = dict(zip(map(id, frozen), start))
+    for variable, value in zip(thawed, seen["next"]):
+        if variable.trainable:
+            assert not np.array_equal(value, now[id(variable)]), variable.path
+    assert optimizer._group_steps.numpy().tolist() == [2, 2, 3]
+    assert int(optimizer.iterations) == 3
+
+
+def test_freezing_in_the_middle_of_fit_stops_the_layers_and_keeps_their_state(samples, template):
+    sample = samples["nested"]
+    model, groups, optimizer = compiled(sample, template, run_eagerly=False)
+    seen: dict[str, Any] = {}
+    frozen = [p.variable for p in assign_variables(model, groups) if p.group == 0]
+
+    def freeze() -> None:
+        freeze_to(model, groups, 1)
+        seen["weights"], seen["slots"] = values(frozen), slot_values(optimizer)
+
+    x, y = sample.data()
+    model.fit(x, y, batch_size=6, epochs=2, verbose=0, callbacks=[At(1, freeze)])
+    assert same(values(frozen), seen["weights"])
+    after = slot_values(optimizer)
+    for key, value in seen["slots"].items():
+        assert np.array_equal(after[key], value) == (key[0] == 0)
+    assert optimizer._group_steps.numpy().tolist() == [2, 4, 4]
+    freeze_to(model, groups, 0)
+    for key, value in after.items():
+        np.testing.assert_array_equal(slot_values(optimizer)[key], value)
+
+
+def test_freezing_equals_training_the_other_groups_alone(samples, keras_adam):
+    """A frozen model and one whose first groups get no optimizer at all end at the same weights."""
+    sample = samples["functional"]
+    x, y = sample.data()
+    model, groups, _ = compiled(sample, keras_adam)
+    freeze_to(model, groups, 2)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    other = sample.model()
+    for name in ("stem", "norm", "left", "right"):
+        other.get_layer(name).trainable = False
+    other.compile(keras.optimizers.Adam(0.03), "mse", run_eagerly=True)
+    other.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    assert same(values(model.weights), values(other.weights))
+
+
+def test_a_step_traced_before_does_not_go_on(samples, keras_adam):
+    sample = samples["sequential"]
+    model, groups, _ = compiled(sample, keras_adam, run_eagerly=False)
+    x, y = sample.data()
+    model.train_on_batch(x, y)
+    freeze_to(model, groups, 2)
+    before = values(model.get_layer("stem").weights)
+    model.train_on_batch(x, y)
+    assert same(values(model.get_layer("stem").weights), before)
+    freeze_to(model, groups, 0)
+    model.train_on_batch(x, y)
+    assert not same(values(model.get_layer("stem").weights), before)
+
+
+def test_a_model_compiled_with_another_optimizer_can_be_frozen(samples):
+    model = samples["sequential"].model()
+    groups = samples["sequential"].groups(model)
+    model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)
+    x, y = samples["sequential"].data()
+    model.fit(x, y, verbose=0)
+    freeze_to(model, groups, 1)
+    before = values(model.get_layer("stem").weights)
+    model.fit(x, y, verbose=0)
+    assert same(values(model.get_layer("stem").weights), before)
+
+
+def test_a_model_that_is_not_compiled_can_be_frozen(samples):
+    model = samples["sequential"].model()
+    freeze_to(model, samples["sequential"].groups(model), 1)
+    assert len(model.trainable_variables) == 4
+
+
+def test_under_mixed_precision(samples, template):
+    sample = samples["sequential"]
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model, groups, optimizer = compiled(sample, template, run_eagerly=False)
+        freeze_to(model, groups, -1)
+        x, y = sample.data()
+        start = values(model.get_layer("stem").weights)
+        thaw = At(1, lambda: freeze_to(model, groups, 0))
+        model.fit(x, y, epochs=1, verbose=0)
+        assert same(values(model.get_layer("stem").weights), start)
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[thaw])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert unwrap(model.optimizer) is optimizer
+    assert not same(values(model.get_layer("stem").weights), start)
+    assert optimizer._group_steps.numpy().tolist() == [1, 1, 3]
+
+
+def test_frozen_layers_stay_frozen_when_saved_and_loaded(samples, keras_adam, tmp_path):
+    sample = samples["nested"]
+    model, groups, _ = compiled(sample, keras_adam)
+    freeze_to(model, groups, 2)
+    x, y = sample.data()
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.trainable_variables) == 2
+    freeze_to(loaded, groups, 0)
+    loaded.fit(x, y, verbose=0)
+    assert unwrap(loaded.optimizer)._group_steps.numpy().tolist() == [1, 1, 2]
+
+
+def test_the_statistics_of_a_frozen_group_stay(samples, keras_adam):
+    sample = samples["nested"]
+    model, groups, _ = compiled(sample, keras_adam)
+    x, y = sample.data()
+    freeze_to(model, groups, 1)
+    before = statistics(model)
+    model.fit(x, y, verbose=0)
+    assert same(statistics(model), before)
+    freeze_to(model, groups, 0)
+    model.fit(x, y, verbose=0)
+    assert not same(statistics(model), before)
+
+
+def test_freeze_batch_norm_holds_statistics_and_scale_through_fit(sample, keras_adam):
+    model, groups, _ = compiled(sample, keras_adam)
+    norms = [n for n in model._flatten_layers() if isinstance(n, LAYERS.BatchNormalization)]
+    before = values(v for norm in norms for v in norm.weights)
+    assert len(before) == 4
+    freeze_batch_norm(model)
+    x, y = sample.data()
+    for n in (None, 0, -1, 0):
+        if n is not None:
+            freeze_to(model, groups, n)
+        model.fit(x, y, verbose=0)
+        assert same(values(v for norm in norms for v in norm.weights), before)
+    assert not any(norm.trainable for norm in norms)
+
+
+def test_freeze_batch_norm_where_training_false_does_not_help(keras_adam):
+    """`fit` moves the statistics of a backbone called with `training=False`."""
+    inputs = keras.Input((4,))
+    backbone = keras.Model(inputs, LAYERS.BatchNormalization()(inputs), name="backbone")
+    inputs = keras.Input((4,))
+    outputs = LAYERS.Dense(2, name="top")(backbone(inputs, training=False))
+    model = keras.Model(inputs, outputs)
+    optimizer = MultiGroupOptimizer(split_layers(model, ["top"]), 0.1, keras_adam.argument())
+    model.compile(optimizer, "mse", jit_compile=False)
+    x, y = np.full((4, 4), 3.0), np.zeros((4, 2))
+    freeze_batch_norm(model)
+    before = statistics(model)
+    model.fit(x, y, verbose=0)
+    assert same(statistics(model), before)
+
+
+def test_freeze_batch_norm_in_the_middle_of_fit(samples, keras_adam):
+    sample = samples["sequential"]
+    model, _, _ = compiled(sample, keras_adam, run_eagerly=False)
+    seen: dict[str, Any] = {}
+
+    def freeze() -> None:
+        freeze_batch_norm(model)
+        seen["statistics"] = statistics(model)
+
+    start = statistics(model)
+    model.fit(*sample.data(), epochs=2, verbose=0, callbacks=[At(1, freeze)])
+    assert same(statistics(model), seen["statistics"])
+    assert not same(start, seen["statistics"])
+
+
+def test_freeze_batch_norm_leaves_other_layers_and_other_models_alone(samples):
+    model, other = samples["nested"].model(), samples["nested"].model()
+    freeze_batch_norm(model)
+    assert len(model.trainable_variables) == len(other.trainable_variables) - 2
+    freeze_to(other, samples["nested"].groups(other), 0)
+    assert len(other.trainable_variables) == len(model.trainable_variables) + 2
+
+
+def test_batch_norm_inside_composite_layers_is_frozen_too():
+    layer = LAYERS.TimeDistributed(LAYERS.BatchNormalization())
+    model = keras.Sequential([keras.Input((3, 4)), layer, LAYERS.Flatten(), LAYERS.Dense(2)])
+    freeze_batch_norm(model)
+    assert len(model.trainable_variables) == 2
+    freeze_to(model, split_layers(model, [model.layers[-1]]), 0)
+    assert len(model.trainable_variables) == 2

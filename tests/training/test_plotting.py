@@ -1,0 +1,261 @@
+"""Plots: what is drawn, that nothing is covered, and the files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+matplotlib = pytest.importorskip("matplotlib")
+
+from dlr_tf.training import plotting
+
+STEPS = np.arange(140)
+CYCLES = np.concatenate([0.5 * (1 + np.cos(np.pi * np.arange(n) / n)) for n in (20, 40, 80)])
+RATES = {"group_0": 1e-5 * CYCLES, "group_1": 1e-4 * CYCLES, "head": 1e-3 * CYCLES}
+HISTORY = {
+    "loss": [2.0, 1.0, 0.7],
+    "accuracy": [0.3, 0.6, 0.8],
+    "val_loss": [1.8, 1.1, 0.9],
+    "val_accuracy": [0.35, 0.5, 0.7],
+    "learning_rate/head": [1e-3, 1e-3, 1e-3],
+}
+
+
+def covers(figure, artist, axes) -> bool:
+    """Whether an artist overlaps the area in which lines are drawn."""
+    figure.canvas.draw()
+    return bool(artist.get_window_extent().overlaps(axes.get_window_extent()))
+
+
+def test_learning_rates_one_line_per_group_on_a_log_axis() -> None:
+    figure = plotting.plot_learning_rates(STEPS, RATES)
+    (axes,) = figure.axes
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == list(RATES)
+    for line, rates in zip(lines, RATES.values()):
+        np.testing.assert_array_equal(line.get_xdata(), STEPS)
+        np.testing.assert_array_equal(line.get_ydata(), rates)
+    assert axes.get_yscale() == "log"
+    assert axes.get_xlabel() == "step (optimizer updates)"
+    assert axes.get_ylabel() == "learning rate"
+    assert len({line.get_color() for line in lines}) == 3
+
+
+def test_learning_rates_show_every_restart_and_no_endless_tail() -> None:
+    figure = plotting.plot_learning_rates(STEPS, RATES)
+    low, high = figure.axes[0].get_ylim()
+    assert high > 1e-3  # the head's peaks
+    assert low < 1e-5 / 100  # two decades of every group's fall
+    assert low > 1e-5 * CYCLES[CYCLES > 0].min()  # the last step of the longest cycle is cut
+
+
+def test_learning_rates_leave_a_gap_where_a_group_did_not_move() -> None:
+    rates = {"body": [0.0, np.nan, 1e-4], "head": [1e-3, 1e-3, 1e-3], "unused": [0.0, 0.0, 0.0]}
+    figure = plotting.plot_learning_rates([0, 1, 2], rates)
+    body = figure.axes[0].get_lines()[0].get_ydata()
+    np.testing.assert_array_equal(body, [np.nan, np.nan, 1e-4])
+    figure.canvas.draw()
+
+
+def test_no_steps_yet() -> None:
+    figure = plotting.plot_learning_rates([], {"head": []})
+    figure.canvas.draw()
+    assert len(figure.axes[0].get_lines()) == 1
+
+
+@pytest.mark.parametrize("n_groups", [3, 6, 50])
+def test_legend_names_groups_and_covers_no_line(n_groups: int) -> None:
+    rates = {f"backbone/block_{i}_expand_conv": RATES["head"] * 0.9**i for i in range(n_groups)}
+    figure = plotting.plot_learning_rates(STEPS, rates)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert not covers(figure, legend, figure.axes[0])
+    assert len(names) == min(n_groups, plotting.MAX_LEGEND)
+    assert all(len(name) <= 28 for name in names)
+    assert names[0].endswith("_0_expand_conv")
+    assert names[-1].endswith(f"{n_groups - 1}_expand_conv")
+    colours = {matplotlib.colors.to_hex(line.get_color()) for line in figure.axes[0].get_lines()}
+    assert len(colours) == n_groups
+
+
+def test_learning_rates_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="There are no rates to plot"):
+        plotting.plot_learning_rates([0], {})
+    with pytest.raises(ValueError, match="Received: 2 rates for 'head' and 1 steps"):
+        plotting.plot_learning_rates([0], {"head": [1e-3, 1e-3]})
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_files(tmp_path: Path, ending: str, start: bytes) -> None:
+    path = tmp_path / f"rates.{ending}"
+    figure = plotting.plot_learning_rates(STEPS, RATES, path)
+    assert path.read_bytes().startswith(start)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    if ending == "png":
+        height, width, _ = matplotlib.image.imread(path).shape
+        assert width >= 800
+        assert height < width
+
+
+def test_no_file_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plotting.plot_history(HISTORY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loss_over_rate() -> None:
+    figure = plotting.plot_loss([1e-4, 1e-3, 1e-2], [2.0, np.inf, 1.0])
+    (axes,) = figure.axes
+    (line,) = axes.get_lines()
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylabel() == "loss"
+    np.testing.assert_array_equal(line.get_ydata(), [2.0, np.nan, 1.0])
+    with pytest.raises(ValueError, match="Received: 2 learning rates and 1 losses"):
+        plotting.plot_loss([1e-4, 1e-3], [2.0])
+
+
+def test_sweep_marks_every_suggestion_on_the_curve() -> None:
+    rates = np.geomspace(1e-6, 1.0, 61)
+    losses = (np.log10(rates) + 2) ** 2
+    losses[-1] = np.inf
+    suggestions = {"valley": 1e-4, "steep": 1e-5, "minimum": 1e-3, "slide": np.nan}
+    figure = plotting.plot_sweep(rates, losses, suggestions)
+    (axes,) = figure.axes
+    points = {
+        line.get_label(): (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.get_lines()
+        if line.get_marker() not in ("None", None)
+    }
+    assert list(points) == ["valley: 1.00e-04", "steep: 1.00e-05", "minimum: 1.00e-03"]
+    for rate, loss in points.values():
+        assert loss == pytest.approx((np.log10(rate) + 2) ** 2, rel=1e-6)
+    assert not covers(figure, figure.legends[0], axes)
+
+
+def test_sweep_keeps_the_valley_visible_when_the_loss_blows_up() -> None:
+    rates = np.geomspace(1e-6, 1.0, 50)
+    losses = np.concatenate([np.linspace(2.0, 1.0, 40), np.geomspace(1.0, 1e6, 10)])
+    low, high = plotting.plot_sweep(rates, losses, {}).axes[0].get_ylim()
+    assert low < 1.0
+    assert 2.0 < high < 4.0
+
+
+def test_sweep_shows_the_whole_fall_when_the_first_loss_is_low() -> None:
+    rates = np.geomspace(1e-6, 1.0, 50)
+    losses = np.concatenate([[1.2], np.linspace(2.0, 1.0, 39), np.geomspace(1.0, 1e6, 10)])
+    assert plotting.plot_sweep(rates, losses, {}).axes[0].get_ylim()[1] > 2.0
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [np.nan, np.nan]])
+def test_sweep_of_next_to_nothing(losses: list[float]) -> None:
+    rates = np.geomspace(1e-3, 1e-2, len(losses))
+    figure = plotting.plot_sweep(rates, losses, {"valley": 1e-3} if losses else {})
+    figure.canvas.draw()
+    assert len(figure.axes) == 1
+
+
+def test_history_has_a_panel_per_metric_and_a_line_per_run() -> None:
+    figure = plotting.plot_history(HISTORY, compare=HISTORY, frozen_epochs=1)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
+    for axes, metric in zip(figure.axes, ("loss", "accuracy")):
+        ours_val, ours, other_val, _ = axes.get_lines()
+        np.testing.assert_array_equal(ours.get_xdata(), [1, 2, 3])
+        np.testing.assert_array_equal(ours.get_ydata(), HISTORY[metric])
+        np.testing.assert_array_equal(ours_val.get_ydata(), HISTORY[f"val_{metric}"])
+        assert ours.get_color() == ours_val.get_color() != other_val.get_color()
+        assert ours.get_linestyle() != ours_val.get_linestyle()
+        assert not covers(figure, figure.legends[0], axes)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [
+        "differential rates, validation",
+        "differential rates, training",
+        "one rate, validation",
+        "one rate, training",
+        "head only",
+    ]
+
+
+def test_history_without_accuracy_or_validation() -> None:
+    figure = plotting.plot_history({"loss": [1.0]})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
+    assert figure.axes[0].get_lines()[0].get_marker() == "x"
+    with pytest.raises(ValueError, match=r"The history has no losses.*\['accuracy'\]"):
+        plotting.plot_history({"accuracy": [1.0]})
+
+
+def test_schedule_marks_restarts() -> None:
+    figure = plotting.plot_schedule(STEPS, RATES["head"], title="SGDR", restarts=[0, 20, 60])
+    (axes,) = figure.axes
+    *marks, line = axes.get_lines()
+    assert [mark.get_xdata()[0] for mark in marks] == [0, 20, 60]
+    np.testing.assert_array_equal(line.get_ydata(), RATES["head"])
+    assert axes.get_title(loc="left") == "SGDR"
+    assert axes.get_ylim()[0] <= 0
+    with pytest.raises(ValueError, match="Received: 1 steps and 2 learning rates"):
+        plotting.plot_schedule([0], [0.1, 0.2])
+
+
+def test_ascii_shows_every_restart() -> None:
+    text = plotting.ascii_plot(CYCLES, width=70, height=10)
+    lines = text.splitlines()
+    assert len(lines) == 12
+    assert max(map(len, lines)) < 110
+    curve = [line.partition("|")[2] for line in lines[:10]]
+    # The cycles start at columns 0, 10 and 30.
+    assert [column for column in (0, 10, 30) if curve[0][column] == "*"] == [0, 10, 30]
+    assert lines[0].split()[0] == "1"
+    assert lines[-1].split()[:2] == ["0", "139"]
+    # Each column has its highest rate marked.
+    for column in range(70):
+        top = next(row for row in range(10) if curve[row][column : column + 1] == "*")
+        assert top == round((1 - CYCLES[2 * column]) / (1 - CYCLES.min()) * 9)
+
+
+def test_ascii_of_one_value_and_of_none() -> None:
+    assert "*" in plotting.ascii_plot([0.1])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plotting.ascii_plot([])
+
+
+def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "dlr_tf\[plot\]"'):
+        plotting.plot_history(HISTORY)
+
+
+def test_no_display_and_no_pyplot_needed() -> None:
+    # The file alone, since Keras may load pyplot itself.
+    code = (
+        "import runpy, sys\n"
+        "plotting = runpy.run_path(sys.argv[1])\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[2])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "print('drawn')"
+    )
+    environment = {**os.environ, "MPLBACKEND": "TkAgg"}
+    environment.pop("DISPLAY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, plotting.__file__, os.devnull],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.stdout.strip() == "drawn", done.stderr
+
+
+def test_a_long_title_stays_inside_of_the_picture() -> None:
+    title = "SGDR: " + ", ".join(f"an_argument_{n}=0.001" for n in range(9))
+    figure = plotting.plot_schedule(STEPS, np.linspace(0.0, 1e-3, len(STEPS)), title=title)
+    figure.canvas.draw()
+    box = figure.axes[0].get_tightbbox()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
