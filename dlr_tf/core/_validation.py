@@ -1,0 +1,135 @@
+"""Checks of arguments, and the parts that error messages share."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+MAX_NAMES = 10
+
+
+def check_integer(
+    name: str, value: Any, *, minimum: int | None = None, maximum: int | None = None
+) -> int:
+    """Return an integer argument as a Python `int`.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value. Python and NumPy integers are accepted, `bool` is not.
+        minimum: Smallest value that is allowed. Defaults to `None`: no limit.
+        maximum: Largest value that is allowed. Defaults to `None`: no limit.
+
+    Raises:
+        TypeError: If the value is not an integer.
+        ValueError: If it is out of range.
+
+    >>> check_integer("epochs", 3, minimum=1)
+    3
+    """
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"Argument `{name}` should be an integer. Received: {name}={value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"Argument `{name}` should be an integer. "
+            f"Received: {name}={value!r} of type {type(value).__name__}"
+        ) from None
+    if minimum is not None and number < minimum:
+        raise ValueError(
+            f"Argument `{name}` should be at least {minimum}. Received: {name}={number}"
+        )
+    if maximum is not None and number > maximum:
+        raise ValueError(
+            f"Argument `{name}` should be at most {maximum}. Received: {name}={number}"
+        )
+    return number
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = 0.0,
+    maximum: float = math.inf,
+    hint: str = "",
+) -> float:
+    """Return a finite number as a Python `float`.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value.
+        minimum: Smallest value that is allowed. Defaults to 0.
+        maximum: Largest value that is allowed. Defaults to infinity.
+        hint: A sentence that says how to correct the value, at the end of the message.
+
+    Raises:
+        TypeError: If the value is not a real number.
+        ValueError: If it is not finite or out of range.
+
+    >>> check_number("alpha", 0.5, maximum=1.0)
+    0.5
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.generic)):
+        raise TypeError(
+            f"Argument `{name}` should be a number. "
+            f"Received: {name}={value!r} of type {type(value).__name__}"
+        )
+    if not (math.isfinite(value) and minimum <= value <= maximum):
+        expected = f"at least {minimum:g}"
+        if maximum < math.inf:
+            expected = f"in [{minimum:g}, {maximum:g}]"
+        raise ValueError(
+            f"Argument `{name}` should be a finite number, {expected}. "
+            f"Received: {name}={value!r}. {hint}".rstrip(" .")
+        )
+    return float(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the nearest known name, or an empty string.
+
+    The sentence begins with a space, so that it can follow another one.
+
+    >>> did_you_mean("blok_6", ["block_6", "head"])
+    " Did you mean 'block_6'?"
+    """
+    known = list(known)
+    lowered = {text.lower(): text for text in reversed(known)}
+    near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    return f" Did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def some_of(names: Sequence[Any], limit: int = MAX_NAMES) -> str:
+    """Return the first names of a list, for a message, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], limit=2)
+    "['a', 'b', and 1 more]"
+    """
+    shown = ", ".join(map(repr, names[:limit]))
+    return f"[{shown}{f', and {len(names) - limit} more' if len(names) > limit else ''}]"
+
+
+def unwrap_optimizer(optimizer: Any, expected: type | None = None) -> Any:
+    """Return the optimizer, or the one inside Keras' `LossScaleOptimizer`.
+
+    Args:
+        optimizer: What `model.optimizer` holds.
+        expected: The class that the result should have. Defaults to `None`: any.
+
+    Raises:
+        TypeError: If the result is not of the expected class.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if expected is not None and not isinstance(inner, expected):
+        raise TypeError(
+            f"A `{expected.__name__}` was expected: compile the model with one. "
+            f"Received: {optimizer!r}"
+        )
+    return inner
