@@ -226,7 +226,7 @@ def set_tensorflow_generator(generator: Any) -> None:
 
 
 def operation_seeds() -> random.Random | None:
-    """The generator that gives eager random operations their seeds, `None` without a global seed."""
+    """The generator of the seeds of eager random operations; `None` without a global seed."""
     return getattr(eager_context.context(), "_rng", None)
 
 
