@@ -32,7 +32,7 @@ import tensorflow as tf
 from benchmarks import common
 from dlr_tf import LayerGroup, MultiGroupOptimizer
 from dlr_tf.core._keras import slots_of
-from dlr_tf.core.groups import layer_units
+from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.core.schedules import SGDR
 
 WIDTH, BATCH = 6, 4
@@ -94,7 +94,7 @@ def layers_by_group(model: keras.Model) -> dict[str, list[tuple[str, keras.layer
     parts = ("early", "norm", "middle", "late", "top")
     of_part = dict(zip(parts, ("early", "early", "middle", "head", "head")))
     grouped: dict[str, list[tuple[str, keras.layers.Layer]]] = {name: [] for name in GROUPS}
-    for unit in layer_units(model):
+    for unit in leaf_layers(model):
         grouped[of_part[unit.path.split("/")[-1]]].append((unit.path, unit.layer))
     return grouped
 
@@ -293,7 +293,7 @@ def snapshot(model: keras.Model) -> dict[str, np.ndarray]:
     if optimizer is not model.optimizer:
         values["loss scale"] = model.optimizer.dynamic_scale.numpy()
         values["steps since the loss scale changed"] = model.optimizer.step_counter.numpy()
-    values["iterations"] = np.asarray(optimizer._iterations.numpy())
+    values["iterations"] = np.asarray(optimizer.step_counter.numpy())
     members = list(getattr(optimizer, "group_optimizers", None) or optimizer.optimizers)
     for member in [optimizer, *members]:
         for name, slots in slots_of(member).items():

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from benchmarks import common
 from dlr_tf import LayerGroup, MultiGroupOptimizer, split_evenly, split_layerwise
-from dlr_tf.core.groups import assign_variables
+from dlr_tf.core.assignment import assign_variables
 
 RATES = slice(1e-6, 1e-5)
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7

@@ -29,9 +29,9 @@ import tensorflow as tf
 import dlr_tf
 from dlr_tf.app import applications
 from dlr_tf.app import data as image_data
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.learning_rates import resolve_learning_rates
-from dlr_tf.core.optimizer import unwrap
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.callbacks import LearningRateLogger

@@ -7,34 +7,172 @@ Keras or TensorFlow changes one of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.utils.naming import to_snake_case
 from tensorflow.python.eager import context as eager_context
-from tensorflow.python.ops import stateful_random_ops
+from tensorflow.python.ops import control_flow_util, stateful_random_ops
+
+# --- Variables -----------------------------------------------------------------------------------
 
 
-def copy_optimizer(template: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """Returns an optimizer with the same settings, no state, and a rate of 0."""
-    config = template.get_config()
-    config["learning_rate"] = 0.0
-    copied = type(template).from_config(config)
-    # Keras leaves what `exclude_from_weight_decay` was told out of the configuration.
-    for attribute in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(template, attribute):
-            setattr(copied, attribute, getattr(template, attribute))
+def variable_key(variable: Any) -> Hashable:
+    """Return the identity of a variable, the same for its copies on the devices of a strategy.
+
+    It is what Keras' optimizers use. An optimizer has a private method for it, and the groups need
+    it before there is an optimizer.
+    """
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if hasattr(value, "_distributed_container"):
+        value = value._distributed_container()
+    elif (
+        isinstance(value, tf.__internal__.CompositeTensor)
+        and hasattr(value, "handle")
+        and hasattr(value.handle, "_distributed_container")
+    ):
+        value = value.handle._distributed_container()
+    return value._unique_id
+
+
+def is_initialized(variable: Any) -> bool:
+    """Whether a variable has a value: one that a traced function creates gets it after the trace.
+
+    `tf.compat.v1.is_variable_initialized` is the public way, and gives a tensor of the graph.
+    """
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    if isinstance(value, tf.distribute.DistributedValues):
+        value = value.values[0]
+    with tf.init_scope():
+        return bool(tf.raw_ops.VarIsInitializedOp(resource=value.handle))
+
+
+def eager_read_fn(variable: keras.Variable) -> Callable[[], tf.Tensor]:
+    """Return a function that reads a variable eagerly, several times quicker than `.value`.
+
+    `ReadVariableOp` needs the handle of the variable, for a mirrored one that of its first copy.
+    """
+    value = variable.value
+    if isinstance(value, tf.distribute.DistributedValues):
+        value = value.values[0]
+    return functools.partial(tf.raw_ops.ReadVariableOp, resource=value.handle, dtype=value.dtype)
+
+
+# --- Optimizers: what Keras keeps ----------------------------------------------------------------
+# Keras builds an optimizer once: `build` does nothing the second time. It keeps its slots in lists
+# parallel to `_trainable_variables`, and there is no public way to ask which variable a slot
+# belongs to.
+
+
+def copy_optimizer(
+    optimizer: keras.optimizers.Optimizer, *, keep_rate: bool = False
+) -> keras.optimizers.Optimizer:
+    """Return an optimizer with the same settings and no state.
+
+    Keras does not store in the configuration what `exclude_from_weight_decay` was told.
+
+    Args:
+        optimizer: Any Keras optimizer, a `LossScaleOptimizer` too.
+        keep_rate: Whether it keeps its learning rate; otherwise it has a rate of 0. Defaults to
+            `False`.
+    """
+    config = optimizer.get_config()
+    if not keep_rate:
+        config["learning_rate"] = 0.0
+    copied = type(optimizer).from_config(config)
+    pairs = [(optimizer, copied)]
+    if hasattr(optimizer, "inner_optimizer"):
+        pairs.append((optimizer.inner_optimizer, copied.inner_optimizer))
+    for original, twin in pairs:
+        pattern, variables = weight_decay_exclusions(original)
+        if pattern is not None or variables:
+            set_weight_decay_exclusions(twin, pattern, variables)
     return copied
 
 
-def grow(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
-    """Gives an optimizer fresh state for more variables, and leaves the state it has alone.
+def weight_decay_exclusions(
+    optimizer: keras.optimizers.Optimizer,
+) -> tuple[str | None, frozenset[Hashable]]:
+    """Return what `exclude_from_weight_decay` was told: a pattern of names, and variable keys."""
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
+    return None if pattern is None else pattern.pattern, frozenset(excluded)
+
+
+def set_weight_decay_exclusions(
+    optimizer: keras.optimizers.Optimizer, pattern: str | None, keys: Iterable[Hashable]
+) -> None:
+    """Set what `weight_decay_exclusions` returns; the public method takes variables alone."""
+    optimizer._exclude_from_weight_decay = set(keys)
+    optimizer._exclude_from_weight_decay_pattern = None if pattern is None else re.compile(pattern)
+    optimizer._exclude_from_weight_decay_cache = {}
+
+
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the rate an optimizer was made with: a float, a schedule, or a callable.
+
+    The public `learning_rate` gives the value of a schedule, never the schedule.
+    """
+    rate = optimizer._learning_rate
+    return float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
+
+
+def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: Callable[[], Any]) -> None:
+    """Give an optimizer a function as its rate; the public setter takes no function."""
+    optimizer._learning_rate = rate
+
+
+def current_rate_object(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the object an optimizer takes its rate from, such as the view set by `set_views`."""
+    return optimizer._learning_rate
+
+
+def set_views(optimizer: keras.optimizers.Optimizer, *, rate: Any, steps: Any) -> None:
+    """Make an optimizer take its rate and its step count from other objects.
+
+    `iterations` has no public setter, and that of `learning_rate` writes to the variable that is
+    there.
+    """
+    for attribute, view in (("_iterations", steps), ("_learning_rate", rate)):
+        variable = getattr(optimizer, attribute)
+        if isinstance(variable, keras.Variable):
+            optimizer._untrack_variable(variable)
+        setattr(optimizer, attribute, view)
+
+
+def known_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Return the variables that an optimizer has state for, in the order of its slots."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """Return the position of a variable's slots."""
+    return optimizer._trainable_variables_indices[variable_key(variable)]
+
+
+def knows(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether an optimizer has state for a variable."""
+    return variable_key(variable) in optimizer._trainable_variables_indices
+
+
+def register_variable(optimizer: keras.optimizers.Optimizer, variable: Any) -> None:
+    """Add a variable to those that an optimizer knows, without slots."""
+    optimizer._trainable_variables_indices[variable_key(variable)] = len(
+        optimizer._trainable_variables
+    )
+    optimizer._trainable_variables.append(variable)
+
+
+def add_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
+    """Create state for more variables, and leave the state that is there alone.
 
     Args:
         optimizer: Any Keras optimizer.
@@ -59,11 +197,11 @@ def grow(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> Non
             if isinstance(value, keras.Variable):
                 optimizer._untrack_variable(value)
     for number, variable in enumerate(variables, start=n_known):
-        optimizer._trainable_variables_indices[optimizer._var_key(variable)] = number
+        optimizer._trainable_variables_indices[variable_key(variable)] = number
 
 
 def slots_of(optimizer: keras.optimizers.Optimizer) -> dict[str, list[keras.Variable | None]]:
-    """Lists an optimizer's slots by name, each a list in the order of the variables it trains."""
+    """List an optimizer's slots by name, each a list in the order of `known_variables`."""
     n_trained = len(optimizer._trainable_variables)
     return {
         attribute.lstrip("_"): value
@@ -77,12 +215,205 @@ def slots_of(optimizer: keras.optimizers.Optimizer) -> dict[str, list[keras.Vari
 
 
 def shared_state_of(optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Variable]:
-    """Lists an optimizer's variables that belong to no single one, such as Nadam's product."""
+    """List an optimizer's variables that belong to no single one, such as Nadam's product."""
     return {
         attribute.lstrip("_"): value
         for attribute, value in vars(optimizer).items()
         if isinstance(value, keras.Variable)
     }
+
+
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable | None]:
+    """Return the list of EMA averages, parallel to `known_variables`.
+
+    `SwapEMAWeights` reads it under its private name.
+    """
+    vars(optimizer).setdefault("_model_variables_moving_average", [])
+    return optimizer._model_variables_moving_average
+
+
+def accumulators(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the list of accumulated gradients, parallel to `known_variables`."""
+    vars(optimizer).setdefault("_accumulated_gradients", [])
+    return optimizer._accumulated_gradients
+
+
+def is_overwritten_by_gradient(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether a variable takes its gradient as its new value, as float8 scales do."""
+    return optimizer._overwrite_variable_with_gradient(variable)
+
+
+def step_counter_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Return the variable that counts calls of `apply`; `iterations` is divided by accumulation."""
+    return optimizer._iterations
+
+
+def untrack_variable(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> None:
+    """Take a variable out of `optimizer.variables`."""
+    optimizer._untrack_variable(variable)
+
+
+# --- Optimizers: parts of Keras' update ----------------------------------------------------------
+
+
+def filter_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Drop pairs without a gradient, and set the variables that take their gradient as value.
+
+    Keras' `apply` does both, but its other parts do not fit groups.
+    """
+    pairs = optimizer._filter_empty_gradients(gradients, variables)
+    gradients, variables = optimizer._overwrite_variables_directly_with_gradients(*pairs)
+    return list(gradients), list(variables)
+
+
+def clip_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]) -> list[Any]:
+    """Clip gradients as the optimizer's arguments say; `apply` alone calls it."""
+    return list(optimizer._clip_gradients(list(gradients)))
+
+
+def all_reduce(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[Any]
+) -> list[Any]:
+    """Add up gradients over the replicas of a strategy; only Keras' update calls it."""
+    pairs = optimizer._all_reduce_sum_gradients(list(zip(gradients, variables)))
+    return [gradient for gradient, _ in pairs]
+
+
+def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
+    """Return the strategy in whose scope an optimizer was made."""
+    return optimizer._distribution_strategy
+
+
+def overrides(optimizer: keras.optimizers.Optimizer, method: str) -> bool:
+    """Whether an optimizer's class has its own version of one of Keras' methods."""
+    return getattr(type(optimizer), method) is not getattr(keras.optimizers.Optimizer, method)
+
+
+def apply_weight_decay(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
+    """Decay variables at the optimizer's rate, where it does so: `apply` alone calls it."""
+    if optimizer.weight_decay is not None or overrides(optimizer, "_apply_weight_decay"):
+        optimizer._apply_weight_decay(list(variables))
+
+
+def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Whether weight decay acts on a variable, exclusions considered."""
+    return optimizer._use_weight_decay(variable)
+
+
+def update_shared_state(optimizer: keras.optimizers.Optimizer, rate: Any) -> None:
+    """Do what an optimizer does once per step beside its variables, such as Nadam's product.
+
+    Keras has no method for it: such optimizers override the one that updates all variables.
+    """
+    if overrides(optimizer, "_backend_update_step") and not isinstance(optimizer, FusedAdamBase):
+        optimizer._backend_update_step([], [], rate)
+
+
+def maybe_merge_call(function: Callable[..., Any], strategy: Any, *args: Any) -> Any:
+    """Call a function in cross-replica context where the strategy needs it; TensorFlow-internal."""
+    return tf.__internal__.distribute.interim.maybe_merge_call(function, strategy, *args)
+
+
+def needs_merge_call() -> bool:
+    """Whether the strategy in use updates variables only in cross-replica context."""
+    return not tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def under_xla() -> bool:
+    """Whether XLA will compile the function that is traced now; TensorFlow has no public name."""
+    return not tf.executing_eagerly() and bool(
+        control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    )
+
+
+class CheckpointableOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that says itself under which names TensorFlow stores its parts.
+
+    By default TensorFlow stores every list that Keras keeps, by position, the model's weights
+    among them. The names come from two private methods of TensorFlow's `Trackable`; both are
+    called while the base class is initialised.
+    """
+
+    def checkpoint_children(self, save_type: str) -> dict[str, Any]:
+        """Return the parts to store, by name.
+
+        Args:
+            save_type: `"checkpoint"` or `"savedmodel"`.
+        """
+        raise NotImplementedError
+
+    def checkpoint_child(self, name: str) -> Any:
+        """Return the part that a stored name belongs to, `None` if there is none."""
+        raise NotImplementedError
+
+    def restore_deferred(self, name: str, child: Any) -> None:
+        """Restore a new part from a checkpoint that was read before the part existed."""
+        self._handle_deferred_dependencies(name, child)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        return self.checkpoint_children(save_type)
+
+    def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
+        # What TensorFlow looked up before is not asked: it may lack a part that is created now.
+        return self.checkpoint_child(name)
+
+
+class FusedAdamBase(keras.optimizers.Adam):
+    """Keras' Adam with two private steps of its update, and its slots, under public names.
+
+    `tests/core/test_keras.py` checks that Keras still calls the steps, and passes the rate
+    unchanged.
+    """
+
+    def slots_for(self, variable: Any) -> tuple[Any, Any, Any]:
+        """Return the moments of a variable, and the largest second moment with AMSGrad."""
+        index = variable_index(self, variable)
+        largest = self._velocity_hats[index] if self.amsgrad else None
+        return self._momentums[index], self._velocities[index], largest
+
+    def update_all(self, gradients: Sequence[Any], variables: Sequence[Any], rate: Any) -> None:
+        """Update all variables of a step."""
+        super()._backend_update_step(gradients, variables, rate)
+
+    def decay_weights(self, variables: Sequence[Any]) -> None:
+        """Apply weight decay to the variables of a step."""
+        super()._apply_weight_decay(variables)
+
+    @tf.autograph.experimental.do_not_convert
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        self.update_all(grads, trainable_variables, learning_rate)
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        self.decay_weights(variables)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def related_stores(store: Any, child: str) -> list[Any]:
+    """Return what a file holds under the parent and under a child of an object's own path.
+
+    `load_own_variables` is given the object's own part of the file alone. Whether an optimizer was
+    saved inside another one decides where its state is.
+
+    Args:
+        store: What `load_own_variables` is given: Keras' HDF5 store; for others nothing is found.
+        child: Name of the attribute that holds an inner object.
+
+    Returns:
+        The contents found, as mappings from names to data sets.
+    """
+    file, path = getattr(store, "h5_file", None), getattr(store, "_h5_entry_path", None)
+    if file is None or path is None:
+        return []
+    paths = [f"{path}/{child}"]
+    if path.endswith(f"/{child}"):
+        paths.append(path[: -len(f"/{child}")])
+    return [file[near]["vars"] for near in paths if near in file and "vars" in file[near]]
 
 
 # --- Models and layers ---------------------------------------------------------------------------
@@ -152,6 +483,21 @@ def lora_base_variables(layer: keras.layers.Layer) -> list[Any]:
     ]
     learned.append(getattr(layer, "bias", None))
     return [v for v in flagged_variables(layer) if not any(v is kept for kept in learned)]
+
+
+def tensor_source(tensor: Any) -> tuple[Any, list[Any]]:
+    """Return the operation that gives a symbolic tensor, and the tensors it was called on.
+
+    `layer.input` is public, but fails for a layer that is called several times.
+    """
+    operation, node, _ = tensor._keras_history
+    return operation, list(operation._inbound_nodes[node].input_tensors)
+
+
+def first_inputs(layer: keras.layers.Layer) -> list[Any]:
+    """Return the symbolic tensors that a layer was first called on; empty without a graph."""
+    nodes = layer._inbound_nodes
+    return list(nodes[0].input_tensors) if nodes else []
 
 
 # --- `fit` ---------------------------------------------------------------------------------------

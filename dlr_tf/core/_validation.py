@@ -76,12 +76,13 @@ def check_number(
     >>> check_number("alpha", 0.5, maximum=1.0)
     0.5
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.generic)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.number)):
         raise TypeError(
             f"Argument `{name}` should be a number. "
             f"Received: {name}={value!r} of type {type(value).__name__}"
         )
-    if not (math.isfinite(value) and minimum <= value <= maximum):
+    number = float(value)
+    if not (math.isfinite(number) and minimum <= number <= maximum):
         expected = f"at least {minimum:g}"
         if maximum < math.inf:
             expected = f"in [{minimum:g}, {maximum:g}]"
@@ -89,7 +90,7 @@ def check_number(
             f"Argument `{name}` should be a finite number, {expected}. "
             f"Received: {name}={value!r}. {hint}".rstrip(" .")
         )
-    return float(value)
+    return number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

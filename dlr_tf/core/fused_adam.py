@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-# Tells, while a function is traced, whether XLA will compile it; TensorFlow has no public name.
-from tensorflow.python.ops import control_flow_util
+from dlr_tf.core import _keras
 
 # In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, but not alike.
 _KERNEL_DTYPES = (tf.float32, tf.float64)
 
 
 class AdamStep(NamedTuple):
-    """What all variables of one optimizer share in a step: scalar tensors of one dtype."""
+    """The constants of one step of one optimizer: scalar tensors of one dtype."""
 
     learning_rate: Any
     beta_1_power: Any
@@ -28,8 +27,8 @@ class AdamStep(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
-class FusedAdam(keras.optimizers.Adam):
-    r"""Keras' Adam, with one fused kernel per variable instead of a dozen small ones.
+class FusedAdam(_keras.FusedAdamBase):
+    r"""Keras' Adam, with one fused kernel per variable instead of a dozen small operations.
 
     With gradient `g`, rate `lr` and step `t = 1, 2, ...`:
 
@@ -69,7 +68,7 @@ class FusedAdam(keras.optimizers.Adam):
     """
 
     def step_constants(self, learning_rate: Any, dtype: tf.DType = tf.float32) -> AdamStep:
-        """Computes what all variables share in a step.
+        """Compute the constants that all variables share in a step.
 
         Args:
             learning_rate: The rate of this step: a scalar.
@@ -88,39 +87,39 @@ class FusedAdam(keras.optimizers.Adam):
 
     @staticmethod
     def stacked_step_constants(
-        members: Sequence[FusedAdam], rates: Sequence[tf.Tensor], steps: tf.Tensor
+        optimizers: Sequence[FusedAdam], rates: Sequence[tf.Tensor], steps: tf.Tensor
     ) -> list[AdamStep]:
-        """`step_constants` of several optimizers at the price of one, for float32 variables.
+        """Compute `step_constants` of several float32 optimizers at the cost of one.
 
         Args:
-            members: The optimizers.
+            optimizers: The optimizers.
             rates: The rate of each: scalars.
-            steps: The number of this step for each, from 1, of shape `(len(members),)`.
+            steps: The number of this step for each, from 1, of shape `(len(optimizers),)`.
         """
         steps = tf.cast(steps, tf.float32)
-        beta_1s = tf.constant([member.beta_1 for member in members], tf.float32)
-        beta_2s = tf.constant([member.beta_2 for member in members], tf.float32)
+        beta_1s = tf.constant([optimizer.beta_1 for optimizer in optimizers], tf.float32)
+        beta_2s = tf.constant([optimizer.beta_2 for optimizer in optimizers], tf.float32)
         constant = functools.cache(lambda value: tf.constant(value, tf.float32))
         return [
             AdamStep(
                 rate,
                 beta_1_power,
                 beta_2_power,
-                constant(member.beta_1),
-                constant(member.beta_2),
-                constant(member.epsilon),
+                constant(optimizer.beta_1),
+                constant(optimizer.beta_2),
+                constant(optimizer.epsilon),
             )
-            for member, rate, beta_1_power, beta_2_power in zip(
-                members,
+            for optimizer, rate, beta_1_power, beta_2_power in zip(
+                optimizers,
                 rates,
-                tf.unstack(tf.pow(beta_1s, steps), num=len(members)),
-                tf.unstack(tf.pow(beta_2s, steps), num=len(members)),
+                tf.unstack(tf.pow(beta_1s, steps), num=len(optimizers)),
+                tf.unstack(tf.pow(beta_2s, steps), num=len(optimizers)),
             )
         ]
 
     @tf.autograph.experimental.do_not_convert
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable.
+        """Update one variable.
 
         Args:
             gradient: Its gradient, dense or `tf.IndexedSlices`, of its shape.
@@ -132,7 +131,7 @@ class FusedAdam(keras.optimizers.Adam):
         if (
             isinstance(gradient, tf.IndexedSlices)
             or dtype not in _KERNEL_DTYPES
-            or (self.amsgrad and _under_xla())
+            or (self.amsgrad and _keras.under_xla())
         ):
             rate = learning_rate if shared is None else shared.learning_rate
             super().update_step(gradient, variable, rate)
@@ -140,11 +139,11 @@ class FusedAdam(keras.optimizers.Adam):
         if shared is None or shared.learning_rate.dtype != dtype:
             rate = learning_rate if shared is None else shared.learning_rate
             shared = self.step_constants(rate, dtype)
-        index = self._get_variable_index(variable)
+        momentum, velocity, largest_velocity = self.slots_for(variable)
         arguments = {
             "var": variable.handle,
-            "m": self._momentums[index].value.handle,
-            "v": self._velocities[index].value.handle,
+            "m": momentum.value.handle,
+            "v": velocity.value.handle,
             "beta1_power": shared.beta_1_power,
             "beta2_power": shared.beta_2_power,
             "lr": shared.learning_rate,
@@ -154,36 +153,24 @@ class FusedAdam(keras.optimizers.Adam):
             "grad": tf.cast(gradient, dtype),
         }
         if self.amsgrad:
-            vhat = self._velocity_hats[index].value.handle
-            tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=vhat, **arguments)
+            tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=largest_velocity.value.handle, **arguments)
         else:
             tf.raw_ops.ResourceApplyAdam(**arguments)
 
-    @tf.autograph.experimental.do_not_convert
-    def _backend_update_step(
-        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
-    ) -> None:
-        # The one place where Keras takes all variables of a step together; a test holds that it
-        # still passes the rate through to `update_step` untouched.
-        shared = self.step_constants(learning_rate)
+    def update_all(self, gradients: Sequence[Any], variables: Sequence[Any], rate: Any) -> None:
+        shared = self.step_constants(rate)
         if tf.distribute.has_strategy():
-            super()._backend_update_step(grads, trainable_variables, shared)
+            super().update_all(gradients, variables, shared)
         else:
-            for gradient, variable in zip(grads, trainable_variables):
+            for gradient, variable in zip(gradients, variables):
                 self.update_step(gradient, variable, shared)
 
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+    def decay_weights(self, variables: Sequence[Any]) -> None:
         # One product of scalars and one pass, where Keras multiplies every element twice.
         if self.weight_decay is None or tf.distribute.has_strategy():
-            super()._apply_weight_decay(variables)
+            super().decay_weights(variables)
             return
-        decayed = [variable for variable in variables if self._use_weight_decay(variable)]
+        decayed = [variable for variable in variables if _keras.uses_weight_decay(self, variable)]
         shrink = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
         for variable in decayed:
             variable.assign_sub(variable * tf.cast(shrink, variable.dtype))
-
-
-def _under_xla() -> bool:
-    return not tf.executing_eagerly() and bool(
-        control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    )

@@ -1,27 +1,23 @@
-"""The inner optimizers: which are accepted, and how they come to count and learn by the wrapper.
+"""The inner optimizers: which are accepted, and how they take rate and count from the wrapper.
 
-Keras' optimizers keep a step count and a rate of their own. Here each gets an entry of a vector
+Keras' optimizers keep a step count and a rate of their own. Here each is given views of vectors
 that the wrapper keeps for all groups, since one vector costs a step as much as one scalar.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core._keras import copy_optimizer
+from dlr_tf.core import _keras
 from dlr_tf.core.fused_adam import FusedAdam
 
-if TYPE_CHECKING:
-    from dlr_tf.core.optimizer import MultiGroupOptimizer
-
-# What the wrapper does for all groups at once, with the value that means "not asked for".
-_SPANNING_ARGUMENTS = {
+# What the wrapper does for all groups together, with the value that means "not asked for".
+_WRAPPER_ARGUMENTS = {
     "clipnorm": None,
     "clipvalue": None,
     "global_clipnorm": None,
@@ -31,16 +27,19 @@ _SPANNING_ARGUMENTS = {
 }
 
 
-class GroupValue:
-    """One group's entry of a vector, standing in an inner optimizer for a variable of its own."""
+class ValueView:
+    """A value that is read each time it is used, in place of a `keras.Variable`.
 
-    def __init__(self, owner: MultiGroupOptimizer, group: int) -> None:
-        self._owner = owner
-        self._group = group
+    Args:
+        read: Returns the value as a scalar tensor.
+    """
+
+    def __init__(self, read: Callable[[], tf.Tensor]) -> None:
+        self._read = read
 
     @property
     def value(self) -> tf.Tensor:
-        raise NotImplementedError
+        return self._read()
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
         return tf.convert_to_tensor(self.value, dtype=dtype, name=name)
@@ -56,6 +55,12 @@ class GroupValue:
 
     def __int__(self) -> int:
         return int(self.value)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(float(self), digits)
+
+    def __format__(self, specification: str) -> str:
+        return format(float(self), specification)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.value})"
@@ -79,33 +84,31 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
-    setattr(GroupValue, _name, _operator(_name))
+    setattr(ValueView, _name, _operator(_name))
 
 
-class GroupStep(GroupValue):
-    """A group's own count of steps: `iterations` of its inner optimizer."""
+class RateView(ValueView):
+    """A rate that can be read and set, as the rate of a Keras optimizer.
 
-    @property
-    def value(self) -> tf.Tensor:
-        return self._owner._group_steps.value[self._group]
+    It is not callable, since Keras' optimizers take a callable rate for a schedule (Adafactor's
+    relative step is off then).
 
-
-class GroupRate(GroupValue):
-    """A group's rate: `learning_rate` of its inner optimizer.
-
-    Not callable, since Keras' optimizers take a callable rate for a schedule (Adafactor's relative
-    step is off then); `GroupSchedule` is, for groups that do follow one.
+    Args:
+        read: Returns the rate as a scalar tensor.
+        write: Sets the rate.
     """
 
-    @property
-    def value(self) -> tf.Tensor:
-        return self._owner._rate_of_group(self._group)
+    def __init__(self, read: Callable[[], tf.Tensor], write: Callable[[Any], None]) -> None:
+        super().__init__(read)
+        self._write = write
 
     def assign(self, rate: Any) -> None:
-        self._owner._set_rate_of_group(self._group, rate)
+        self._write(rate)
 
 
-class GroupSchedule(GroupRate):
+class ScheduleView(RateView):
+    """The rate of a group that follows a schedule: callable, as a schedule is."""
+
     def __call__(self) -> tf.Tensor:
         return self.value
 
@@ -114,7 +117,7 @@ class GroupOptimizers(Sequence[Any]):
     """The inner optimizers, in the order of the groups.
 
     Neither a list nor a tuple: Keras stores optimizers it finds in those by position, which would
-    hand a group's state to another one.
+    give the state of one group to another.
     """
 
     def __init__(self, optimizers: Sequence[keras.optimizers.Optimizer]) -> None:
@@ -130,10 +133,10 @@ class GroupOptimizers(Sequence[Any]):
         return f"GroupOptimizers({list(self._optimizers)})"
 
 
-def inner_optimizers(
+def make_inner_optimizers(
     optimizer: Any, n_groups: int, *, wrapper: type
 ) -> tuple[list[keras.optimizers.Optimizer], bool]:
-    """Makes or checks the inner optimizers.
+    """Make or check the inner optimizers.
 
     Args:
         optimizer: What `MultiGroupOptimizer` was given.
@@ -145,130 +148,118 @@ def inner_optimizers(
 
     Raises:
         TypeError: If one is not a plain Keras optimizer.
-        ValueError: If their number is wrong, one is in use, or one asks for what spans groups.
+        ValueError: If their number is wrong, one is in use, or one asks for what the wrapper does.
     """
     if optimizer is None:
         return [FusedAdam() for _ in range(n_groups)], False
     if isinstance(optimizer, keras.optimizers.Optimizer):
-        _check_member(optimizer, wrapper)
-        return [copy_optimizer(optimizer) for _ in range(n_groups)], False
+        _check_inner_optimizer(optimizer, wrapper)
+        return [_keras.copy_optimizer(optimizer) for _ in range(n_groups)], False
     if not isinstance(optimizer, Sequence) or isinstance(optimizer, str):
         raise TypeError(
             "Argument `optimizer` should be a Keras optimizer, or a list with one per group. "
             f"Received: optimizer={optimizer!r}"
         )
-    for member in optimizer:
-        _check_member(member, wrapper)
-        if member.built or isinstance(member._learning_rate, GroupValue):
+    for inner in optimizer:
+        _check_inner_optimizer(inner, wrapper)
+        if inner.built or is_bound(inner):
             raise ValueError(
-                f"Optimizer {member.name!r} is in use already: its state belongs to other "
+                f"Optimizer {inner.name!r} is in use already: its state belongs to other "
                 "variables or another wrapper. Give a new optimizer to every group."
             )
-    if len(optimizer) != n_groups or len({id(member) for member in optimizer}) != n_groups:
+    if len(optimizer) != n_groups or len({id(inner) for inner in optimizer}) != n_groups:
         raise ValueError(
             f"Argument `optimizer` should hold one optimizer of its own for each of the {n_groups} "
-            f"groups. Received {len(optimizer)}: {[member.name for member in optimizer]}"
+            f"groups. Received {len(optimizer)}: {[inner.name for inner in optimizer]}"
         )
     return list(optimizer), True
 
 
-def _check_member(member: Any, wrapper: type) -> None:
-    """Refuses what cannot be an inner optimizer."""
+def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
     wrappers = [wrapper, keras.optimizers.LossScaleOptimizer]
     if hasattr(keras.optimizers, "MultiOptimizer"):
         wrappers.append(keras.optimizers.MultiOptimizer)
-    if not isinstance(member, keras.optimizers.Optimizer):
+    if not isinstance(inner, keras.optimizers.Optimizer):
         raise TypeError(
             "An inner optimizer should be a `keras.optimizers.Optimizer`. "
-            f"Received: {member!r} of type {type(member).__name__}"
+            f"Received: {inner!r} of type {type(inner).__name__}"
         )
-    if isinstance(member, tuple(wrappers)):
+    if isinstance(inner, tuple(wrappers)):
         raise TypeError(
-            f"A `{type(member).__name__}` cannot be an inner optimizer. Give the plain optimizer "
-            "it would hold; loss scaling goes around `MultiGroupOptimizer`, which `model.compile` "
-            "does by itself under mixed_float16."
+            f"A `{type(inner).__name__}` cannot be an inner optimizer. Give the plain optimizer "
+            "that it would hold. Loss scaling goes around `MultiGroupOptimizer`: `model.compile` "
+            "adds it under mixed_float16."
         )
-    for argument, unset in _SPANNING_ARGUMENTS.items():
-        value = getattr(member, argument)
+    for argument, unset in _WRAPPER_ARGUMENTS.items():
+        value = getattr(inner, argument)
         if value != unset:
             raise ValueError(
-                f"Optimizer {member.name!r} asks for {argument}={value!r}, which would act on one "
+                f"Optimizer {inner.name!r} asks for {argument}={value!r}, which would act on one "
                 f"group at a time. Pass `{argument}={value!r}` to `MultiGroupOptimizer` instead."
             )
 
 
-def adopt(
-    member: keras.optimizers.Optimizer, owner: MultiGroupOptimizer, group: int, *, scheduled: bool
+def is_bound(inner: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer takes its rate from a wrapper."""
+    return isinstance(_keras.current_rate_object(inner), RateView)
+
+
+def bind_inner_optimizer(
+    inner: keras.optimizers.Optimizer,
+    *,
+    read_rate: Callable[[], tf.Tensor],
+    write_rate: Callable[[Any], None],
+    read_steps: Callable[[], tf.Tensor],
+    follows_schedule: bool,
 ) -> None:
-    """Makes an inner optimizer count and learn by the wrapper's vectors.
+    """Make an inner optimizer take its rate and its step count from the wrapper.
 
-    `_iterations` and `_learning_rate` are private, but Keras' public names for them cannot be set:
-    `iterations` has no setter, and `learning_rate`'s would write to the old variable.
+    Args:
+        inner: The inner optimizer.
+        read_rate: Returns the rate of its group now.
+        write_rate: Sets the rate of its group.
+        read_steps: Returns the number of steps that its group made.
+        follows_schedule: Whether the rate comes from a schedule.
     """
-    for attribute, stand_in in (
-        ("_iterations", GroupStep(owner, group)),
-        ("_learning_rate", (GroupSchedule if scheduled else GroupRate)(owner, group)),
-    ):
-        variable = getattr(member, attribute)
-        if isinstance(variable, keras.Variable):
-            member._untrack_variable(variable)
-        setattr(member, attribute, stand_in)
-
-
-def own_rate(member: keras.optimizers.Optimizer) -> Any:
-    """The rate an optimizer was made with: a float, a schedule, or a callable."""
-    rate = member._learning_rate
-    return float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
-
-
-def overrides(member: keras.optimizers.Optimizer, method: str) -> bool:
-    """Whether an optimizer has its own version of one of Keras' steps."""
-    return not isinstance(member, FusedAdam) and (
-        getattr(type(member), method) is not getattr(keras.optimizers.Optimizer, method)
-    )
-
-
-def update_step_of(member: keras.optimizers.Optimizer) -> Callable[[Any, Any, Any], Any]:
-    return lambda variable, gradient, rate: member.update_step(gradient, variable, rate)
+    view = ScheduleView if follows_schedule else RateView
+    _keras.set_views(inner, rate=view(read_rate, write_rate), steps=ValueView(read_steps))
 
 
 def exclusions_config(
-    member: keras.optimizers.Optimizer, key_of: dict[Any, str]
+    inner: keras.optimizers.Optimizer, key_of: Mapping[Hashable, str]
 ) -> dict[str, Any] | None:
-    """What `exclude_from_weight_decay` was told, which Keras leaves out of the configuration.
+    """Return what `exclude_from_weight_decay` was told, by the variables' keys in the model.
 
     Args:
-        member: An inner optimizer.
-        key_of: The place of each variable of the model.
+        inner: An inner optimizer.
+        key_of: The key in the model of each variable, by its identity.
     """
-    pattern = getattr(member, "_exclude_from_weight_decay_pattern", None)
-    excluded = getattr(member, "_exclude_from_weight_decay", ())
+    pattern, excluded = _keras.weight_decay_exclusions(inner)
     if pattern is None and not excluded:
         return None
     unknown = [identity for identity in excluded if identity not in key_of]
     if unknown:
         raise ValueError(
-            f"Optimizer {member.name!r} excludes {len(unknown)} variables from weight decay that "
+            f"Optimizer {inner.name!r} excludes {len(unknown)} variables from weight decay that "
             "belong to no model it knows, so they cannot be stored. Build the optimizer on the "
             "model first, or exclude them by `var_names`."
         )
-    return {
-        "pattern": None if pattern is None else pattern.pattern,
-        "places": sorted(key_of[identity] for identity in excluded),
-    }
+    return {"pattern": pattern, "variables": sorted(key_of[identity] for identity in excluded)}
 
 
 def restore_exclusions(
-    member: keras.optimizers.Optimizer, config: dict[str, Any], identities: Iterable[Any]
+    inner: keras.optimizers.Optimizer, config: Mapping[str, Any], identities: Iterable[Hashable]
 ) -> None:
-    """Tells an inner optimizer again what `exclusions_config` read.
+    """Exclude variables from weight decay as `exclusions_config` read it.
 
     Args:
-        member: An inner optimizer.
+        inner: An inner optimizer.
         config: What `exclusions_config` returned.
-        identities: The keys of the variables at `config["places"]`.
+        identities: The identities of the variables it names.
     """
-    pattern = config["pattern"]
-    member._exclude_from_weight_decay = set(identities)
-    member._exclude_from_weight_decay_pattern = None if pattern is None else re.compile(pattern)
-    member._exclude_from_weight_decay_cache = {}
+    _keras.set_weight_decay_exclusions(inner, config["pattern"], identities)
+
+
+def excluded_keys(config: Mapping[str, Any]) -> Sequence[str]:
+    """Return the keys of the excluded variables; version 0.1.0 called them places."""
+    return config["variables"] if "variables" in config else config["places"]

@@ -662,3 +662,14 @@ def _steps(name: str, value: Any, *, minimum: int = 1) -> int:
             f"Received: {name}={value!r}. Round it to the optimizer steps you mean."
         )
     return int(value)
+
+
+def known_peak(schedule: Any) -> float | None:
+    """The highest rate of a schedule of this module; `None` for any other."""
+    return float("inf") if isinstance(schedule, _Schedule) else None
+
+
+def stack_schedules(schedules):
+    from dlr_tf.core.learning_rates import joint_schedules
+
+    return joint_schedules(schedules)

@@ -24,7 +24,7 @@ class GroupRow(NamedTuple):
 
 
 def group_table(title: str, rows: Sequence[GroupRow], width: int = 110) -> str:
-    """Formats groups as a table.
+    """Format groups as a table.
 
     Args:
         title: Line above the table.
@@ -39,7 +39,7 @@ def group_table(title: str, rows: Sequence[GroupRow], width: int = 110) -> str:
     for row in rows:
         ends = dict.fromkeys((row.layers[0], row.layers[-1]))
         span = " ... ".join(ends)
-        if len(span) > 50:  # the models they stand in take up the room of their names
+        if len(span) > 50:  # the names of their models take too much room
             span = " ... ".join(path.rsplit("/", 1)[-1] for path in ends)
         table.add_row(
             row.name,

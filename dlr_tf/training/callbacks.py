@@ -15,8 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.core._keras import eager_read_fn as reader
+from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.groups import LayerGroup
-from dlr_tf.core.optimizer import MultiGroupOptimizer, reader, unwrap
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.freezing import freeze_to
 from dlr_tf.training.restoring import preserved
@@ -203,7 +205,7 @@ class LearningRateLogger(keras.callbacks.Callback):
             logs[f"learning_rate/{group.name}"] = self._rates[group.name][-1]
 
     def _follow(self, optimizer: Any) -> None:
-        optimizer = unwrap(optimizer)
+        optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)
         if optimizer is self._optimizer:
             return
         names = [group.name for group in optimizer.groups]
@@ -212,8 +214,8 @@ class LearningRateLogger(keras.callbacks.Callback):
         self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
-        self._read_rates = reader(optimizer._last_rates)
-        self._read_iterations = reader(optimizer._iterations)
+        self._read_rates = reader(optimizer.rates.last_rates)
+        self._read_iterations = reader(optimizer.step_counter)
         self._micro_steps = optimizer.gradient_accumulation_steps or 1
 
     def _add(self, step: Any, from_fit: bool, logs: Mapping[str, Any]) -> None:

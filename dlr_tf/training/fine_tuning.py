@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core.groups import LayerGroup, assign_variables
+from dlr_tf.core.assignment import assign_variables
+from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle, cycle_length

@@ -9,7 +9,8 @@ from typing import SupportsIndex
 
 import keras
 
-from dlr_tf.core.groups import LayerGroup, assign_units, assign_variables
+from dlr_tf.core.assignment import assign_layers, assign_variables
+from dlr_tf.core.groups import LayerGroup
 
 # Batch-norm layers that `freeze_batch_norm` was asked to hold. `freeze_to` must not thaw them, and
 # Keras has no place on a layer where that wish would be kept.
@@ -65,7 +66,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
         )
     if first < 0:
         first += len(groups)
-    units = assign_units(model, groups)
+    units = assign_layers(model, groups)
     places = assign_variables(model, groups)
     # Setting a model's flag sets it for all it holds, so models come first, then their layers.
     learning_models = {

@@ -456,7 +456,7 @@ class _Sweep(keras.callbacks.Callback):
     def _set_rate(self, rate: float) -> None:
         if not float(self.optimizer.learning_rate):
             # A warm-up starts at rate 0, which no factor turns into another one: skip that step.
-            self.optimizer._iterations.assign_add(self.batches_per_step)
+            self.optimizer.step_counter.assign_add(self.batches_per_step)
         self.optimizer.learning_rate = rate
 
     def _record(self, logs: Mapping[str, Any]) -> None:
@@ -581,7 +581,7 @@ def _with_inner(optimizer: Any) -> list[Any]:
 def _variables_of(optimizer: Any) -> list[Any]:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     # Not part of what an optimizer saves, but what `last_learning_rates` reads.
-    last_rates = [inner._last_rates] if isinstance(inner, MultiGroupOptimizer) else []
+    last_rates = inner.rates.variables if isinstance(inner, MultiGroupOptimizer) else []
     return [*optimizer.variables, *last_rates]
 
 

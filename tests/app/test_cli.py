@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from dlr_tf.app import cli, data
-from dlr_tf.core.optimizer import unwrap
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.training import fine_tuning
 
 FILES = ["history.csv", "history.png", "learning_rates.png", "model.keras", "report.json"]

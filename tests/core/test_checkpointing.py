@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core.checkpointing import read_ledger, state_variables
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_layers
-from dlr_tf.core.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.freezing import freeze_to
 
@@ -76,8 +76,10 @@ def train(
 def state(model: keras.Model) -> dict[str, np.ndarray]:
     """All of the optimizer's state by name, and its groups' by their names."""
     optimizer = unwrap(model.optimizer)
-    values = {name: keras.ops.convert_to_numpy(v) for name, v in state_variables(optimizer).items()}
-    values["iterations"] = optimizer._iterations.numpy()
+    values = {
+        name: keras.ops.convert_to_numpy(v) for name, v in optimizer.state.variables().items()
+    }
+    values["iterations"] = optimizer.step_counter.numpy()
     for group, member in zip(optimizer.groups, optimizer.group_optimizers):
         values[f"steps of {group.name}"] = member.iterations.numpy()
         values[f"rate of {group.name}"] = member.learning_rate.numpy()
@@ -277,7 +279,7 @@ def test_every_slot_lands_on_its_own_variable(tmp_path):
     model = compiled(stack(0))
     model.optimizer.build(model.trainable_variables)
     marks = {}
-    for number, (name, slot) in enumerate(state_variables(model.optimizer).items()):
+    for number, (name, slot) in enumerate(model.optimizer.state.variables().items()):
         marks[name] = number + 0.5
         slot.assign(np.full(slot.shape, marks[name]))
     for way in (through_weights, through_checkpoint):
@@ -753,6 +755,6 @@ def test_set_weights_wants_all_of_them(running):
 def test_the_ledger_is_plain_json():
     model = compiled(stack(0), rates=[SGDR(0.1, 3), 0.02, 0.3])
     train(model)
-    ledger = read_ledger(model.optimizer)
+    ledger = model.optimizer.state.manifest()
     assert json.loads(json.dumps(ledger)) == ledger
     assert [group["name"] for group in ledger["groups"]] == ["group_0", "group_1", "head"]

@@ -1,28 +1,29 @@
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from dlr_tf.core.assignment import assign_layers, assign_variables
 from dlr_tf.core.groups import (
     LayerGroup,
     _even_cuts,
-    assign_units,
-    assign_variables,
+    check_groups,
     default_names,
-    find_model,
-    layer_units,
+    model_of,
     split_evenly,
     split_layers,
     split_layerwise,
 )
+from dlr_tf.core.model_tree import leaf_layers
 
 LAYERS = keras.layers
 
@@ -207,18 +208,18 @@ def test_the_order_is_the_models_own_whatever_the_names_say():
     # With a name from another layer's class, and names that sort the other way around.
     layers = [LAYERS.Dense(4, name=name) for name in ("z", "conv2d", "a")]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    assert [unit.path for unit in layer_units(model)] == ["z", "conv2d", "a"]
+    assert [unit.path for unit in leaf_layers(model)] == ["z", "conv2d", "a"]
 
 
 def test_a_shared_layer_counts_once_where_it_first_stands(samples):
     model = samples["shared"].model()
-    assert [unit.path for unit in layer_units(model)] == ["twice", "norm", "body", "top"]
+    assert [unit.path for unit in leaf_layers(model)] == ["twice", "norm", "body", "top"]
     shared = LAYERS.Dense(4, name="shared")
     a = keras.Sequential([keras.Input((4,)), shared, LAYERS.Dense(4, name="own")], name="a")
     b = keras.Sequential([keras.Input((4,)), shared, LAYERS.Dense(4, name="own")], name="b")
     inputs = keras.Input((4,))
     model = keras.Model(inputs, b(a(a(inputs))))
-    assert [unit.path for unit in layer_units(model)] == ["a/shared", "a/own", "b/own"]
+    assert [unit.path for unit in leaf_layers(model)] == ["a/shared", "a/own", "b/own"]
 
 
 def test_a_composite_layer_is_never_split(samples):
@@ -231,7 +232,7 @@ def test_a_composite_layer_is_never_split(samples):
     for boundary in inner:
         with pytest.raises(ValueError, match="inside the layer 'attention', which is never split"):
             split_layers(model, [boundary])
-    with pytest.raises(ValueError, match=r"Boundary 'query' stands inside .*Use 'attention' as"):
+    with pytest.raises(ValueError, match=r"Boundary 'query' is inside .*Use 'attention' as"):
         split_layers(model, ["query"])
 
 
@@ -253,7 +254,7 @@ def test_layers_that_hold_layers_are_one_unit_before_and_after_reloading(layer, 
     model = keras.Sequential([keras.Input(shape), *layers])
     paths = [layers[0].name, "flat", "top"]
     for candidate in (model, reload(model, tmp_path)):
-        assert [unit.path for unit in layer_units(candidate)] == paths
+        assert [unit.path for unit in leaf_layers(candidate)] == paths
         head = split_layers(candidate, ["top"]) if layers[0].weights else None
         assert head is None or head[0].layers == tuple(paths[:2])
         assert split_layerwise(candidate)[-1].layers[-1] == "top"
@@ -289,11 +290,11 @@ def test_variables_that_two_layers_share_belong_to_the_first(tmp_path):
 
 def test_layers_that_code_names_anew_on_reload_go_by_attribute_or_number(tmp_path):
     model = FromArguments()
-    paths = [unit.path for unit in layer_units(model)]
+    paths = [unit.path for unit in leaf_layers(model)]
     assert paths == ["1", "2", "named"]
     reloaded = reload(model, tmp_path)
     assert [layer.name for layer in reloaded.layers] != [layer.name for layer in model.layers]
-    assert [unit.path for unit in layer_units(reloaded)] == paths
+    assert [unit.path for unit in leaf_layers(reloaded)] == paths
     names = [layer.name for layer in reloaded.layers]
     assert split_layers(reloaded, [names[2]]) == split_layers(model, [model.layers[2]])
 
@@ -314,7 +315,7 @@ def test_paths_of_attributes_in_lists_dictionaries_and_private_names():
     model = Attributes()
     model(np.zeros((1, 4), "float32"))
     model.compile("sgd", "mse", metrics=["mae"])  # Keras keeps what it adds in attributes too
-    assert [unit.path for unit in layer_units(model)] == [
+    assert [unit.path for unit in leaf_layers(model)] == [
         "_private",
         "table/b",
         "table/a/0",
@@ -326,9 +327,9 @@ def test_paths_of_attributes_in_lists_dictionaries_and_private_names():
 def test_split_layerwise_gives_every_layer_with_weights_a_group(sample):
     model = sample.model()
     groups = split_layerwise(model)
-    weighted = [unit for unit in layer_units(model) if unit.layer.weights]
+    weighted = [unit for unit in leaf_layers(model) if unit.layer.weights]
     assert [group.name for group in groups] == [unit.path for unit in weighted]
-    assert [p for group in groups for p in group.layers] == [u.path for u in layer_units(model)]
+    assert [p for group in groups for p in group.layers] == [u.path for u in leaf_layers(model)]
     for group, unit in zip(groups, weighted):
         assert unit.path in group.layers
 
@@ -343,18 +344,104 @@ def test_a_layer_without_weights_goes_with_the_layer_before_it(samples):
     ]
 
 
-@pytest.mark.parametrize("n_groups", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_groups", [1, 2, 3])
 def test_split_evenly_cuts_between_layers_and_keeps_the_head_alone(sample, n_groups):
     model = sample.model()
     groups = split_evenly(model, n_groups)
     assert [group.name for group in groups] == list(default_names(n_groups))
-    units = layer_units(model)
+    units = leaf_layers(model)
     assert [path for group in groups for path in group.layers] == [unit.path for unit in units]
     if n_groups > 1:
         last = [unit for unit in units if unit.layer.weights][-1]
         assert [p.variable for p in assign_variables(model, groups) if p.group == n_groups - 1] == (
             last.layer.weights
         )
+
+
+def test_every_output_layer_with_weights_is_in_the_head():
+    inputs = keras.Input((4,))
+    x = LAYERS.Dense(4, name="a")(inputs)
+    x = LAYERS.Dense(4, name="b")(x)
+    early = LAYERS.Activation("softmax")(LAYERS.Dense(2, name="early")(x))
+    x = LAYERS.Dense(4, name="c")(x)
+    late = LAYERS.Dense(3, name="late")(x)
+    model = keras.Model(inputs, [early, late])
+    groups = split_evenly(model, 3)
+    weighted = [[p for p in group.layers if "activation" not in p] for group in groups]
+    assert weighted == [["a"], ["b", "c"], ["early", "late"]]
+    with pytest.raises(ValueError, match="at most 4 groups"):
+        split_evenly(model, 5)
+
+
+def test_the_output_of_a_nested_model_is_the_head():
+    inner_inputs = keras.Input((4,))
+    x = LAYERS.Dense(4, name="a")(inner_inputs)
+    inner = keras.Model(inner_inputs, LAYERS.Dense(2, name="out")(x), name="inner")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, LAYERS.Softmax()(inner(LAYERS.Dense(4, name="first")(inputs))))
+    assert split_evenly(model, 2)[-1].layers[0] == "inner/out"
+
+
+@pytest.mark.parametrize(
+    "norm", [LAYERS.BatchNormalization, LAYERS.LayerNormalization, LAYERS.GroupNormalization]
+)
+def test_a_normalisation_layer_stays_with_what_it_normalises(norm):
+    arguments = {"groups": 2} if norm is LAYERS.GroupNormalization else {}
+    inputs = keras.Input((8, 8, 3))
+    x = inputs
+    for number in range(4):
+        x = LAYERS.Conv2D(4, 3, padding="same", name=f"conv_{number}")(x)
+        x = norm(name=f"norm_{number}", **arguments)(x)
+    x = LAYERS.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, LAYERS.Dense(2, name="top")(x))
+    for n_groups in range(2, 6):
+        for group in split_evenly(model, n_groups)[:-1]:
+            assert group.layers[0].startswith("conv_")
+    with pytest.raises(ValueError, match="at most 5 groups"):
+        split_evenly(model, 6)
+
+
+def test_nothing_is_cut_between_two_branches_and_their_normalisation():
+    inputs = keras.Input((8, 8, 3))
+    left, right = (LAYERS.Conv2D(4, 3, name=f"conv_{side}")(inputs) for side in ("l", "r"))
+    left, right = (
+        LAYERS.BatchNormalization(name=f"norm_{s}")(x) for s, x in (("l", left), ("r", right))
+    )
+    x = LAYERS.Add()([left, right])
+    x = LAYERS.Conv2D(4, 3, name="late")(x)
+    model = keras.Model(inputs, LAYERS.Dense(2, name="top")(LAYERS.Flatten()(x)))
+    first = split_evenly(model, 3)[0].layers
+    assert {"conv_l", "conv_r", "norm_l", "norm_r"} <= set(first)
+
+
+def test_an_output_that_is_normalised_brings_its_layer_into_the_head():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            LAYERS.Dense(4, name="a"),
+            LAYERS.Dense(4, name="b"),
+            LAYERS.BatchNormalization(name="norm"),
+        ]
+    )
+    assert [group.layers for group in split_evenly(model, 2)] == [("a",), ("b", "norm")]
+
+
+def test_groups_remember_their_model_weakly_and_do_not_save_it(samples):
+    model = samples["sequential"].model()
+    for groups in (split_layers(model, ["top"]), split_evenly(model, 2), split_layerwise(model)):
+        assert isinstance(groups, tuple)
+        assert model_of(groups) is model
+        assert groups == tuple(groups)
+        assert model_of(copy.deepcopy(groups)) is model
+        assert model_of(check_groups(groups)) is model
+        assert model_of(groups[:1]) is None
+        loaded = pickle.loads(pickle.dumps(groups))
+        assert loaded == groups
+        assert model_of(loaded) is None
+    groups = split_layers(model, ["top"])
+    del model
+    gc.collect()
+    assert model_of(groups) is None
 
 
 def test_split_evenly_counts_parameters_not_layers():
@@ -406,10 +493,14 @@ def test_numpy_integers_are_integers(samples):
         (
             ["top", "body"],
             ValueError,
-            r"out of order: 'body' stands before 'top'.*\['body', 'top'\]",
+            r"out of order: 'body' comes before 'top'.*\['body', 'top'\]",
         ),
-        (["stem"], ValueError, "'group_0' would have no weights.*stand no layers. Move or drop"),
-        (["body", "body"], ValueError, "'group_1' would have no weights.*stand no layers"),
+        (
+            ["stem"],
+            ValueError,
+            "'group_0' would have no weights.*no layers. Move or remove",
+        ),
+        (["body", "body"], ValueError, "'group_1' would have no weights.*there are no layers"),
         (["flat", "top"], ValueError, r"'group_1' would have no weights.*only \['flat'\]"),
         (
             ["end"],
@@ -485,9 +576,8 @@ def test_wrong_names(names, error, message):
 @pytest.mark.parametrize(
     ("n_groups", "error", "message"),
     [
-        (0, ValueError, "has 2 layers with weights, so `n_groups` should be from 1 to 2. .*=0"),
-        (3, ValueError, "should be from 1 to 2. Received: n_groups=3"),
-        (-1, ValueError, "should be from 1 to 2. Received: n_groups=-1"),
+        (0, ValueError, "`n_groups` should be at least 1. Received: n_groups=0"),
+        (3, ValueError, "has 2 layers with weights and can be cut into at most 2 groups.*=3"),
         (2.0, TypeError, "`n_groups` should be an integer. Received: n_groups=2.0"),
         ("2", TypeError, "`n_groups` should be an integer"),
         (True, TypeError, "`n_groups` should be an integer"),
@@ -534,7 +624,7 @@ def test_models_that_cannot_be_split(split):
 def test_the_path_of_a_nested_model_stands_for_all_its_layers(samples):
     model = samples["nested"].model()
     groups = (LayerGroup("backbone", ("backbone",)), LayerGroup("head", ("body", "top")))
-    found = {unit.path: group for unit, group in assign_units(model, groups)}
+    found = {unit.path: group for unit, group in assign_layers(model, groups)}
     assert found == {
         "backbone/stem": 0,
         "backbone/norm": 0,
@@ -565,7 +655,7 @@ def test_groups_that_do_not_fit_the_model(samples, groups, message):
     with pytest.raises(ValueError, match=message):
         assign_variables(model, groups)
     with pytest.raises(ValueError, match=message):
-        assign_units(model, groups)
+        assign_layers(model, groups)
 
 
 def test_a_nested_model_and_a_layer_in_it_claim_twice(samples):
@@ -591,139 +681,9 @@ def test_a_group_without_variables_is_an_error_but_a_frozen_one_is_not(samples):
 
 def test_long_lists_are_cut_short():
     model = keras.Sequential([keras.Input((4,)), *(LAYERS.Dense(4) for _ in range(30))])
-    with pytest.raises(ValueError, match="and 18 more") as error:
+    with pytest.raises(ValueError, match="and 20 more") as error:
         split_layers(model, ["nothing"])
     assert len(str(error.value)) < 600
-
-
-def placed(model: keras.Model, groups: Any, variables: Any = None, **kwargs: Any) -> dict[int, int]:
-    variables = model.trainable_variables if variables is None else variables
-    return {key(p.variable): p.group for p in find_model(variables, groups, key=key, **kwargs)}
-
-
-def test_the_model_is_found_from_any_of_its_variables(sample):
-    model = sample.model()
-    twin = sample.model()
-    groups = sample.groups(model)
-    expected = {key(place.variable): place.group for place in assign_variables(model, groups)}
-    assert placed(model, groups) == expected
-    for variable in (model.trainable_variables[0], model.weights[-1]):
-        assert placed(model, groups, [variable]) == expected
-    theirs = {key(place.variable) for place in assign_variables(twin, groups)}
-    assert set(placed(twin, groups)) == theirs
-    assert theirs.isdisjoint(expected)
-
-
-def test_a_reloaded_model_is_found_and_not_the_one_it_was_saved_from(sample, tmp_path):
-    model = sample.model()
-    groups = sample.groups(model)
-    reloaded = reload(model, tmp_path)
-    assert set(placed(reloaded, groups)) == set(map(key, reloaded.weights))
-
-
-def test_variables_whose_paths_are_equal_are_told_apart(tmp_path):
-    model = branches()
-    for candidate in (model, reload(model, tmp_path)):
-        inner, outer = candidate.layers[1].get_layer("p"), candidate.get_layer("p")
-        groups = split_layers(candidate, ["p"])
-        assert [group.layers for group in groups] == [("bb/p",), ("p",)]
-        for variables in (candidate.trainable_variables, candidate.trainable_variables[::-1]):
-            found = placed(candidate, groups, variables)
-            assert [found[key(v)] for v in inner.weights] == [0, 0]
-            assert [found[key(v)] for v in outer.weights] == [1, 1]
-
-
-def test_tied_variables_stand_in_one_place():
-    model = tied()
-    found = placed(model, split_layerwise(model))
-    assert found[key(model.get_layer("embedding").embeddings)] == 0
-    assert len(found) == 3
-
-
-def test_the_model_that_has_the_groups_layers_is_taken(samples):
-    """Of all that own the variables: the inner model, the outer one, or one built around both."""
-    model = samples["nested"].model()
-    backbone = model.get_layer("backbone")
-    around = keras.Sequential([keras.Input((8,)), model])
-    inner_groups = split_layers(backbone, ["body"])
-    outer_groups = samples["nested"].groups(model)
-    around_groups = split_layers(around, [backbone.get_layer("body")])
-    variables = backbone.trainable_variables
-    assert len(placed(model, inner_groups, variables)) == len(backbone.weights)
-    assert len(placed(model, outer_groups, variables)) == len(model.weights)
-    assert len(placed(model, around_groups, variables)) == len(around.weights)
-    assert around_groups[0].layers[0].startswith(f"{model.name}/backbone/")
-
-
-def test_the_model_compiled_with_the_optimizer_comes_first(samples):
-    """Two models own the same layers under the same names, in different groups of one name."""
-    inputs = keras.Input((4,))
-    a, b = LAYERS.Dense(4, name="a"), LAYERS.Dense(4, name="b")
-    small = keras.Model(inputs, b(a(inputs)))
-    inputs = keras.Input((4,))
-    large = keras.Model(inputs, LAYERS.Dense(2, name="c")(b(a(inputs))))
-    groups = split_layers(small, ["b"])
-    optimizer = keras.optimizers.SGD()
-    assert len(placed(small, groups, small.weights, optimizer=optimizer)) == 4
-    large.compile(optimizer, "mse")
-    found = find_model(small.weights, groups, key=key, optimizer=optimizer)
-    assert [place.path for place in found] == ["a/kernel", "a/bias", "b/kernel", "b/bias"]
-    wider = split_layers(large, ["b"])
-    assert len(placed(large, wider, small.weights, optimizer=optimizer)) == 6
-
-
-def test_no_model_owns_the_variables(samples):
-    model, other = samples["sequential"].model(), samples["sequential"].model()
-    groups = samples["sequential"].groups(model)
-    message = "No model was found that owns all the variables.*keep the model alive. Received: "
-    with pytest.raises(ValueError, match=message + r"\['loose'\]"):
-        find_model([keras.Variable(1.0, name="loose")], groups, key=key)
-    with pytest.raises(ValueError, match=message):
-        find_model([model.weights[0], other.weights[0]], groups, key=key)
-    variables = list(other.trainable_variables)
-    del other
-    gc.collect()
-    with pytest.raises(ValueError, match=message):
-        find_model(variables, groups, key=key)
-
-
-def test_variables_of_no_group_are_named_with_the_nearest_name(samples):
-    model = samples["nested"].model()
-    groups = (LayerGroup("early", ("backbone/stem", "backbone/norm")), LayerGroup("head", ("top",)))
-    message = (
-        r"4 variables belong to no group. Layers that no group claims: "
-        r"\['backbone/body', 'body'\]. Layers the groups claim: "
-        r"\['backbone/stem', 'backbone/norm', 'top'\]. Did you mean 'backbone/\w+'\? .* freeze it"
-    )
-    with pytest.raises(ValueError, match=message):
-        find_model(model.trainable_variables, groups, key=key)
-    # Frozen layers need no group.
-    model.get_layer("backbone").get_layer("body").trainable = False
-    model.get_layer("body").trainable = False
-    assert set(map(key, model.trainable_variables)) <= set(placed(model, groups))
-
-
-def test_raw_tensorflow_variables_have_places_too():
-    class Raw(keras.Model):
-        def __init__(self) -> None:
-            super().__init__()
-            self.raw = tf.Variable(1.0)
-            self.top = LAYERS.Dense(2)
-
-        def call(self, inputs: Any) -> Any:
-            return self.top(inputs * self.raw)
-
-    model = Raw()
-    model(np.zeros((1, 4), "float32"))
-    groups = split_layerwise(model)
-    assert key(model.raw) in placed(model, groups, [model.raw])
-
-
-def test_models_that_are_not_built_do_not_get_in_the_way(samples):
-    unbuilt = keras.Sequential([LAYERS.Dense(2)])
-    model = samples["functional"].model()
-    assert len(placed(model, samples["functional"].groups(model))) == len(model.weights)
-    assert not unbuilt.built
 
 
 def test_parameters_are_counted_where_they_stand_first():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf.core._keras import copy_optimizer, grow, shared_state_of, slots_of
+from dlr_tf.core._keras import add_variables, copy_optimizer, shared_state_of, slots_of
 
 SHAPES = ((4, 3), (3,), (2, 3, 2), (), (3, 5), (5,))
 
@@ -81,7 +81,7 @@ def test_slots_stand_in_the_order_of_the_variables():
 def test_grow_builds_an_optimizer_that_is_not_built(any_optimizer):
     grown, built = any_optimizer(0.01), any_optimizer(0.01)
     variables, twins = make_variables(), make_variables()
-    grow(grown, variables)
+    add_variables(grown, variables)
     built.build(twins)
     assert grown.built
     train(grown, variables, range(3))
@@ -100,7 +100,7 @@ def test_grow_leaves_old_state_alone_and_gives_new_variables_fresh_state(any_opt
     shared_values = {name: variable.numpy() for name, variable in shared_before.items()}
     n_variables = len(optimizer.variables)
 
-    grow(optimizer, late)
+    add_variables(optimizer, late)
 
     assert [id(v) for v in optimizer._trainable_variables] == [id(v) for v in variables]
     fresh = any_optimizer(0.01)
@@ -128,8 +128,8 @@ def test_an_optimizer_that_grew_trains_as_one_that_knew_all_from_the_start(any_o
     whole.build(twins)
     train(grown, variables[:2], range(3))
     train(whole, twins[:2], range(3))
-    for start in (2, 4):  # twice, to grow what has grown
-        grow(grown, variables[start : start + 2])
+    for start in (2, 4):  # twice, to add_variables what has grown
+        add_variables(grown, variables[start : start + 2])
     if isinstance(grown, keras.optimizers.ScheduleFreeAdamW):
         # Its momentum begins at the weights, which have not moved.
         assert_equal_lists(values(slots_of(grown)["momentums"][2:]), values(variables[2:]))

@@ -227,7 +227,7 @@ def test_gradient_accumulation(make):
         model.assert_values(value)
         for accumulated in optimizer._accumulated_gradients:
             np.testing.assert_array_equal(accumulated.numpy(), total * ONES)
-        assert int(optimizer._iterations) == call
+        assert int(optimizer.step_counter) == call
         assert int(optimizer.iterations) == steps
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
-from dlr_tf.core.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from tests.scripts.training import WIDTH, words
 

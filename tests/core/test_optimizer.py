@@ -13,15 +13,16 @@ import tensorflow as tf
 from keras.optimizers.schedules import CosineDecay, ExponentialDecay, InverseTimeDecay
 
 from dlr_tf.core._keras import slots_of
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import (
     LayerGroup,
-    assign_variables,
     split_evenly,
     split_layers,
     split_layerwise,
 )
-from dlr_tf.core.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle
 from tests import reference
 

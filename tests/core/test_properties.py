@@ -25,7 +25,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from dlr_tf.core.groups import LayerGroup, layer_units
+from dlr_tf.core.groups import LayerGroup
+from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.freezing import freeze_to
 
@@ -71,7 +72,7 @@ def has_weights(parts: Any) -> bool:
 def variables_by_group(model: keras.Model, groups: Sequence[LayerGroup]) -> dict[int, int]:
     """The number of its group for each of the model's variables, by hand."""
     number = {path: n for n, group in enumerate(groups) for path in group.layers}
-    units = layer_units(model)
+    units = leaf_layers(model)
     owned = {id(v): number[unit.path] for unit in units for v in unit.layer.weights}
     # A weight of the model's own stands before its layers: it goes with the first of them.
     return {id(v): owned.get(id(v), number[units[0].path]) for v in model.weights}
@@ -142,7 +143,7 @@ class Trial:
 
     def make_groups(self, rng: np.random.Generator) -> None:
         """Contiguous or not, in any order; each with a layer that has weights."""
-        units = layer_units(self.model)
+        units = leaf_layers(self.model)
         weighted = [unit.path for unit in units if unit.layer.weights]
         n_groups = int(rng.integers(1, min(4, len(weighted)) + 1))
         holders = rng.permutation(len(weighted))[:n_groups]
@@ -194,7 +195,7 @@ class Trial:
 
     def toggle(self, seed: int) -> None:
         """One layer, by the attribute, which tells the optimizer nothing."""
-        units = layer_units(self.model)
+        units = leaf_layers(self.model)
         layer = units[seed % len(units)].layer
         layer.trainable = not layer.trainable
 
@@ -362,10 +363,10 @@ def test_a_trial_notices(wrong: str, tmp_path: Path) -> None:
     trial.train(0)
     trial.check()
     if wrong == "rate":
-        trial.optimizer._rate_scale.assign(1.001)
+        trial.optimizer.rates.scale.assign(1.001)
         trial.train(1)
     elif wrong == "step":
-        trial.optimizer._group_steps.assign_add([1] * len(trial.groups))
+        trial.optimizer.group_steps.assign_add([1] * len(trial.groups))
     else:
         weight = trial.model.trainable_variables[0]
         weight.assign(np.nextafter(weight.numpy(), np.float32(9)))

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core.optimizer import unwrap
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.distribution import mend_fit
 from dlr_tf.training.freezing import freeze_to
@@ -421,7 +421,7 @@ def accumulation(strategy: tf.distribute.Strategy, n: int) -> None:
         model.assert_values(value)
         for variable in optimizer._accumulated_gradients:
             np.testing.assert_allclose(variable.numpy(), total * gradient)
-        assert optimizer._iterations.numpy() == call
+        assert optimizer.step_counter.numpy() == call
         assert int(optimizer.iterations) == steps
 
 

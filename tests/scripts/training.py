@@ -126,12 +126,10 @@ class Loop:
 
     def values(self) -> dict[str, np.ndarray]:
         """Weights and optimizer state, by name."""
-        from dlr_tf.core.checkpointing import state_variables
-
         values = {f"weight {n}": v.numpy() for n, v in enumerate(self.model.weights)}
-        for name, variable in state_variables(self.optimizer).items():
+        for name, variable in self.optimizer.state.variables().items():
             values[name] = keras.ops.convert_to_numpy(variable)
-        values["iterations"] = self.optimizer._iterations.numpy()
+        values["iterations"] = self.optimizer.step_counter.numpy()
         values["steps"] = np.array([int(m.iterations) for m in self.optimizer.group_optimizers])
         values["rates"] = np.array(self.optimizer.learning_rates)
         return values

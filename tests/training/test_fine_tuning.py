@@ -12,8 +12,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_layers
-from dlr_tf.core.optimizer import unwrap
 from dlr_tf.core.schedules import SGDR, OneCycle
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.fine_tuning import fine_tune, make_schedule, steps_in_epoch

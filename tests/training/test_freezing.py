@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf.core._keras import slots_of
-from dlr_tf.core.groups import LayerGroup, assign_variables, split_layers
-from dlr_tf.core.optimizer import MultiGroupOptimizer, unwrap
+from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.assignment import assign_variables
+from dlr_tf.core.groups import LayerGroup, split_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
 
 LAYERS = keras.layers
@@ -236,7 +238,7 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, 
         seen["head"] = {key: v for key, v in seen["before"].items() if key[0] == 2}
         freeze_to(model, groups, 0)
         seen["after"] = slot_values(optimizer)
-        seen["steps"] = optimizer._group_steps.numpy().tolist()
+        seen["steps"] = optimizer.group_steps.numpy().tolist()
 
     one_step = At(2, lambda: seen.update(next=values(thawed)))
     x, y = sample.data()
@@ -255,7 +257,7 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, 
     for variable, value in zip(thawed, seen["next"]):
         if variable.trainable:
             assert not np.array_equal(value, now[id(variable)]), variable.path
-    assert optimizer._group_steps.numpy().tolist() == [2, 2, 3]
+    assert optimizer.group_steps.numpy().tolist() == [2, 2, 3]
     assert int(optimizer.iterations) == 3
 
 
@@ -275,7 +277,7 @@ def test_freezing_in_the_middle_of_fit_stops_the_layers_and_keeps_their_state(sa
     after = slot_values(optimizer)
     for key, value in seen["slots"].items():
         assert np.array_equal(after[key], value) == (key[0] == 0)
-    assert optimizer._group_steps.numpy().tolist() == [2, 4, 4]
+    assert optimizer.group_steps.numpy().tolist() == [2, 4, 4]
     freeze_to(model, groups, 0)
     for key, value in after.items():
         np.testing.assert_array_equal(slot_values(optimizer)[key], value)
@@ -345,7 +347,7 @@ def test_under_mixed_precision(samples, template):
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert unwrap(model.optimizer) is optimizer
     assert not same(values(model.get_layer("stem").weights), start)
-    assert optimizer._group_steps.numpy().tolist() == [1, 1, 3]
+    assert optimizer.group_steps.numpy().tolist() == [1, 1, 3]
 
 
 def test_frozen_layers_stay_frozen_when_saved_and_loaded(samples, keras_adam, tmp_path):

@@ -1,0 +1,329 @@
+"""Which layer and which variable of a model belongs to which group."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+from dlr_tf.core import _keras
+from dlr_tf.core._validation import did_you_mean, some_of, unwrap_optimizer
+from dlr_tf.core.groups import LayerGroup, LayerGroups, model_of
+from dlr_tf.core.model_tree import LeafLayer, leaf_layers, variables_by_layer
+
+
+class AssignedVariable(NamedTuple):
+    """A variable of a model and the group that claims it.
+
+    Args:
+        key: `"<layer>.<variable>"`: the number of its layer among the layers with variables, and
+            its number in the layer. It does not depend on any name.
+        path: The layer's path and the variable's name, for people to read.
+        variable: The variable.
+        group: Number of the group that claims it.
+    """
+
+    key: str
+    path: str
+    variable: Any
+    group: int
+
+
+def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tuple[LeafLayer, int]]:
+    """Return the group of each leaf layer of a model; layers that no group names are left out.
+
+    Args:
+        model: A built model.
+        groups: The groups.
+
+    Raises:
+        ValueError: If a group names a layer that the model does not have, or two groups name one
+            layer.
+    """
+    leaves = leaf_layers(model)
+    claims = _claims(leaves, groups)
+    return [(leaf, claims[leaf.path]) for leaf in leaves if leaf.path in claims]
+
+
+def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[AssignedVariable]:
+    """Return the group of each variable of a model.
+
+    A model's own variables belong to the group of the layer before it, the first group if there is
+    none.
+
+    Args:
+        model: A built model.
+        groups: The groups.
+
+    Returns:
+        Every variable that a group claims, in the model's order.
+
+    Raises:
+        ValueError: If a group names a layer that the model does not have, two groups name one
+            layer, or a group claims no variable.
+    """
+    layers = variables_by_layer(model)
+    claims = _claims([entry.leaf for entry in layers if entry.leaf is not None], groups)
+    last_claimed = next(
+        (claims[entry.path] for entry in layers if entry.leaf and entry.path in claims), 0
+    )
+    assigned: list[AssignedVariable] = []
+    number = 0
+    for entry in layers:
+        group = claims.get(entry.path) if entry.leaf else last_claimed
+        if group is not None:
+            last_claimed = group
+            for index, variable in enumerate(entry.variables):
+                path = "/".join(filter(None, (entry.path, variable.name)))
+                assigned.append(AssignedVariable(f"{number}.{index}", path, variable, group))
+        number += bool(entry.variables)
+    for number, layer_group in enumerate(groups):
+        if not any(entry.group == number for entry in assigned):
+            raise ValueError(
+                f"Group {layer_group.name!r} claims no variable of the model: its layers "
+                f"{some_of(layer_group.layers)} have no weights. Give it a layer with weights, "
+                "or leave the group out."
+            )
+    return assigned
+
+
+def _claims(leaves: Sequence[LeafLayer], groups: Sequence[LayerGroup]) -> dict[str, int]:
+    """Map the path of each claimed layer to the number of its group.
+
+    Raises:
+        ValueError: If a group names a layer that is not there, or a layer is claimed twice.
+    """
+    known = {leaf.path for leaf in leaves}
+    known.update(path for leaf in leaves for path, _ in leaf.ancestors)
+    missing = [(g.name, path) for g in groups for path in g.layers if path not in known]
+    if missing:
+        name, path = missing[0]
+        raise ValueError(
+            f"Group {name!r} names the layer {path!r}, which the model does not have."
+            f"{did_you_mean(path, known)} Layers named and not found: "
+            f"{some_of([path for _, path in missing])}. Layers of the model: "
+            f"{some_of(sorted(known))}. Make the groups with `split_layers`, `split_evenly` or "
+            "`split_layerwise` from this model."
+        )
+    claims: dict[str, int] = {}
+    for leaf in leaves:
+        names = [leaf.path, *(path for path, _ in leaf.ancestors)]
+        claimants = [number for number, g in enumerate(groups) for p in names if p in g.layers]
+        if len(claimants) > 1:
+            raise ValueError(
+                f"Layer {leaf.path!r} is claimed twice, by the groups "
+                f"{[groups[number].name for number in claimants]}. Each layer should belong to one "
+                "group."
+            )
+        if claimants:
+            claims[leaf.path] = claimants[0]
+    return claims
+
+
+class GroupAssignment:
+    """Which variable of the model belongs to which group.
+
+    The model is known from the groups, which `split_*` made from it, or from `bind`. Keras never
+    tells an optimizer which model it trains, so after `load_model` the model that was compiled
+    with the optimizer is looked up among the living ones. The model is held by a weak reference,
+    its variables are held.
+
+    Args:
+        groups: The groups, as `split_*` return them.
+    """
+
+    def __init__(self, groups: Sequence[LayerGroup]) -> None:
+        self.groups: tuple[LayerGroup, ...] = tuple(groups)
+        self._entries: dict[Hashable, AssignedVariable] = {}
+        self._model_name = ""
+        model = model_of(groups)
+        if model is not None:
+            self.bind(model)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the model is known, or was known and its variables still are."""
+        return bool(self._entries)
+
+    @property
+    def model(self) -> keras.Model | None:
+        """The model, `None` if it is not known or was deleted."""
+        return model_of(self.groups)
+
+    @property
+    def model_name(self) -> str:
+        return self._model_name
+
+    def entries(self) -> list[AssignedVariable]:
+        """All variables that a group claims, in the model's order."""
+        return list(self._entries.values())
+
+    def entry_of(self, variable: Any) -> AssignedVariable | None:
+        """The entry of a variable; `None` if the model does not have it (any more)."""
+        return self._entries.get(_keras.variable_key(variable))
+
+    def group_of(self, variable: Any) -> int:
+        """The number of a variable's group."""
+        return self._entries[_keras.variable_key(variable)].group
+
+    def key_of(self, variable: Any) -> str:
+        """The key of a variable: its position in the model."""
+        return self._entries[_keras.variable_key(variable)].key
+
+    def variables(self, group: int) -> list[Any]:
+        """The variables of a group, in the model's order."""
+        return [entry.variable for entry in self._entries.values() if entry.group == group]
+
+    def layer_numbers(self) -> list[tuple[int, ...]]:
+        """The numbers of the layers with variables of each group: they identify a group."""
+        numbers: list[set[int]] = [set() for _ in self.groups]
+        for entry in self._entries.values():
+            numbers[entry.group].add(int(entry.key.split(".")[0]))
+        return [tuple(sorted(of_group)) for of_group in numbers]
+
+    def bind(self, model: keras.Model) -> None:
+        """Take the variables of a model, which replaces the model known before.
+
+        Raises:
+            ValueError: If the groups are not the model's.
+        """
+        entries = assign_variables(model, self.groups)
+        self._entries = {_keras.variable_key(entry.variable): entry for entry in entries}
+        self.groups = LayerGroups(self.groups, model)
+        self._model_name = model.name
+
+    def refresh(self) -> None:
+        """Read the variables of the model again, which may have changed (LoRA, quantisation)."""
+        model = self.model
+        if model is not None and model.built:
+            self.bind(model)
+
+    def locate(self, optimizer: Any) -> bool:
+        """Make sure the model is known.
+
+        Args:
+            optimizer: The optimizer that asks.
+
+        Returns:
+            Whether the model is known now.
+        """
+        if not self.is_known:
+            models = [model for model in compiled_models(optimizer) if model.built]
+            if len(models) == 1:
+                self.bind(models[0])
+        return self.is_known
+
+    def resolve(self, variables: Sequence[Any], optimizer: Any, *, has_state: bool) -> None:
+        """Make sure that every variable belongs to a group.
+
+        Args:
+            variables: The variables to be trained.
+            optimizer: The optimizer that asks.
+            has_state: Whether it keeps state for variables of the model that is known.
+
+        Raises:
+            ValueError: If the model is not known, does not own a variable, or no group claims one;
+                nothing is changed then.
+        """
+        if not self._missing(variables):
+            return
+        owned = self.is_known and self._owns(variables)
+        if not owned and not has_state:
+            # The groups may come from another model of the same structure.
+            owners = [
+                model
+                for model in compiled_models(optimizer)
+                if model.built and _owned_keys(model) >= _keys(variables)
+            ]
+            if len(owners) == 1:
+                self.bind(owners[0])
+                owned = True
+            elif owners:
+                raise ValueError(
+                    f"{len(owners)} models were compiled with this optimizer and own these "
+                    f"variables: {some_of([model.name for model in owners])}. Call "
+                    "`optimizer.bind(model)` with the one that the groups belong to."
+                )
+        elif owned:
+            self.refresh()
+        missing = self._missing(variables)
+        if not missing:
+            return
+        if owned:
+            raise self._unclaimed_error(missing)
+        raise self._unknown_error(missing, has_state)
+
+    def _missing(self, variables: Sequence[Any]) -> list[Any]:
+        return [v for v in variables if _keras.variable_key(v) not in self._entries]
+
+    def _owns(self, variables: Sequence[Any]) -> bool:
+        model = self.model
+        return model is not None and model.built and _owned_keys(model) >= _keys(variables)
+
+    def _unknown_error(self, variables: Sequence[Any], has_state: bool) -> ValueError:
+        names = some_of([getattr(v, "path", v.name) for v in variables])
+        if not self.is_known:
+            return ValueError(
+                "The optimizer does not know the model of these variables. Call "
+                "`optimizer.bind(model)`, or make the groups from the model with `split_layers`, "
+                f"`split_evenly` or `split_layerwise`. Received: {names}"
+            )
+        if self.model is None:
+            return ValueError(
+                f"The model {self._model_name!r}, which the groups of this optimizer were made "
+                "from, was deleted, and these variables are not among those it had. Keep the "
+                "model, or call `optimizer.bind(model)` with a model that owns them. "
+                f"Received: {names}"
+            )
+        if has_state:
+            return ValueError(
+                "Unknown variables. This optimizer was built for the variables of the model "
+                f"{self._model_name!r}, and these belong to another model. Make a new optimizer "
+                f"for the other model. Received: {names}"
+            )
+        return ValueError(
+            f"These variables do not belong to the model {self._model_name!r}, which the groups of "
+            "this optimizer were made from. Make the groups from the model that you train, or call "
+            f"`optimizer.bind(model)`. Received: {names}"
+        )
+
+    def _unclaimed_error(self, variables: Sequence[Any]) -> ValueError:
+        wanted = _keys(variables)
+        model = self.model
+        layers = [
+            entry.path
+            for entry in variables_by_layer(model)
+            if not wanted.isdisjoint(_keys(entry.variables))
+        ]
+        named = [path for group in self.groups for path in group.layers]
+        return ValueError(
+            f"{len(variables)} variables belong to no group. Layers that no group claims: "
+            f"{some_of(layers)}. Layers the groups claim: {some_of(named)}."
+            f"{did_you_mean(layers[0], named)} Name every trained layer in one group, or freeze it "
+            "(`layer.trainable = False`)."
+        )
+
+
+def compiled_models(optimizer: Any) -> list[keras.Model]:
+    """Find the living models that were compiled with an optimizer.
+
+    Only `keras.Model` objects are looked at, and of those only what `compile` stored.
+    """
+    return [
+        item
+        for item in gc.get_objects()
+        # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer
+        # by importing themselves.
+        if issubclass(type(item), keras.Model)
+        and unwrap_optimizer(vars(item).get("optimizer")) is optimizer
+    ]
+
+
+def _keys(variables: Sequence[Any]) -> set[Hashable]:
+    return {_keras.variable_key(v) for v in variables}
+
+
+def _owned_keys(model: keras.Model) -> set[Hashable]:
+    return _keys([v for entry in variables_by_layer(model) for v in entry.variables])

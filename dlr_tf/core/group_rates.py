@@ -1,0 +1,426 @@
+"""The learning rates of the groups: what they are now, and how they are set."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
+
+from dlr_tf.core import _keras
+from dlr_tf.core.inner_optimizers import ValueView
+from dlr_tf.core.learning_rates import check_rate
+from dlr_tf.core.schedules import known_peak, stack_schedules
+
+# A rate that was read as float32 and is set again gives a factor this near to 1.
+_ROUNDING = 1e-6
+
+
+class GroupRates:
+    """The learning rate of every group.
+
+    With the schedule `s_g` of group `g` (1 for a constant rate), its factor `f_g` and the common
+    scale `c`, the rate at step `k` is
+
+        lr_g(k) = c * f_g * s_g(k)
+
+    A rate that is set by hand changes `c` or `f_g`. Over a schedule that is low when the rate is
+    set, such a factor would multiply the next peak. So at every other step than the one at which
+    the rate was set,
+
+        lr_g(k) = min(c * f_g * s_g(k), max(s_g(k), limit_g))
+
+    where `limit_g` is the rate that was set, at most the schedule's own peak. No later rate is
+    above that peak.
+
+    Args:
+        sources: One float, `LearningRateSchedule` or function without arguments per group.
+        names: The names of the groups, for messages.
+        iterations: Returns the number of steps made.
+        add_variable: Creates a variable from a shape, a dtype, a name and an initial value.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Any],
+        names: Sequence[str],
+        *,
+        iterations: Callable[[], Any],
+        add_variable: Callable[..., keras.Variable],
+    ) -> None:
+        self._names = tuple(names)
+        self._schedules = tuple(source if callable(source) else None for source in sources)
+        self._stacked = tuple(stack_schedules(self._schedules))
+        self._iterations = iterations
+        self._updates_in_progress = 0
+        count = len(self._names)
+        # One vector for all groups costs as much as one scalar. In float64, a rate that is set
+        # reads back as the same float32 whatever the ratios are.
+        self.factors = add_variable((count,), "float64", "rate_factors")
+        self.factors.assign([1.0 if callable(source) else source for source in sources])
+        self.scale = add_variable((), "float64", "rate_scale")
+        self.scale.assign(1.0)
+        self.limits = add_variable((count,), "float64", "rate_limits")
+        self.limits.assign([self._known_peak(schedule) for schedule in self._schedules])
+        self.set_steps = add_variable((count,), "int64", "rate_set_steps")
+        self.set_steps.assign([-1] * count)
+        self.last_rates = add_variable((count,), keras.config.floatx(), "last_rates")
+        self.last_rates.assign([math.nan] * count)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All variables behind the rates."""
+        return [self.factors, self.scale, self.limits, self.set_steps, self.last_rates]
+
+    def schedule(self, group: int) -> Any:
+        """The schedule of a group, `None` for a constant rate."""
+        return self._schedules[group]
+
+    # --- Reading
+
+    def current(self) -> tf.Tensor:
+        """Return the rates now, of shape `(n_groups,)`.
+
+        Raises:
+            ValueError: If a schedule gives a rate that is negative or not finite. Inside a
+                `tf.function` that cannot be known.
+        """
+        rates = self._limited(self._bases())
+        if tf.executing_eagerly():
+            self._check_scheduled(np.asarray(rates))
+        return tf.cast(rates, keras.config.floatx())
+
+    def of_group(self, group: int) -> tf.Tensor:
+        """Return the rate of a group now; during an update, the rate it is updated with."""
+        if self._updates_in_progress:
+            return self.last_rates.value[group]
+        rate = self._limited(self._base(group), group)
+        if tf.executing_eagerly():
+            return tf.constant(float(rate), keras.config.floatx())
+        return tf.cast(rate, keras.config.floatx())
+
+    def head(self) -> tf.Tensor:
+        """Return the head's rate now."""
+        return self.of_group(len(self._names) - 1)
+
+    def last(self) -> np.ndarray:
+        """Return the rates of the most recent update, float of shape `(n_groups,)`.
+
+        NaN for a group that did not move in it, and before the first update.
+        """
+        return self.last_rates.numpy()
+
+    @contextlib.contextmanager
+    def update_with(self, rates: tf.Tensor, moved: Sequence[int]) -> Iterator[None]:
+        """In this block, groups are updated with these rates.
+
+        Args:
+            rates: What `current` returned.
+            moved: The numbers of the groups that move.
+        """
+        count = len(self._names)
+        if len(moved) < count:
+            is_moved = np.isin(np.arange(count), moved)
+            rates = tf.where(is_moved, rates, tf.constant(math.nan, rates.dtype))
+        self.last_rates.assign(rates)
+        # A count, since the replicas of a strategy run in threads that take turns.
+        self._updates_in_progress += 1
+        try:
+            yield
+        finally:
+            self._updates_in_progress -= 1
+
+    # --- Setting
+
+    def set_head(self, rate: Any) -> None:
+        """Scale every group by the same factor, so that the head has this rate now."""
+        rate = check_assigned_rate(rate)
+        head = len(self._names) - 1
+        unscaled = self._base(head) * _value_now(self.factors)[head]
+        if _both_zero(rate, unscaled):
+            return
+        self._refuse_zero(unscaled, head)
+        scale = rate / unscaled
+        self._set(_value_now(self.factors), scale, range(len(self._names)))
+
+    def set_all(self, rates: Any) -> None:
+        """Set the rate of every group.
+
+        Raises:
+            TypeError: If `rates` is not a sequence of numbers.
+            ValueError: If it has not one rate per group, or a rate cannot be reached because the
+                group's schedule is 0 now.
+        """
+        if tf.is_tensor(rates) and tf.executing_eagerly():
+            rates = rates.numpy()
+        if not isinstance(rates, (Sequence, np.ndarray)) or isinstance(rates, str):
+            raise TypeError(
+                "`learning_rates` should be set with a list of one number per group. "
+                f"Received: {rates!r}"
+            )
+        rates = [check_assigned_rate(rate) for rate in rates]
+        if len(rates) != len(self._names):
+            raise ValueError(
+                f"`learning_rates` should be set with one rate per group: {len(self._names)} "
+                f"rates. Received {len(rates)}: {rates}"
+            )
+        now = _value_now(self.factors) * _value_now(self.scale)
+        factors = []
+        for number, rate in enumerate(rates):
+            base = self._base(number)
+            if _both_zero(rate, base):
+                factors.append(now[number])
+                continue
+            self._refuse_zero(base, number)
+            factors.append(rate / base)
+        self._set(_stack(factors), 1.0, range(len(rates)))
+
+    def set_group(self, group: int, rate: Any) -> None:
+        """Set the rate of one group."""
+        rate = check_assigned_rate(rate)
+        scale = _value_now(self.scale)
+        unit = self._base(group) * scale
+        if _both_zero(rate, unit):
+            return
+        if tf.executing_eagerly() and not float(scale):
+            raise ValueError(
+                "`optimizer.learning_rate` was set to 0, which scales every group by 0, so no "
+                "group can have a rate of its own. Set `optimizer.learning_rates` instead. "
+                f"Received: learning_rate={rate}"
+            )
+        self._refuse_zero(unit, group)
+        factors = _value_now(self.factors)
+        factors = _stack([rate / unit if n == group else factors[n] for n in range(len(factors))])
+        self._set(factors, scale, [group])
+
+    def _set(self, factors: Any, scale: Any, groups: Sequence[int]) -> None:
+        """Write factors and scale, and limit what they do to the schedules of these groups."""
+        scheduled = [group for group in groups if self._schedules[group] is not None]
+        if scheduled:
+            step = tf.cast(tf.convert_to_tensor(self._iterations()), tf.int64)
+            limits, set_steps = _value_now(self.limits), _value_now(self.set_steps)
+            limits = [limits[group] for group in range(len(self._names))]
+            set_steps = [set_steps[group] for group in range(len(self._names))]
+            lifted = []
+            for group in scheduled:
+                base, factor = self._base(group), factors[group] * scale
+                peak = self._peak(group, base)
+                limits[group] = _minimum(base * factor, peak)
+                set_steps[group] = step
+                if tf.executing_eagerly() and float(factor) > 1 + _ROUNDING:
+                    lifted.append(group)
+            if lifted:
+                self._warn_of_limit(lifted, limits)
+            self.limits.assign(_stack(limits))
+            self.set_steps.assign(_stack(set_steps, np.int64))
+        self.factors.assign(factors)
+        self.scale.assign(scale)
+
+    def _warn_of_limit(self, groups: Sequence[int], limits: Sequence[Any]) -> None:
+        named = ", ".join(f"{self._names[g]!r} at {float(limits[g]):.3g}" for g in groups[-3:])
+        warnings.warn(
+            "A rate was set above what the group's schedule gives at this step. Later steps take "
+            "at most that rate, or the schedule's own value where it is higher, and never more "
+            f"than the schedule's peak: {named}. For higher rates, build a new optimizer with "
+            "another schedule.",
+            stacklevel=6,
+        )
+
+    # --- Configuration and saving
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments from which the same rates can be made, as JSON values."""
+        rates: list[Any] = []
+        factors = self.factors.numpy() * self.scale.numpy()
+        limits = self.limits.numpy()
+        scheduled = [schedule is not None for schedule in self._schedules]
+        for schedule, factor in zip(self._schedules, factors):
+            rates.append(
+                float(factor) if schedule is None else keras.saving.serialize_keras_object(schedule)
+            )
+        return {
+            "learning_rate": rates,
+            "rate_factors": [
+                float(factor) if is_scheduled else 1.0
+                for factor, is_scheduled in zip(factors, scheduled)
+            ],
+            "rate_limits": [
+                float(limit) if is_scheduled and math.isfinite(limit) else None
+                for limit, is_scheduled in zip(limits, scheduled)
+            ],
+        }
+
+    def restore_config(self, config: Mapping[str, Any]) -> None:
+        """Take the factors and limits that `config` returned."""
+        if "rate_scale" in config:  # version 0.1.0
+            self.factors.assign(config["rate_factors"])
+            self.scale.assign(config["rate_scale"])
+            return
+        factors = [
+            now if schedule is None else factor
+            for now, factor, schedule in zip(
+                self.factors.numpy(), config["rate_factors"], self._schedules
+            )
+        ]
+        self.factors.assign(factors)
+        self.limits.assign(_limits(config["rate_limits"]))
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return what is saved of each group, as JSON values; exact, since JSON keeps float64."""
+        return [
+            {
+                "rate_factor": float(factor),
+                "rate_limit": float(limit) if math.isfinite(limit) else None,
+                "rate_set_step": int(step),
+            }
+            for factor, limit, step in zip(
+                self.factors.numpy(), self.limits.numpy(), self.set_steps.numpy()
+            )
+        ]
+
+    def restore_state(self, states: Sequence[Mapping[str, Any]], scale: float) -> None:
+        """Take what `state` returned, one entry per group in the order of these groups."""
+        self.factors.assign([state["rate_factor"] for state in states])
+        self.scale.assign(scale)
+        peaks = [self._known_peak(schedule) for schedule in self._schedules]
+        # Version 0.1.0 had no limits.
+        self.limits.assign(
+            [
+                peak if "rate_limit" not in state else _limits([state["rate_limit"]])[0]
+                for state, peak in zip(states, peaks)
+            ]
+        )
+        self.set_steps.assign([state.get("rate_set_step", -1) for state in states])
+
+    # --- Arithmetic
+
+    def _bases(self) -> Any:
+        """The schedules' values at this step, 1 for a constant rate, as one float64 vector."""
+        values = [self._value_of(schedule) for schedule, _ in self._stacked]
+        if len(self._stacked) == 1:
+            return values[0]
+        rows = [
+            tf.broadcast_to(value, [len(groups)])
+            for value, (_, groups) in zip(values, self._stacked)
+        ]
+        order = np.argsort([group for _, groups in self._stacked for group in groups])
+        return tf.gather(tf.concat(rows, axis=0), order)
+
+    def _base(self, group: int) -> Any:
+        return self._value_of(self._schedules[group])
+
+    def _value_of(self, schedule: Any) -> Any:
+        if schedule is None:
+            return np.float64(1.0) if tf.executing_eagerly() else tf.constant(1.0, tf.float64)
+        if isinstance(schedule, LearningRateSchedule):
+            return tf.cast(schedule(tf.convert_to_tensor(self._iterations())), tf.float64)
+        return tf.cast(schedule(), tf.float64)
+
+    def _limited(self, base: Any, group: int | None = None) -> Any:
+        """The rates from the schedules' values: of one group, or of all."""
+        chosen = slice(None) if group is None else group
+        rates = base * (_value_now(self.factors)[chosen] * _value_now(self.scale))
+        schedules = self._schedules if group is None else (self._schedules[group],)
+        if not any(schedules):
+            return rates
+        step = tf.cast(tf.convert_to_tensor(self._iterations()), tf.int64)
+        limited = _minimum(rates, _maximum(base, _value_now(self.limits)[chosen]))
+        is_set_now = tf.equal(_value_now(self.set_steps)[chosen], step)
+        return tf.where(is_set_now, rates, limited)
+
+    def _peak(self, group: int, base: Any) -> Any:
+        """The highest rate of a group's own schedule.
+
+        Of a schedule that is not ours only values are known: that at step 0 and that of now.
+        """
+        schedule = self._schedules[group]
+        if not isinstance(schedule, LearningRateSchedule):
+            return base
+        peak = known_peak(schedule)
+        if peak is not None:
+            return peak
+        return _maximum(base, tf.cast(schedule(tf.constant(0, tf.int64)), tf.float64))
+
+    @staticmethod
+    def _known_peak(schedule: Any) -> float:
+        peak = None if schedule is None else known_peak(schedule)
+        return math.inf if peak is None else peak
+
+    def _check_scheduled(self, rates: np.ndarray) -> None:
+        if not any(self._schedules):
+            return
+        for name, rate in zip(self._names, np.broadcast_to(rates, (len(self._names),))):
+            if not 0 <= rate < math.inf:
+                raise ValueError(
+                    f"The schedule of group {name!r} gives the rate {rate} at step "
+                    f"{int(self._iterations())}. A rate should be finite and not negative. "
+                    "Nothing was updated."
+                )
+
+    def _refuse_zero(self, value: Any, group: int) -> None:
+        if tf.executing_eagerly() and not float(value):
+            raise ValueError(
+                f"The rate of group {self._names[group]!r} is 0 at step "
+                f"{int(self._iterations())} before any factor, so no factor gives the rate asked "
+                "for. Set it at another step, or build the optimizer with a rate above 0."
+            )
+
+
+def check_assigned_rate(rate: Any) -> Any:
+    """Return a rate that a user sets as a float, or as a tensor while a function is traced.
+
+    Raises:
+        TypeError: If it is a schedule or not a number.
+        ValueError: If it is negative or not finite; for a symbolic tensor that is not known.
+    """
+    if isinstance(rate, ValueView) or tf.is_tensor(rate) or isinstance(rate, keras.Variable):
+        rate = tf.cast(tf.convert_to_tensor(rate), tf.float64)
+        return check_rate(rate.numpy()) if tf.executing_eagerly() else rate
+    if isinstance(rate, LearningRateSchedule) or callable(rate):
+        raise TypeError(
+            "A schedule cannot be assigned to an optimizer that exists: steps already compiled "
+            "would not follow it. Build a new `MultiGroupOptimizer` with "
+            f"`learning_rate=<schedule>`. Received: {rate!r}"
+        )
+    if isinstance(rate, np.ndarray) and rate.ndim == 0:
+        rate = rate[()]
+    return check_rate(float(rate) if isinstance(rate, np.generic) else rate)
+
+
+def _value_now(variable: keras.Variable) -> Any:
+    """A variable's value: an array where it is known, a tensor while a function is traced.
+
+    A few numbers are quicker to compute with NumPy, and callbacks do so before every batch.
+    """
+    if tf.executing_eagerly():
+        return _keras.eager_read_fn(variable)().numpy()
+    return variable.value
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return np.minimum(a, b) if tf.executing_eagerly() else tf.minimum(a, b)
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return np.maximum(a, b) if tf.executing_eagerly() else tf.maximum(a, b)
+
+
+def _stack(values: Sequence[Any], dtype: Any = np.float64) -> Any:
+    if tf.executing_eagerly():
+        return np.array([np.asarray(value) for value in values], dtype)
+    return tf.stack([tf.cast(value, dtype) for value in values])
+
+
+def _both_zero(rate: Any, value: Any) -> bool:
+    """Whether a rate of 0 is asked for where every factor gives 0: the rate is as it should be."""
+    return tf.executing_eagerly() and not float(rate) and not float(value)
+
+
+def _limits(values: Sequence[float | None]) -> list[float]:
+    return [math.inf if value is None else value for value in values]
