@@ -18,7 +18,8 @@ import tensorflow as tf
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-from dlr_tf.app import cli, data
+import dlr_tf
+from dlr_tf.app import cli, digits, tasks
 from dlr_tf.core.optimizer import unwrap
 from dlr_tf.training import fine_tuning
 
@@ -34,7 +35,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def quick_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network for the digits that is not trained for long, in the place of the real one."""
 
-    def pretrain(task: data.ImageData, **_: Any) -> tuple[keras.Model, float]:
+    def pretrain(task: Any, **_: Any) -> tuple[keras.Model, float]:
         backbone = keras.Sequential(
             [
                 keras.Input(task.image_shape),
@@ -48,7 +49,7 @@ def quick_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return backbone, 0.5
 
-    monkeypatch.setattr(data, "pretrain_on_digits", pretrain)
+    monkeypatch.setattr(digits, "pretrain_on_digits", pretrain)
 
 
 def make_images(folder: Path, *, classes: int = 2, count: int = 5) -> Path:
@@ -121,7 +122,7 @@ def test_finetune_trains_compares_and_writes_five_files(
     optimizer = unwrap(loaded.optimizer)
     assert int(optimizer.iterations.numpy()) == 15
     assert [group.name for group in optimizer.groups] == ["group_0", "group_1", "head"]
-    _, task = data.load_digits(batch_size=20)
+    _, task = digits.load_digits(batch_size=20)
     scores = loaded.evaluate(task.test, verbose=0, return_dict=True)
     assert scores["accuracy"] == pytest.approx(report["test_accuracy"])
     loaded.fit(task.train, verbose=0, shuffle=False)
@@ -165,7 +166,7 @@ def test_finetune_other_schedules(quick_digits: None, schedule: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(cli.OPTIMIZERS))
+@pytest.mark.parametrize("name", sorted(tasks.OPTIMIZERS))
 def test_finetune_every_optimizer(quick_digits: None, name: str) -> None:
     arguments = ["--epochs", "2", "--optimizer", name, "--no-compare", "--output", "out"]
     assert cli.main(["finetune", *arguments, "--learning-rate", "1e-3"]) == 0
@@ -428,7 +429,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["finetune", "--help"]) == 0
     assert "--frozen-epochs" in capsys.readouterr().out
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == cli.dlr_tf.__version__
+    assert capsys.readouterr().out.strip() == dlr_tf.__version__
 
 
 def test_python_m_dlr_tf() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app import data
+from dlr_tf.app import data, digits
 
 
 def write_images(
@@ -301,7 +301,7 @@ def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_digits_are_two_tasks_without_a_shared_image() -> None:
     pytest.importorskip("sklearn")
-    pretraining, fine_tuning = data.load_digits(seed=1)
+    pretraining, fine_tuning = digits.load_digits(seed=1)
     assert pretraining.class_names == ("0", "1", "2", "3", "4")
     assert fine_tuning.class_names == ("5", "6", "7", "8", "9")
     sets = [pretraining.train, pretraining.test, fine_tuning.train, fine_tuning.test]
@@ -324,7 +324,7 @@ def test_digits_choice_follows_the_seed() -> None:
     pytest.importorskip("sklearn")
 
     def chosen(seed: int) -> set[bytes]:
-        train = data.load_digits(seed=seed)[1].train
+        train = digits.load_digits(seed=seed)[1].train
         return {image.numpy().tobytes() for batch, _ in train for image in batch}
 
     assert chosen(0) == chosen(0) != chosen(1)
@@ -333,14 +333,14 @@ def test_digits_choice_follows_the_seed() -> None:
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[demo\]"'):
-        data.load_digits()
+        digits.load_digits()
 
 
 def test_pretraining_gives_a_network_without_its_classifier() -> None:
     pytest.importorskip("sklearn")
     keras.utils.set_random_seed(0)
-    pretraining, _ = data.load_digits(batch_size=64)
-    backbone, accuracy = data.pretrain_on_digits(pretraining, epochs=4, verbose=0)
+    pretraining, _ = digits.load_digits(batch_size=64)
+    backbone, accuracy = digits.pretrain_on_digits(pretraining, epochs=4, verbose=0)
     assert backbone.output_shape == (None, 4 * 4 * 64)
     assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in backbone.layers)
     assert accuracy > 0.6  # chance is 0.2
