@@ -1,10 +1,10 @@
-"""The arguments of the command and of its three sub-commands."""
+"""The arguments of `dlr-tf` and of its commands: `parse_arguments` reads and completes them."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dlr_tf
@@ -13,23 +13,74 @@ from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT
 
-# What suits a network pretrained on a million photographs does not suit one pretrained on 720
-# digits: the second has less to lose and further to go.
+# A network pretrained on a million photographs and one pretrained on 720 digits need different
+# settings: the second forgets less that is of use, and has more to learn.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
 DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
+# What only a model of `keras.applications` takes. The model's own image size is the third default.
+MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the arguments, fill in the defaults that depend on others, and check them together.
+
+    Args:
+        argv: Arguments after the name of the command. Defaults to those of the process.
+
+    Raises:
+        MistakeError: If an argument is missing, unknown or out of range.
+        SystemExit: After `--help` and `--version`.
+
+    >>> args = parse_arguments(["finetune"])
+    >>> args.command, args.epochs, args.learning_rate
+    ('finetune', 31, '1e-3:1e-2')
+    """
+    args = make_parser().parse_args(argv)
+    if args.command in ("finetune", "find-lr"):
+        _complete(args)
+    if args.command == "finetune" and args.frozen_epochs > args.epochs:
+        raise MistakeError(
+            "--frozen-epochs should not be above --epochs, which counts all epochs. "
+            f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"
+        )
+    if args.command == "find-lr" and not args.start < args.end:
+        raise MistakeError(
+            f"--start should be below --end. Received: --start {args.start:g} --end {args.end:g}"
+        )
+    return args
+
+
+def _complete(args: argparse.Namespace) -> None:
+    given = vars(args)
+    defaults: dict[str, Any] = dict(DIGIT_DEFAULTS)
+    if args.data is not None:
+        defaults = {**IMAGE_DEFAULTS, **MODEL_DEFAULTS}
+    for name in MODEL_DEFAULTS:
+        if args.data is None and given[name] is not None:
+            raise MistakeError(
+                f"--{name.replace('_', '-')} needs DATA: give a folder of images or tfds:NAME. "
+                "Without DATA, a small network is trained on the digits of scikit-learn."
+            )
+    for name, value in defaults.items():
+        if name in given and given[name] is None:
+            setattr(args, name, value)
 
 
 class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `MistakeError` and accepts negative numbers as values."""
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # Without it, argparse takes -1e-3 for an option, and its complaint says nothing of rates.
+        # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
         self._negative_number_matcher = re.compile(r"^-\.?\d")
 
     def error(self, message: str) -> Any:
         raise MistakeError(f"{message} (see `{self.prog} --help`)")
 
 
-def _whole(minimum: int) -> Callable[[str], int]:
+def integer(minimum: int) -> Callable[[str], int]:
+    """Return a function that reads an integer of at least `minimum`."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -37,14 +88,15 @@ def _whole(minimum: int) -> Callable[[str], int]:
             value = minimum - 1
         if value < minimum:
             raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {minimum}, received {text!r}"
+                f"expected an integer of at least {minimum}, received {text!r}"
             )
         return value
 
     return parse
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -54,11 +106,8 @@ def _positive(text: str) -> float:
     return value
 
 
-def _default(name: str) -> str:
-    return f"(default: {IMAGE_DEFAULTS[name]}; without DATA {DIGIT_DEFAULTS[name]})"
-
-
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=dlr_tf.__version__)
     commands = parser.add_subparsers(
@@ -70,41 +119,52 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _default(name: str) -> str:
+    return f"(default: {IMAGE_DEFAULTS[name]}; without DATA {DIGIT_DEFAULTS[name]})"
+
+
 def _add_task(parser: argparse.ArgumentParser) -> None:
-    """What is trained on what: the arguments that two commands share."""
+    """Add the arguments that two commands share: what is trained on what."""
     parser.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
         help="folder with one sub-folder of images per class (or with train/ and test/ or val/ "
-        "that hold these), or tfds:NAME; nothing: scikit-learn's digits, without network",
+        "that hold such sub-folders), or tfds:NAME (default: the digits of scikit-learn, which "
+        "need no network)",
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="model of keras.applications (default: MobileNetV2)"
+        "--model",
+        metavar="NAME",
+        help=f"model of keras.applications (default: {MODEL_DEFAULTS['model']})",
     )
     parser.add_argument(
         "--weights",
         metavar="imagenet|none|PATH",
-        help="weights to start from; PATH: a file made with include_top=False (default: imagenet)",
+        help="weights to start from; PATH: a file made with include_top=False (default: "
+        f"{MODEL_DEFAULTS['weights']})",
     )
     parser.add_argument(
         "--image-size",
-        type=_whole(1),
+        type=integer(1),
         metavar="PIXELS",
-        help="height and width that images are resized to (default: what the model was made for)",
+        help="height and width that images are resized to (default: the size that the model was "
+        "made for)",
     )
     split = parser.add_mutually_exclusive_group()
     split.add_argument(
         "--groups",
-        type=_whole(1),
+        type=integer(1),
         default=3,
         metavar="N",
-        help="number of groups of about equal size, the head alone in the last (default: 3)",
+        help="number of groups, the head alone in the last, the others of about equal size "
+        "(default: 3)",
     )
     split.add_argument(
         "--boundaries",
         metavar="A,B",
-        help="names or paths of the layers at which the second, third, ... group begin",
+        help="names or paths of the layers at which the second, third, ... group begin; the head "
+        "becomes a group of its own (default: none, see --groups)",
     )
     parser.add_argument(
         "--learning-rate",
@@ -121,7 +181,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=_whole(1),
+        type=integer(1),
         metavar="N",
         help=f"images in a batch, over all devices {_default('batch_size')}",
     )
@@ -129,13 +189,20 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "--batch-norm",
         choices=fine_tuning.BATCH_NORM,
         default="frozen",
-        help="frozen: batch normalisation keeps its weights and statistics (default: frozen)",
+        help="frozen: batch normalization keeps its weights and statistics; train: it is trained "
+        "with its group (default: frozen)",
     )
     parser.add_argument(
-        "--seed", type=_whole(0), default=0, metavar="N", help="seed of everything (default: 0)"
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="seed of all random numbers (default: 0)",
     )
     parser.add_argument(
-        "--verbose", action="store_true", help="show pretraining, and the traceback of an error"
+        "--verbose",
+        action="store_true",
+        help="show the pretraining, and the traceback of an error (default: neither)",
     )
 
 
@@ -143,47 +210,48 @@ def _add_finetune(commands: Any) -> None:
     parser = commands.add_parser(
         "finetune",
         help="fine-tune a pretrained model",
-        description="Fine-tunes a pretrained model with differential learning rates.",
+        description="Fine-tune a pretrained model with differential learning rates.",
         allow_abbrev=False,
     )
     _add_task(parser)
     parser.add_argument(
         "--epochs",
-        type=_whole(1),
+        type=integer(1),
         metavar="N",
-        help=f"all epochs, frozen ones among them {_default('epochs')}",
+        help=f"number of epochs, the frozen ones included {_default('epochs')}",
     )
     parser.add_argument(
         "--frozen-epochs",
-        type=_whole(0),
+        type=integer(0),
         default=1,
         metavar="N",
-        help="epochs in which only the head learns (default: 1)",
+        help="number of first epochs in which only the head is trained (default: 1)",
     )
     parser.add_argument(
         "--schedule",
         choices=fine_tuning.SCHEDULES,
         default="sgdr",
-        help="how rates change over the steps (default: sgdr)",
+        help="how the rates change over the steps (default: sgdr)",
     )
     parser.add_argument(
         "--cycle-epochs",
-        type=_positive,
+        type=positive,
         metavar="X",
         help="length of the first sgdr cycle in epochs (default: about 1, so that the last cycle "
         "ends with the training)",
     )
     parser.add_argument(
         "--t-mul",
-        type=_positive,
+        type=positive,
         default=2.0,
         metavar="X",
-        help="each sgdr cycle is this many times longer than the one before (default: 2)",
+        help="each sgdr cycle is this many times longer than the one before, at least 1 "
+        "(default: 2)",
     )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="also train at one rate throughout: the head's, all layers, as many epochs (default: "
+        help="also train all layers at one rate, that of the head, for as many epochs (default: "
         "only without DATA)",
     )
     parser.add_argument(
@@ -194,10 +262,10 @@ def _add_finetune(commands: Any) -> None:
     )
     parser.add_argument(
         "--wait",
-        type=_positive,
+        type=positive,
         default=WAIT,
         metavar="SECONDS",
-        help=f"how long multi-worker waits for the others (default: {WAIT:g})",
+        help=f"how long multi-worker waits for the other machines (default: {WAIT:g})",
     )
     parser.add_argument(
         "--output", metavar="DIR", help="new or empty folder (default: runs/<date-time>)"
@@ -208,18 +276,23 @@ def _add_find_lr(commands: Any) -> None:
     parser = commands.add_parser(
         "find-lr",
         help="find a learning rate by a range test",
-        description="Sweeps the head's rate, the other groups in ratio, and suggests rates.",
+        description="Raise the rate of the head step by step, the other groups in ratio to it, "
+        "and suggest rates.",
         allow_abbrev=False,
     )
     _add_task(parser)
     parser.add_argument(
-        "--start", type=_positive, default=1e-7, metavar="X", help="first rate (default: 1e-7)"
+        "--start", type=positive, default=1e-7, metavar="X", help="first rate (default: 1e-7)"
     )
     parser.add_argument(
-        "--end", type=_positive, default=10.0, metavar="X", help="last rate (default: 10)"
+        "--end", type=positive, default=10.0, metavar="X", help="last rate (default: 10)"
     )
     parser.add_argument(
-        "--steps", type=_whole(1), default=100, metavar="N", help="steps (default: 100)"
+        "--steps",
+        type=integer(1),
+        default=100,
+        metavar="N",
+        help="number of steps (default: 100)",
     )
     parser.add_argument(
         "--output",
@@ -233,35 +306,62 @@ def _add_schedule(commands: Any) -> None:
     parser = commands.add_parser(
         "schedule",
         help="draw a schedule",
-        description="Draws the learning rate over the steps.",
+        description="Draw the learning rate over the steps.",
         allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
     sgdr = kinds.add_parser("sgdr", help="cosine annealing with warm restarts", allow_abbrev=False)
-    sgdr.add_argument("--first-decay-steps", type=_whole(1), default=100, metavar="N")
-    sgdr.add_argument("--t-mul", type=_positive, default=2.0, metavar="X")
-    sgdr.add_argument("--m-mul", type=float, default=1.0, metavar="X")
-    sgdr.add_argument("--alpha", type=float, default=0.0, metavar="X")
-    sgdr.add_argument("--warmup-steps", type=_whole(0), default=0, metavar="N")
-    sgdr.add_argument("--steps", type=_whole(1), metavar="N", help="(default: three cycles)")
+    _add_number(sgdr, "--first-decay-steps", integer(1), 100, "length of the first cycle in steps")
+    _add_number(sgdr, "--t-mul", positive, 2.0, "factor between the lengths of two cycles")
+    _add_number(sgdr, "--m-mul", float, 1.0, "factor between the peaks of two cycles")
+    _add_number(sgdr, "--alpha", float, 0.0, "lowest rate as a fraction of the peak")
+    _add_number(sgdr, "--warmup-steps", integer(0), 0, "steps of linear rise at the start")
     one_cycle = kinds.add_parser("onecycle", help="one rise and one fall", allow_abbrev=False)
-    one_cycle.add_argument("--steps", type=_whole(2), default=1000, metavar="N")
-    one_cycle.add_argument("--pct-start", type=float, default=0.25, metavar="X")
-    one_cycle.add_argument("--div", type=float, default=25.0, metavar="X")
-    one_cycle.add_argument("--div-final", type=float, default=1e5, metavar="X")
+    _add_number(one_cycle, "--steps", integer(2), 1000, "number of steps")
+    _add_number(one_cycle, "--pct-start", float, 0.25, "fraction of the steps for the rise")
+    _add_number(one_cycle, "--div", float, 25.0, "peak divided by the first rate")
+    _add_number(one_cycle, "--div-final", float, 1e5, "peak divided by the last rate")
     triangular = kinds.add_parser("triangular", help="cyclical rates", allow_abbrev=False)
-    triangular.add_argument("--base-learning-rate", type=float, default=1e-4, metavar="X")
-    triangular.add_argument("--step-size", type=_whole(1), default=100, metavar="N")
+    _add_number(triangular, "--base-learning-rate", float, 1e-4, "lowest rate")
+    _add_number(triangular, "--step-size", integer(1), 100, "steps of one rise or one fall")
     triangular.add_argument(
-        "--mode", choices=("triangular", "triangular2", "exp_range"), default="triangular"
+        "--mode",
+        choices=("triangular", "triangular2", "exp_range"),
+        default="triangular",
+        help="triangular: all peaks are equal; triangular2: each is half of the one before; "
+        "exp_range: the rates fall by --gamma each step (default: triangular)",
     )
-    triangular.add_argument("--gamma", type=float, default=0.99994, metavar="X")
-    triangular.add_argument("--steps", type=_whole(1), metavar="N", help="(default: three cycles)")
+    _add_number(triangular, "--gamma", float, 0.99994, "factor per step of exp_range")
+    for kind in (sgdr, triangular):
+        kind.add_argument(
+            "--steps",
+            type=integer(1),
+            metavar="N",
+            help="number of steps to draw (default: three cycles)",
+        )
     for kind in (sgdr, one_cycle, triangular):
-        kind.add_argument("--learning-rate", type=float, default=1e-3, metavar="PEAK")
-        kind.add_argument("--ascii", action="store_true", help="draw in the terminal")
+        _add_number(kind, "--learning-rate", float, 1e-3, "highest rate")
+        kind.add_argument(
+            "--ascii", action="store_true", help="draw in the terminal (default: in a file)"
+        )
         kind.add_argument(
             "--output",
             metavar="FILE",
             help="new .png or .svg file (default: KIND.png, or none with --ascii)",
         )
+
+
+def _add_number(
+    parser: argparse.ArgumentParser,
+    option: str,
+    kind: Callable[[str], float],
+    default: float,
+    text: str,
+) -> None:
+    parser.add_argument(
+        option,
+        type=kind,
+        default=default,
+        metavar="X" if isinstance(default, float) else "N",
+        help=f"{text} (default: {default:g})",
+    )

@@ -13,7 +13,7 @@ from dlr_tf.training.distribution import mend_fit
 def load_digits(
     *, batch_size: int = 32, seed: int = 0, images_per_class: int = 20
 ) -> tuple[ImageData, ImageData]:
-    """scikit-learn's handwritten digits, in two tasks: one to pretrain on, one to fine-tune on.
+    """Read scikit-learn's handwritten digits as two tasks: to pretrain on, and to fine-tune on.
 
     The images are 8 by 8 pixels with values from 0 to 16. They come with scikit-learn, so no
     network is needed.
@@ -21,11 +21,12 @@ def load_digits(
     Args:
         batch_size: Images per batch. Defaults to 32.
         seed: Seed of the choice and the order of the images. Defaults to 0.
-        images_per_class: Number of images of each digit to fine-tune on; the rest is tested on.
+        images_per_class: Number of images of each digit to fine-tune on; the others are to test on.
             Defaults to 20.
 
     Returns:
-        The digits 0 to 4 (four fifths to pretrain on, the rest to test on), and the digits 5 to 9.
+        The digits 0 to 4 (four fifths to pretrain on, the others to test on), and the digits 5
+        to 9.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -93,7 +94,7 @@ def _from_arrays(
 def pretrain_on_digits(
     data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
 ) -> tuple[keras.Model, float]:
-    """Trains a small convolutional network with batch normalisation, to fine-tune from.
+    """Train a small convolutional network with batch normalization, to fine-tune later.
 
     Args:
         data: The task to pretrain on, from `load_digits`.
@@ -101,7 +102,7 @@ def pretrain_on_digits(
         verbose: As in `keras.Model.fit`.
 
     Returns:
-        The network without its classifier (images in, one vector an image out), and the accuracy
+        The network without its classifier (images in, one vector per image out), and the accuracy
         it reached with its classifier on the test images.
     """
     inputs = keras.Input(data.image_shape)

@@ -1,42 +1,53 @@
-"""The command `find-lr`."""
+"""The command `find-lr`: a learning-rate range test, its picture and its suggestions."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-import dlr_tf
-from dlr_tf.app.arguments import DIGIT_DEFAULTS, IMAGE_DEFAULTS
-from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
+from dlr_tf import find_learning_rate, freeze_batch_norm
+from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, progress_bar, say
 from dlr_tf.app.output import check_new_file
-from dlr_tf.app.tasks import load_task, rates_of, template_of
+from dlr_tf.app.tasks import load_task, make_optimizer
 from dlr_tf.training import fine_tuning, plotting
-from dlr_tf.training.lr_finder import SUGGESTIONS, find_learning_rate
+from dlr_tf.training.lr_finder import SUGGESTIONS
 
 
 def run(args: argparse.Namespace) -> int:
-    defaults = DIGIT_DEFAULTS if args.data is None else IMAGE_DEFAULTS
-    for name in ("learning_rate", "batch_size"):
-        if getattr(args, name) is None:
-            setattr(args, name, defaults[name])
+    """Sweep the rate of the head, print the suggestions, and write the picture.
+
+    Args:
+        args: What `parse_arguments` returns for `find-lr`.
+
+    Returns:
+        The exit code: 0, or 1 if no method suggests a rate.
+
+    Raises:
+        MistakeError: If something is wrong with the arguments, before anything is written.
+    """
     with messages_to_stderr(), mistakes():
         output = Path(args.output)
         check_new_file(output)
         plotting.require_matplotlib()
-        if not 0 < args.start < args.end:
+        task = load_task(args)
+        if not task.rates[-1] > 0:
             raise ValueError(
-                "--start should be above 0 and below --end. "
-                f"Received: --start {args.start:g} --end {args.end:g}"
+                "--learning-rate should be above 0 for the head: the other groups keep their ratio "
+                f"to it. Received: --learning-rate {args.learning_rate}"
             )
-        data, model, groups, _ = load_task(args)
-        rates = rates_of(args.learning_rate, len(groups))
-        fine_tuning.compile_groups(model, groups, rates, data.train, optimizer=template_of(args))
+        fine_tuning.compile_groups(
+            task.model,
+            task.groups,
+            task.rates,
+            task.data.train,
+            optimizer=make_optimizer(args.optimizer),
+        )
     with messages_to_stderr():
         if args.batch_norm == "frozen":
-            dlr_tf.freeze_batch_norm(model)
+            freeze_batch_norm(task.model)
         sweep = find_learning_rate(
-            model,
-            data.train,
+            task.model,
+            task.data.train,
             start=args.start,
             end=args.end,
             steps=args.steps,
@@ -49,6 +60,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"{method:8s} {sweep.suggestion(method):.2e}")
             found = True
         except ValueError as error:
-            say(f"{method}: {' '.join(str(error).split())}")
+            say(f"{method}: {one_line(error)}")
     print(f"written to {output}")
     return 0 if found else 1

@@ -1,96 +1,207 @@
-"""The command `finetune`."""
+"""The command `finetune`: train a pretrained model, and write what happened."""
 
 from __future__ import annotations
 
 import argparse
-import csv
+import dataclasses
 import datetime
-import json
 import math
-import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-import dlr_tf
-from dlr_tf.app.arguments import DIGIT_DEFAULTS, IMAGE_DEFAULTS
+from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_layers
+from dlr_tf.app import report
 from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
 from dlr_tf.app.output import check_output_folder
-from dlr_tf.app.tasks import load_task, rates_of, strategy_of, template_of
-from dlr_tf.core.groups import split_layers
-from dlr_tf.core.optimizer import unwrap
+from dlr_tf.app.tasks import Task, load_task, make_optimizer
+from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
-from dlr_tf.training.callbacks import LearningRateLogger
-from dlr_tf.training.distribution import is_chief
+from dlr_tf.training.distribution import is_chief, make_strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one training gives."""
+
+    history: dict[str, list[float]]
+    accuracy: float
+    loss: float
+    seconds: float
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train, test, and write the output folder.
+
+    Args:
+        args: What `parse_arguments` returns for `finetune`.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        MistakeError: If something is wrong with the arguments, before anything is written.
+    """
     started = time.perf_counter()
-    defaults = DIGIT_DEFAULTS if args.data is None else IMAGE_DEFAULTS
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
     with messages_to_stderr(), mistakes():
         output = Path(args.output or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"))
         check_output_folder(output)
         plotting.require_matplotlib()
-        strategy = strategy_of(args)
-        if args.frozen_epochs > args.epochs:
-            raise ValueError(
-                "--frozen-epochs should not be above --epochs, which counts all epochs. "
-                f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"
-            )
+        strategy = _strategy(args)
         with strategy.scope():
-            data, model, groups, pretrained = load_task(args)
-        rates = rates_of(args.learning_rate, len(groups))
+            task = load_task(args)
         schedule = fine_tuning.make_schedule(
             args.schedule,
-            steps_per_epoch=fine_tuning.steps_in_epoch(data.train),
+            steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
             epochs=args.epochs,
             cycle_epochs=args.cycle_epochs,
             t_mul=args.t_mul,
         )
+        # Refuses an optimizer that does not fit the groups before the output folder is created.
         fine_tuning.compile_groups(
-            model,
-            groups,
-            [schedule(rate) for rate in rates],
-            data.train,
-            optimizer=template_of(args),
+            task.model,
+            task.groups,
+            [schedule(rate) for rate in task.rates],
+            task.data.train,
+            optimizer=make_optimizer(args.optimizer),
         )
-        # On several machines all train, and one writes.
+        # All machines train, and one of them writes.
         writes = is_chief(strategy)
         if writes:
             output.mkdir(parents=True, exist_ok=True)
 
-    initial = model.get_weights()
-    settings = {"epochs": args.epochs, "batch_norm": args.batch_norm, "verbose": progress_bar()}
+    initial = task.model.get_weights()
     logger = LearningRateLogger()
     with messages_to_stderr():
-        keras.utils.set_random_seed(args.seed)
-        trained = time.perf_counter()
-        history = fine_tuning.fine_tune(
-            model,
-            groups,
-            data.train,
-            learning_rate=rates,
+        result = _train(
+            args,
+            task,
+            task.groups,
+            learning_rate=task.rates,
             schedule=schedule,
             frozen_epochs=args.frozen_epochs,
-            validation_data=data.validation,
-            optimizer=template_of(args),
-            callbacks=[logger, ShowGroups()],
-            **settings,
-        ).history
-        seconds = {"training": time.perf_counter() - trained}
-        scores = model.evaluate(data.test, verbose=0, return_dict=True)
+            callbacks=[logger, _ShowGroups()],
+        )
         if writes:
-            model.save(output / "model.keras")
-    print(f"test accuracy {scores['accuracy']:.4f} with differential rates")
+            task.model.save(output / "model.keras")
+    with_rates, label = describe_rates(args, task.rates)
+    print(f"test accuracy {result.accuracy:.4f} with {with_rates}")
 
-    report: dict[str, Any] = {
+    other = None
+    if args.compare:
+        head_rate = task.rates[-1]
+        with messages_to_stderr():
+            say(f"for comparison, the same model with all layers at {head_rate:g} throughout:")
+            task.model.set_weights(initial)
+            other = _train(
+                args,
+                task,
+                split_layers(task.model, []),
+                learning_rate=head_rate,
+                schedule="constant",
+                frozen_epochs=0,
+            )
+        print(f"test accuracy {other.accuracy:.4f} with one rate, {head_rate:g}, throughout")
+
+    if not writes:
+        return 0
+    report.write_history(output / "history.csv", result.history)
+    logger.plot_learning_rate(output / "learning_rates.png")
+    plotting.plot_history(
+        result.history,
+        output / "history.png",
+        compare=other.history if other else None,
+        frozen_epochs=args.frozen_epochs,
+        labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
+    )
+    seconds = {"training": result.seconds, "total": time.perf_counter() - started}
+    report.write_report(output / "report.json", _report(args, task, result, other, seconds))
+    print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    return 0
+
+
+def describe_rates(args: argparse.Namespace, rates: Sequence[float]) -> tuple[str, str]:
+    """Say in words at which rates a model is trained.
+
+    Args:
+        args: The arguments of the command.
+        rates: The peak rate of each group.
+
+    Returns:
+        A phrase for the line of the result, and a short label for the plot.
+    """
+    if args.frozen_epochs >= args.epochs:
+        return f"only the head trained, at {rates[-1]:g}", "only the head"
+    if len(set(rates)) == 1:
+        return f"one rate, {rates[0]:g}, schedule {args.schedule}", f"one rate, {args.schedule}"
+    return "differential rates", "differential rates"
+
+
+def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
+    if args.strategy is None:
+        return tf.distribute.get_strategy()
+    strategy = make_strategy(args.strategy, wait=args.wait)
+    devices = strategy.num_replicas_in_sync
+    say(f"training on {devices} device{'s' if devices > 1 else ''}")
+    if args.batch_size % devices:
+        raise ValueError(
+            f"--batch-size {args.batch_size} cannot be split evenly over {devices} devices. Give "
+            f"a multiple of {devices}, such as {math.ceil(args.batch_size / devices) * devices}."
+        )
+    return strategy
+
+
+def _train(
+    args: argparse.Namespace,
+    task: Task,
+    groups: Sequence[LayerGroup],
+    *,
+    learning_rate: Any,
+    schedule: Any,
+    frozen_epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Result:
+    keras.utils.set_random_seed(args.seed)
+    started = time.perf_counter()
+    history = fine_tuning.fine_tune(
+        task.model,
+        groups,
+        task.data.train,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        epochs=args.epochs,
+        frozen_epochs=frozen_epochs,
+        validation_data=task.data.validation,
+        optimizer=make_optimizer(args.optimizer),
+        batch_norm=args.batch_norm,
+        callbacks=callbacks,
+        verbose=progress_bar(),
+    ).history
+    seconds = time.perf_counter() - started
+    scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
+    return Result(history, scores["accuracy"], scores["loss"], seconds)
+
+
+class _ShowGroups(keras.callbacks.Callback):
+    """Prints the table of groups when the optimizer knows its variables."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=say)
+
+
+def _report(
+    args: argparse.Namespace,
+    task: Task,
+    result: Result,
+    other: Result | None,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    data = task.data
+    found: dict[str, Any] = {
         "data": {
             "name": data.name,
             "class_names": data.class_names,
@@ -101,79 +212,20 @@ def run(args: argparse.Namespace) -> int:
         "settings": {k: v for k, v in vars(args).items() if k not in ("output", "verbose")},
         "groups": [
             {"name": group.name, "layers": group.layers, "learning_rate": rate}
-            for group, rate in zip(groups, rates, strict=True)
+            for group, rate in zip(task.groups, task.rates, strict=True)
         ],
-        "test_accuracy": scores["accuracy"],
-        "test_loss": scores["loss"],
-        "pretraining_accuracy": pretrained,
+        "test_accuracy": result.accuracy,
+        "test_loss": result.loss,
+        "pretraining_accuracy": task.pretraining_accuracy,
         "seed": args.seed,
-        "versions": {
-            "dlr_tf": dlr_tf.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": report.versions(),
     }
-    compared = None
-    if args.compare:
-        with messages_to_stderr():
-            say(f"the same model, all layers at {rates[-1]:g} throughout, for comparison:")
-            keras.utils.set_random_seed(args.seed)
-            model.set_weights(initial)
-            compared = fine_tuning.fine_tune(
-                model,
-                split_layers(model, []),
-                data.train,
-                learning_rate=rates[-1],
-                schedule="constant",
-                frozen_epochs=0,
-                validation_data=data.validation,
-                optimizer=template_of(args),
-                **settings,
-            ).history
-            other = model.evaluate(data.test, verbose=0, return_dict=True)
-        print(f"test accuracy {other['accuracy']:.4f} with one rate, {rates[-1]:g}, throughout")
-        report["compare"] = {
-            "learning_rate": rates[-1],
-            "test_accuracy": other["accuracy"],
-            "test_loss": other["loss"],
-            "history": compared,
+    if other is not None:
+        found["compare"] = {
+            "learning_rate": task.rates[-1],
+            "test_accuracy": other.accuracy,
+            "test_loss": other.loss,
+            "history": other.history,
         }
-
-    if not writes:
-        return 0
-    write_history(output / "history.csv", history)
-    logger.plot_learning_rate(output / "learning_rates.png")
-    plotting.plot_history(
-        history, output / "history.png", compare=compared, frozen_epochs=args.frozen_epochs
-    )
-    seconds["total"] = time.perf_counter() - started
-    report["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    (output / "report.json").write_text(json.dumps(jsonable(report), indent=2) + "\n")
-    print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    return 0
-
-
-class ShowGroups(keras.callbacks.Callback):
-    """Prints the table of groups when the optimizer knows its variables."""
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        unwrap(self.model.optimizer).summary(print_fn=say)
-
-
-def write_history(path: Path, history: dict[str, list[float]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *history])
-        for epoch, row in enumerate(zip(*history.values(), strict=True), 1):
-            writer.writerow([epoch, *(float(value) for value in row)])
-
-
-def jsonable(value: Any) -> Any:
-    """The same with `null` for numbers that JSON has no word for, as a diverged loss is."""
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    return found
