@@ -340,7 +340,7 @@ def _add_schedule(commands: Any) -> None:
             help="number of steps to draw (default: three cycles)",
         )
     for kind in (sgdr, one_cycle, triangular):
-        _add_number(kind, "--learning-rate", float, 1e-3, "highest rate")
+        _add_number(kind, "--learning-rate", float, 1e-3, "peak rate")
         kind.add_argument(
             "--ascii", action="store_true", help="draw in the terminal (default: in a file)"
         )

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app import cli, digits
+from dlr_tf.app import cli, digits, finetune
 from dlr_tf.app.finetune import describe_rates
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
@@ -224,6 +225,15 @@ def test_a_wrong_setting_is_found_before_training(
     quick_digits: None, assert_mistake: Callable[[list[str], str], None]
 ) -> None:
     assert_mistake(["finetune", "--t-mul", "0.5"], "`t_mul` should be at least 1")
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(
+    monkeypatch: pytest.MonkeyPatch, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    strategy = types.SimpleNamespace(num_replicas_in_sync=3)
+    monkeypatch.setattr(finetune, "make_strategy", lambda name, **_: strategy)
+    message = "--batch-size 16 cannot be split evenly over 3 devices. Give a multiple of 3, such as"
+    assert_mistake(["finetune", "--strategy", "mirrored"], f"{message} 18.")
 
 
 def test_an_error_of_the_training_is_no_mistake(
