@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Callable
@@ -11,6 +10,10 @@ from typing import Any
 
 import keras
 
+from dlr_tf.core._validation import did_you_mean, some_of
+
+# The layer that gives the probabilities of the classes.
+HEAD = "probabilities"
 # The input sizes of `keras.applications` that are not 224: what the ImageNet weights were made for.
 _IMAGE_SIZES = {
     "EfficientNetB1": 240,
@@ -34,12 +37,26 @@ _IMAGE_SIZES = {
 
 
 def application_names() -> list[str]:
-    """The names of the models in `keras.applications`."""
+    """Return the names of the models in `keras.applications`."""
     return [name for name in dir(keras.applications) if name[0].isupper()]
 
 
+def check_application(name: str) -> None:
+    """Check that `keras.applications` has a model of this name.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    names = application_names()
+    if name not in names:
+        raise ValueError(
+            f"There is no model {name!r} in keras.applications.{did_you_mean(name, names)} "
+            f"Known: {some_of(names)}."
+        )
+
+
 def default_image_size(name: str) -> int:
-    """Height and width of the images that a model of `keras.applications` was made for.
+    """Return the height and width of the images that a model of `keras.applications` expects.
 
     Raises:
         ValueError: If there is no such model.
@@ -47,12 +64,12 @@ def default_image_size(name: str) -> int:
     >>> default_image_size("MobileNetV2"), default_image_size("InceptionV3")
     (224, 299)
     """
-    _application(name)
+    check_application(name)
     return _IMAGE_SIZES.get(name, 224)
 
 
 def check_weights(weights: str | None) -> None:
-    """Refuses weights that are neither `"imagenet"`, `"none"` nor a file.
+    """Check that weights are `"imagenet"`, `"none"` or the path of a file.
 
     Raises:
         ValueError: If there is no such file.
@@ -67,10 +84,10 @@ def check_weights(weights: str | None) -> None:
 def application_model(
     name: str, n_classes: int, *, weights: str | None = "imagenet", image_size: int | None = None
 ) -> keras.Model:
-    """Builds a classifier on a model of `keras.applications`.
+    """Build a classifier on a model of `keras.applications`.
 
     The model's own preprocessing is inside, so it takes RGB images with values from 0 to 255, and
-    it returns the probabilities of the classes.
+    returns the probabilities of the classes.
 
     Args:
         name: Name in `keras.applications`, such as `"MobileNetV2"`.
@@ -107,7 +124,7 @@ def application_model(
             "`image_size`."
         ) from error
     except Exception as error:
-        # Plain `Exception` is what `keras.utils.get_file` raises.
+        # `keras.utils.get_file` raises a plain `Exception`.
         if weights != "imagenet":
             raise
         raise ValueError(
@@ -126,13 +143,13 @@ def classifier(
     preprocess: Callable[[Any], Any] | None = None,
     dropout: float = 0.2,
 ) -> keras.Model:
-    """Puts a new head on a pretrained network.
+    """Put a new head on a pretrained network.
 
     Args:
         backbone: Network from images to feature maps or vectors; becomes a nested model.
         n_classes: Int, 2 or more.
-        preprocess: What is done to the images before. Defaults to nothing.
-        dropout: Float in [0, 1): share of the features left out while training. Defaults to 0.2.
+        preprocess: Function that is applied to the images first. Defaults to `None`: nothing.
+        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
 
     Returns:
         A model from images to the probabilities of the classes; the head is the layer
@@ -143,8 +160,8 @@ def classifier(
     """
     if n_classes < 2:
         raise ValueError(
-            "Argument `n_classes` should be at least 2: with one class there is nothing to tell "
-            f"apart. Received: n_classes={n_classes}"
+            "Argument `n_classes` should be at least 2: with one class there is nothing to learn. "
+            f"Received: n_classes={n_classes}"
         )
     inputs = keras.Input(backbone.input_shape[1:], name="images")
     x = backbone(inputs if preprocess is None else preprocess(inputs))
@@ -152,22 +169,13 @@ def classifier(
         x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     # Probabilities need float32 under a mixed-precision policy.
-    outputs = keras.layers.Dense(
-        n_classes, activation="softmax", dtype="float32", name="probabilities"
-    )(x)
+    outputs = keras.layers.Dense(n_classes, activation="softmax", dtype="float32", name=HEAD)(x)
     return keras.Model(inputs, outputs, name=f"{backbone.name}_classifier")
 
 
 def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:
-    """The function that builds a model of `keras.applications`, and its preprocessing."""
-    names = application_names()
-    if name not in names:
-        lowered = {known.lower(): known for known in names}
-        near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
-        hint = f"Did you mean {lowered[near[0]]!r}? " if near else ""
-        raise ValueError(
-            f"There is no model {name!r} in keras.applications. {hint}Known: {', '.join(names)}."
-        )
+    """Return the function that builds a model of `keras.applications`, and its preprocessing."""
+    check_application(name)
     function = getattr(keras.applications, name)
     family = function.__module__.rpartition(".")[2]
     module = importlib.import_module(f"keras.applications.{family}")
@@ -175,10 +183,10 @@ def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any],
 
 
 def _load_weights(backbone: keras.Model, path: str, name: str) -> None:
-    """Loads a weights file whole, or raises."""
+    """Load a weights file completely, or raise."""
     try:
         with warnings.catch_warnings():
-            # Keras only warns where parts of the model are not in the file.
+            # Keras only warns if parts of the model are not in the file.
             warnings.filterwarnings("error", message="Skipping nested container")
             backbone.load_weights(path)
     except (ValueError, OSError, KeyError, UserWarning) as error:

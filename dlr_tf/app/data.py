@@ -1,7 +1,7 @@
-"""Labelled images to fine-tune on: folders, TensorFlow Datasets, and the embedded digits.
+"""Labelled images to fine-tune on: folders and TensorFlow Datasets.
 
-Everything that can be wrong with the images is found here, before a model is trained or a file is
-written. scikit-learn and tensorflow_datasets are imported only when they are asked for.
+This module finds everything that can be wrong with the images, before a model is trained or a file
+is written. It imports tensorflow_datasets only when a data set of it is asked for.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from dlr_tf.training.distribution import mend_fit
+from dlr_tf.core._validation import some_of
 
 READABLE = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-# Images that TensorFlow cannot decode: passing by them in silence would train on half a folder.
+# Images that TensorFlow cannot decode. Without an error, half of a folder could be left out.
 UNREADABLE = (".avif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
 TRAINING_FOLDER = "train"
 TEST_FOLDERS = ("test",)
@@ -33,11 +33,11 @@ class ImageData:
 
     Args:
         name: Where the images come from.
-        train: Batches `(images, labels)`, shuffled anew each epoch. Images are float32, of shape
-            `(batch, height, width, channels)`, with the values the files hold (0 to 255).
-        validation: Batches to watch while training. The same as `test` where the source has one
-            held-out part only.
-        test: Batches to report on.
+        train: Batches `(images, labels)`, shuffled again in each epoch. Images are float32 of
+            shape `(batch, height, width, channels)`, with the values of the files (0 to 255).
+        validation: Batches for the scores after each epoch. The same as `test` if the source has
+            only one part beside `train`.
+        test: Batches for the scores at the end.
         class_names: The names of the classes, in the order of the labels.
         image_shape: Height, width and channels.
         train_images: Number of images in `train`.
@@ -54,6 +54,45 @@ class ImageData:
     test_images: int
 
 
+def class_names(source: str) -> tuple[str, ...]:
+    """Return the names of the classes without reading the images.
+
+    Args:
+        source: A folder, or `"tfds:NAME"`.
+
+    Raises:
+        ImportError: If the source needs tensorflow_datasets, which is not installed.
+        ValueError: If there is no such source, or it has not two classes or more.
+    """
+    dataset = _dataset_name(source)
+    if dataset is not None:
+        builder, label = _tfds_builder(dataset)
+        if label.num_classes is None:
+            builder.download_and_prepare()  # the data itself names its classes
+        return tuple(label.names)
+    return tuple(_parts_and_classes(Path(source))[1])
+
+
+def load(source: str, **settings: Any) -> ImageData:
+    """Read the images of a folder, or of TensorFlow Datasets.
+
+    Args:
+        source: A folder, or `"tfds:NAME"`.
+        **settings: As in `load_folder` and `load_tfds`.
+
+    Raises:
+        ImportError: If the source needs tensorflow_datasets, which is not installed.
+        ValueError: If the images cannot be used.
+    """
+    dataset = _dataset_name(source)
+    return load_folder(source, **settings) if dataset is None else load_tfds(dataset, **settings)
+
+
+def _dataset_name(source: str) -> str | None:
+    kind, separator, name = source.partition(":")
+    return name if separator and kind == "tfds" else None
+
+
 def load_folder(
     directory: str | os.PathLike[str],
     *,
@@ -62,36 +101,29 @@ def load_folder(
     seed: int = 0,
     test_fraction: float = 0.2,
 ) -> ImageData:
-    """Reads a folder with one sub-folder of images per class.
+    """Read a folder with one sub-folder of images per class.
 
     A folder that holds `train/` and `test/` or `val/` (or all three), each with the same classes,
-    keeps that split. Any other folder is split by `test_fraction`, the same way for the same
-    `seed`. Every file is decoded once to find those that cannot be read. Grey images become RGB.
+    keeps that split. Any other folder is split by `test_fraction`, in the same way for the same
+    `seed`. Every file is decoded once, to find those that cannot be read. Grey images become RGB.
 
     Args:
         directory: The folder.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
         seed: Seed of the split and of the order of the images. Defaults to 0.
-        test_fraction: Share of the images to test on where the folder has no split of its own,
+        test_fraction: Fraction of the images to test on if the folder has no split of its own,
             above 0 and below 1. Defaults to 0.2.
 
     Returns:
         The images as `ImageData`.
 
     Raises:
-        ValueError: If the folder is missing or empty, has one class only, a class without images,
+        ValueError: If the folder is missing or empty, has only one class, a class without images,
             parts with different classes, or a file that cannot be read as an image.
     """
     root = Path(directory)
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"The data folder {str(root)!r} {kind}: {LAYOUT}.")
-    parts = _parts(root)
-    classes = _class_names(parts[TRAINING_FOLDER])
-    for name, folder in parts.items():
-        if name != TRAINING_FOLDER:
-            _check_same_classes(classes, _class_names(folder), parts[TRAINING_FOLDER], folder)
+    parts, classes = _parts_and_classes(root)
     common = {
         "image_size": (image_size, image_size),
         "batch_size": batch_size,
@@ -110,8 +142,9 @@ def load_folder(
         count = sum(len(_files(root / name, READABLE)) for name in classes)
         if not 0 < int(test_fraction * count) < count:
             raise ValueError(
-                f"The data folder {str(root)!r} holds {count} images, too few to keep a share of "
-                f"{test_fraction} for testing. Add images, or give `train` and `test` sub-folders."
+                f"The data folder {str(root)!r} holds {count} images, too few to keep a "
+                f"fraction of {test_fraction} for testing. Add images, or give `train` and `test` "
+                "sub-folders."
             )
         train, test = keras.utils.image_dataset_from_directory(
             str(root), validation_split=test_fraction, subset="both", **common
@@ -131,8 +164,21 @@ def load_folder(
     )
 
 
+def _parts_and_classes(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the folder of each part, and the classes, which are those of every part."""
+    if not root.is_dir():
+        kind = "is a file, not a folder" if root.exists() else "does not exist"
+        raise ValueError(f"The data folder {str(root)!r} {kind}: {LAYOUT}.")
+    parts = _parts(root)
+    classes = _classes(parts[TRAINING_FOLDER])
+    for name, folder in parts.items():
+        if name != TRAINING_FOLDER:
+            _check_same_classes(classes, _classes(folder), parts[TRAINING_FOLDER], folder)
+    return parts, classes
+
+
 def _parts(root: Path) -> dict[str, Path]:
-    """The folders of each part: `train` alone, or with `test`, `validation` or both."""
+    """Return the folder of each part: `train` alone, or with `test`, `validation` or both."""
     train = root / TRAINING_FOLDER
     # A class may be called "train": a part holds folders, a class holds images.
     if not (train.is_dir() and _subfolders(train)):
@@ -143,14 +189,14 @@ def _parts(root: Path) -> dict[str, Path]:
         if len(found) > 1:
             raise ValueError(
                 f"The data folder {str(root)!r} holds {[folder.name for folder in found]}, which "
-                "mean the same: keep one of them."
+                "have the same meaning. Keep one of them."
             )
         if found:
             parts[part] = found[0]
     if len(parts) == 1:
         raise ValueError(
-            f"The data folder {str(root)!r} holds 'train' but neither 'test' nor 'val': add one, "
-            f"or give {str(train)!r} to have it split."
+            f"The data folder {str(root)!r} holds 'train' but neither 'test' nor 'val'. Add one of "
+            f"them, or give {str(train)!r}, which is then split."
         )
     return parts
 
@@ -170,16 +216,16 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     )
 
 
-def _class_names(folder: Path) -> list[str]:
-    """The classes of a folder, checked to be two or more, each with images."""
+def _classes(folder: Path) -> list[str]:
+    """Return the classes of a folder, and check that there are two or more, each with images."""
     names = _subfolders(folder)
     counts = {name: len(_files(folder / name, READABLE)) for name in names}
     for name in names:
-        foreign = _files(folder / name, UNREADABLE)
-        if foreign:
+        unreadable = _files(folder / name, UNREADABLE)
+        if unreadable:
             raise ValueError(
-                f"The image file {str(foreign[0])!r} is of a format that cannot be read: convert "
-                f"it to one of {', '.join(READABLE)}."
+                f"The image file {str(unreadable[0])!r} is of a format that cannot be read. "
+                f"Convert it to one of {', '.join(READABLE)}."
             )
     if not any(counts.values()):
         raise ValueError(
@@ -189,12 +235,12 @@ def _class_names(folder: Path) -> list[str]:
     empty = [name for name in names if not counts[name]]
     if empty:
         raise ValueError(
-            f"The class folder {str(folder / empty[0])!r} holds no images: add files that end in "
+            f"The class folder {str(folder / empty[0])!r} holds no images. Add files that end in "
             f"{', '.join(READABLE)}, or remove the folder."
         )
     if len(names) == 1:
         raise ValueError(
-            f"The data folder {str(folder)!r} has one class only, {names[0]!r}: {LAYOUT}, two "
+            f"The data folder {str(folder)!r} has only one class, {names[0]!r}: {LAYOUT}, two "
             "classes or more."
         )
     return names
@@ -206,13 +252,13 @@ def _check_same_classes(
     if set(classes) != set(others):
         raise ValueError(
             f"The folders {str(folder)!r} and {str(other)!r} should hold the same classes. Only in "
-            f"the first: {sorted(set(classes) - set(others))}; only in the second: "
-            f"{sorted(set(others) - set(classes))}."
+            f"the first: {some_of(sorted(set(classes) - set(others)))}. Only in the second: "
+            f"{some_of(sorted(set(others) - set(classes)))}."
         )
 
 
 def _check_images(paths: Sequence[str]) -> None:
-    """Decodes every file as the pipeline will, and names the first that fails."""
+    """Decode every file as the training does, and name the first that fails."""
 
     def problem(path: str) -> str | None:
         try:
@@ -235,54 +281,34 @@ def _check_images(paths: Sequence[str]) -> None:
 def load_tfds(
     name: str, *, image_size: int, batch_size: int = 32, seed: int = 0, test_fraction: float = 0.2
 ) -> ImageData:
-    """Reads labelled images from TensorFlow Datasets.
+    """Read labelled images from TensorFlow Datasets.
 
-    A `test` split is tested on, a `validation` split watched; where there is neither, the end of
-    `train` is kept for testing.
+    A `test` split is for the scores at the end, a `validation` split for those after each epoch. If
+    there is neither, the end of `train` is kept for testing.
 
     Args:
         name: Name in the catalogue, such as `"tf_flowers"` or `"mnist:3.*.*"`.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
         seed: Seed of the order of the images. Defaults to 0.
-        test_fraction: Share of `train` to test on where there is no other split. Defaults to 0.2.
+        test_fraction: Fraction of `train` to test on if there is no other split. Defaults to 0.2.
 
     Returns:
         The images as `ImageData`.
 
     Raises:
         ImportError: If tensorflow_datasets is not installed.
-        ValueError: If there is no such data set, or it is not one of images with one label each.
+        ValueError: If there is no such data set, or it does not hold images with one label each.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            f"The data {'tfds:' + name!r} need TensorFlow Datasets, which is not installed. "
-            'Run: pip install "dlr_tf[data]"'
-        ) from error
-    try:
-        builder = tfds.builder(name)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}. The names are listed at "
-            "https://www.tensorflow.org/datasets/catalog."
-        ) from error
+    builder, label = _tfds_builder(name)
+    import tensorflow_datasets as tfds
+
     info = builder.info
-    supervised = info.supervised_keys
-    # Features are looked up by name only once the pair of names is known to be there.
-    pair = [info.features[key] for key in supervised] if _is_pair(supervised) else [None, None]
-    image, label = pair
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise ValueError(
-            f"The data set {name!r} does not hold images with one label each, so it cannot be "
-            f"classified. Received: supervised keys {supervised!r}. Choose one of the section "
-            "'Image classification' of https://www.tensorflow.org/datasets/catalog."
-        )
     builder.download_and_prepare()
     if "train" not in info.splits:
         raise ValueError(
-            f"The data set {name!r} has no split 'train'. Received: splits {sorted(info.splits)}"
+            f"The data set {name!r} has no split 'train'. "
+            f"Received: splits {some_of(sorted(info.splits))}"
         )
     held_out = [split for split in ("test", "validation") if split in info.splits]
     if held_out:
@@ -304,17 +330,46 @@ def load_tfds(
         return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     test = batches(test_split, False)
-    watched = len(held_out) == 2
     return ImageData(
         name=f"tfds:{name}",
         train=batches(train_split, True),
-        validation=batches("validation", False) if watched else test,
+        validation=batches("validation", False) if len(held_out) == 2 else test,
         test=test,
         class_names=tuple(label.names),
         image_shape=(image_size, image_size, 3),
         train_images=info.splits[train_split].num_examples,
         test_images=info.splits[test_split].num_examples,
     )
+
+
+def _tfds_builder(name: str) -> tuple[Any, Any]:
+    """Return the builder of a data set and the feature that holds its labels."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"The data {'tfds:' + name!r} needs TensorFlow Datasets, which is not installed. "
+            'Run: pip install "dlr_tf[data]"'
+        ) from error
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"TensorFlow Datasets has no data set {name!r}. The names are listed at "
+            "https://www.tensorflow.org/datasets/catalog."
+        ) from error
+    info = builder.info
+    supervised = info.supervised_keys
+    # A feature can be looked up only after the pair of names is known to exist.
+    pair = [info.features[key] for key in supervised] if _is_pair(supervised) else [None, None]
+    image, label = pair
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise ValueError(
+            f"The data set {name!r} does not hold images with one label each, so it cannot be "
+            f"classified. Received: supervised keys {supervised!r}. Choose one of the section "
+            "'Image classification' of https://www.tensorflow.org/datasets/catalog."
+        )
+    return builder, label
 
 
 def _is_pair(keys: object) -> bool:
@@ -326,119 +381,3 @@ def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     if image.shape[-1] == 1:
         image = tf.image.grayscale_to_rgb(image)
     return image[..., :3]
-
-
-def load_digits(
-    *, batch_size: int = 32, seed: int = 0, images_per_class: int = 20
-) -> tuple[ImageData, ImageData]:
-    """scikit-learn's handwritten digits, in two tasks: one to pretrain on, one to fine-tune on.
-
-    The images are 8 by 8 pixels with values from 0 to 16. They come with scikit-learn, so no
-    network is needed.
-
-    Args:
-        batch_size: Images per batch. Defaults to 32.
-        seed: Seed of the choice and the order of the images. Defaults to 0.
-        images_per_class: Number of images of each digit to fine-tune on; the rest is tested on.
-            Defaults to 20.
-
-    Returns:
-        The digits 0 to 4 (four fifths to pretrain on, the rest to test on), and the digits 5 to 9.
-
-    Raises:
-        ImportError: If scikit-learn is not installed.
-
-    Example:
-
-    >>> pretraining, fine_tuning = load_digits()
-    >>> pretraining.train_images, fine_tuning.train_images, fine_tuning.test_images
-    (720, 100, 796)
-    """
-    try:
-        from sklearn.datasets import load_digits as load
-    except ImportError as error:
-        raise ImportError(
-            "The embedded data set needs scikit-learn, which is not installed. "
-            'Run: pip install "dlr_tf[demo]", or give a folder of images'
-        ) from error
-    bunch = load()
-    images = bunch.images[..., np.newaxis].astype("float32")
-    order = np.random.default_rng(seed).permutation(len(images))
-    images, digits = images[order], bunch.target[order]
-    first = np.flatnonzero(digits < 5)
-    cut = len(first) * 4 // 5
-    pretraining = _from_arrays(
-        "digits 0-4", images, digits, first[:cut], first[cut:], range(5), batch_size, seed
-    )
-    chosen = np.concatenate(
-        [np.flatnonzero(digits == digit)[:images_per_class] for digit in range(5, 10)]
-    )
-    rest = np.setdiff1d(np.flatnonzero(digits >= 5), chosen)
-    fine_tuning = _from_arrays(
-        "digits 5-9", images, digits, chosen, rest, range(5, 10), batch_size, seed
-    )
-    return pretraining, fine_tuning
-
-
-def _from_arrays(
-    name: str,
-    images: np.ndarray,
-    digits: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    classes: range,
-    batch_size: int,
-    seed: int,
-) -> ImageData:
-    def dataset(indices: np.ndarray) -> tf.data.Dataset:
-        labels = (digits[indices] - classes[0]).astype("int32")
-        return tf.data.Dataset.from_tensor_slices((images[indices], labels))
-
-    training = dataset(train).shuffle(len(train), seed=seed).batch(batch_size)
-    testing = dataset(test).batch(256)
-    return ImageData(
-        name=name,
-        train=training.prefetch(tf.data.AUTOTUNE),
-        validation=testing,
-        test=testing,
-        class_names=tuple(str(digit) for digit in classes),
-        image_shape=images.shape[1:],
-        train_images=len(train),
-        test_images=len(test),
-    )
-
-
-def pretrain_on_digits(
-    data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
-) -> tuple[keras.Model, float]:
-    """Trains a small convolutional network with batch normalisation, to fine-tune from.
-
-    Args:
-        data: The task to pretrain on, from `load_digits`.
-        epochs: Number of epochs. Defaults to 12.
-        verbose: As in `keras.Model.fit`.
-
-    Returns:
-        The network without its classifier (images in, one vector an image out), and the accuracy
-        it reached with its classifier on the test images.
-    """
-    inputs = keras.Input(data.image_shape)
-    x = keras.layers.Rescaling(1 / 16, name="rescaling")(inputs)
-    for number, filters in enumerate((32, 32, 64, 64), 1):
-        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
-            x
-        )
-        # The default momentum of 0.99 needs more steps than this training has.
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
-        x = keras.layers.ReLU(name=f"relu_{number}")(x)
-        if number == 2:
-            x = keras.layers.MaxPooling2D(name="pool")(x)
-    backbone = keras.Model(inputs, keras.layers.Flatten(name="features")(x), name="digits_backbone")
-    model = keras.Sequential(
-        [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
-    )
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    mend_fit(model, data.train.element_spec)
-    model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
-    accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
-    return backbone, float(accuracy)

@@ -1,32 +1,17 @@
-"""Image folders, TensorFlow Datasets and the embedded digits."""
+"""Image folders and TensorFlow Datasets."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from app_helpers import write_images
 
 from dlr_tf.app import data
-
-
-def write_images(
-    folder: Path, count: int, *, size: int = 6, channels: int = 3, value: int = 0
-) -> list[Path]:
-    """Writes `count` one-coloured PNGs, each a little brighter than the one before."""
-    folder.mkdir(parents=True)
-    paths = []
-    for number in range(count):
-        pixels = np.full((size, size, channels), value + number, np.uint8)
-        path = folder / f"{number:03d}.png"
-        path.write_bytes(tf.io.encode_png(pixels).numpy())
-        paths.append(path)
-    return paths
 
 
 def levels(dataset: tf.data.Dataset) -> list[tuple[float, int]]:
@@ -128,7 +113,7 @@ def test_empty_class(folder: Path) -> None:
 
 def test_one_class_only(tmp_path: Path) -> None:
     write_images(tmp_path / "cat", 4)
-    with pytest.raises(ValueError, match="has one class only, 'cat'"):
+    with pytest.raises(ValueError, match="has only one class, 'cat'"):
         data.load_folder(tmp_path, image_size=6)
 
 
@@ -149,6 +134,14 @@ def test_unreadable_image(folder: Path, damage: str) -> None:
         data.load_folder(folder, image_size=6)
 
 
+def test_at_most_ten_classes_are_named(tmp_path: Path) -> None:
+    for number in range(12):
+        write_images(tmp_path / "train" / f"a{number:02d}", 1)
+        write_images(tmp_path / "test" / f"b{number:02d}", 1)
+    with pytest.raises(ValueError, match=r"'a09', and 2 more\]. .* 'b09', and 2 more\]"):
+        data.load_folder(tmp_path, image_size=6)
+
+
 def test_several_unreadable_images_are_counted(folder: Path) -> None:
     for name in ("dog/001.png", "cat/002.png", "cat/007.png"):
         (folder / name).write_bytes(b"x")
@@ -165,7 +158,7 @@ def test_image_of_a_foreign_format(folder: Path) -> None:
 def test_parts_with_different_classes(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "test/a", "test/c"):
         write_images(tmp_path / name, 1)
-    with pytest.raises(ValueError, match=r"Only in the first: \['b'\]; .* second: \['c'\]"):
+    with pytest.raises(ValueError, match=r"Only in the first: \['b'\]. .* second: \['c'\]"):
         data.load_folder(tmp_path, image_size=6)
 
 
@@ -179,7 +172,7 @@ def test_train_without_a_second_part(tmp_path: Path) -> None:
 def test_two_folders_for_one_part(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "val/a", "valid/a"):
         write_images(tmp_path / name, 1)
-    with pytest.raises(ValueError, match=r"\['val', 'valid'\], which mean the same"):
+    with pytest.raises(ValueError, match=r"\['val', 'valid'\], which have the same meaning"):
         data.load_folder(tmp_path, image_size=6)
 
 
@@ -229,7 +222,7 @@ class _Splits(dict):
 def fake_tfds(monkeypatch: pytest.MonkeyPatch):
     class ClassLabel:
         def __init__(self, names: list[str]) -> None:
-            self.names = names
+            self.names, self.num_classes = names, len(names)
 
     class DatasetNotFoundError(ValueError):
         pass
@@ -276,6 +269,33 @@ def test_tfds_with_one_split_keeps_its_end_for_testing(fake_tfds) -> None:
     assert loaded.validation is loaded.test
 
 
+def test_class_names_without_reading_images(folder: Path, fake_tfds) -> None:
+    (folder / "cat" / "000.png").write_bytes(b"no image")
+    assert data.class_names(str(folder)) == ("cat", "dog")
+    fake_tfds("one", {"train": 10})
+    assert data.class_names("tfds:one") == ("no", "yes")
+    assert not sys.modules["tensorflow_datasets"].builder("one").prepared
+    with pytest.raises(ValueError, match="has no data set 'two'"):
+        data.class_names("tfds:two")
+
+
+def test_class_names_that_only_the_data_tell(fake_tfds, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tfds("late", {"train": 10})
+    builder = sys.modules["tensorflow_datasets"].builder("late")
+    label = builder.info.features["label"]
+    label.num_classes = None
+    monkeypatch.setattr(builder, "download_and_prepare", lambda: label.names.append("maybe"))
+    assert data.class_names("tfds:late") == ("no", "yes", "maybe")
+
+
+def test_a_source_is_a_folder_or_a_data_set(folder: Path, fake_tfds) -> None:
+    fake_tfds("one", {"train": 10})
+    assert data.load("tfds:one", image_size=4).name == "tfds:one"
+    loaded = data.load(str(folder), image_size=4, batch_size=2)
+    assert loaded.name == str(folder)
+    assert len(loaded.train) == 8
+
+
 def test_tfds_unknown_name(fake_tfds) -> None:
     with pytest.raises(ValueError, match=r"has no data set 'nothing'\. The names are listed at"):
         data.load_tfds("nothing", image_size=4)
@@ -297,63 +317,3 @@ def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[data\]"'):
         data.load_tfds("mnist", image_size=4)
-
-
-def test_digits_are_two_tasks_without_a_shared_image() -> None:
-    pytest.importorskip("sklearn")
-    pretraining, fine_tuning = data.load_digits(seed=1)
-    assert pretraining.class_names == ("0", "1", "2", "3", "4")
-    assert fine_tuning.class_names == ("5", "6", "7", "8", "9")
-    sets = [pretraining.train, pretraining.test, fine_tuning.train, fine_tuning.test]
-    images = [np.concatenate([batch for batch, _ in part]) for part in sets]
-    labels = [np.concatenate([batch for _, batch in part]) for part in sets]
-    assert [len(part) for part in images] == [720, 181, 100, 796]
-    np.testing.assert_array_equal(np.bincount(labels[2]), [20] * 5)
-    assert all(set(part) == {0, 1, 2, 3, 4} for part in labels)
-    everything = np.concatenate(images).reshape(1797, -1)
-    assert (everything.min(), everything.max()) == (0, 16)
-    # Every digit of the source, once.
-    from sklearn.datasets import load_digits
-
-    source = load_digits().data
-    order, other = np.lexsort(everything.T), np.lexsort(source.T)
-    np.testing.assert_array_equal(everything[order], source[other])
-
-
-def test_digits_choice_follows_the_seed() -> None:
-    pytest.importorskip("sklearn")
-
-    def chosen(seed: int) -> set[bytes]:
-        train = data.load_digits(seed=seed)[1].train
-        return {image.numpy().tobytes() for batch, _ in train for image in batch}
-
-    assert chosen(0) == chosen(0) != chosen(1)
-
-
-def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "dlr_tf\[demo\]"'):
-        data.load_digits()
-
-
-def test_pretraining_gives_a_network_without_its_classifier() -> None:
-    pytest.importorskip("sklearn")
-    keras.utils.set_random_seed(0)
-    pretraining, _ = data.load_digits(batch_size=64)
-    backbone, accuracy = data.pretrain_on_digits(pretraining, epochs=4, verbose=0)
-    assert backbone.output_shape == (None, 4 * 4 * 64)
-    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in backbone.layers)
-    assert accuracy > 0.6  # chance is 0.2
-
-
-def test_modules_import_without_any_extra() -> None:
-    # Keras itself loads scikit-learn and matplotlib where it finds them, so they are taken away.
-    code = (
-        "import sys\n"
-        "for name in ('sklearn', 'tensorflow_datasets', 'matplotlib', 'PIL'):\n"
-        "    sys.modules[name] = None\n"
-        "import dlr_tf.app.data, dlr_tf.training.plotting\n"
-        "print('imported')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "imported"

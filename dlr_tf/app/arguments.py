@@ -1,0 +1,367 @@
+"""The arguments of `dlr-tf` and of its commands: `parse_arguments` reads and completes them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dlr_tf
+from dlr_tf.app.messages import MistakeError
+from dlr_tf.app.tasks import OPTIMIZERS
+from dlr_tf.training import fine_tuning
+from dlr_tf.training.distribution import STRATEGIES, WAIT
+
+# A network pretrained on a million photographs and one pretrained on 720 digits need different
+# settings: the second forgets less that is of use, and has more to learn.
+IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
+DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
+# What only a model of `keras.applications` takes. The model's own image size is the third default.
+MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the arguments, fill in the defaults that depend on others, and check them together.
+
+    Args:
+        argv: Arguments after the name of the command. Defaults to those of the process.
+
+    Raises:
+        MistakeError: If an argument is missing, unknown or out of range.
+        SystemExit: After `--help` and `--version`.
+
+    >>> args = parse_arguments(["finetune"])
+    >>> args.command, args.epochs, args.learning_rate
+    ('finetune', 31, '1e-3:1e-2')
+    """
+    args = make_parser().parse_args(argv)
+    if args.command in ("finetune", "find-lr"):
+        _complete(args)
+    if args.command == "finetune" and args.frozen_epochs > args.epochs:
+        raise MistakeError(
+            "--frozen-epochs should not be above --epochs, which counts all epochs. "
+            f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"
+        )
+    if args.command == "find-lr" and not args.start < args.end:
+        raise MistakeError(
+            f"--start should be below --end. Received: --start {args.start:g} --end {args.end:g}"
+        )
+    return args
+
+
+def _complete(args: argparse.Namespace) -> None:
+    given = vars(args)
+    defaults: dict[str, Any] = dict(DIGIT_DEFAULTS)
+    if args.data is not None:
+        defaults = {**IMAGE_DEFAULTS, **MODEL_DEFAULTS}
+    for name in MODEL_DEFAULTS:
+        if args.data is None and given[name] is not None:
+            raise MistakeError(
+                f"--{name.replace('_', '-')} needs DATA: give a folder of images or tfds:NAME. "
+                "Without DATA, a small network is trained on the digits of scikit-learn."
+            )
+    for name, value in defaults.items():
+        if name in given and given[name] is None:
+            setattr(args, name, value)
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `MistakeError` and accepts negative numbers as values."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
+        self._negative_number_matcher = re.compile(r"^-\.?\d")
+
+    def error(self, message: str) -> Any:
+        raise MistakeError(f"{message} (see `{self.prog} --help`)")
+
+
+def integer(minimum: int) -> Callable[[str], int]:
+    """Return a function that reads an integer of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, received {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
+    return value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=dlr_tf.__version__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
+    _add_finetune(commands)
+    _add_find_lr(commands)
+    _add_schedule(commands)
+    return parser
+
+
+def _default(name: str) -> str:
+    return f"(default: {IMAGE_DEFAULTS[name]}; without DATA {DIGIT_DEFAULTS[name]})"
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that two commands share: what is trained on what."""
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="folder with one sub-folder of images per class (or with train/ and test/ or val/ "
+        "that hold such sub-folders), or tfds:NAME (default: the digits of scikit-learn, which "
+        "need no network)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"model of keras.applications (default: {MODEL_DEFAULTS['model']})",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="imagenet|none|PATH",
+        help="weights to start from; PATH: a file made with include_top=False (default: "
+        f"{MODEL_DEFAULTS['weights']})",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=integer(1),
+        metavar="PIXELS",
+        help="height and width that images are resized to (default: the size that the model was "
+        "made for)",
+    )
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
+        "--groups",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="number of groups, the head alone in the last, the others of about equal size "
+        "(default: 3)",
+    )
+    split.add_argument(
+        "--boundaries",
+        metavar="A,B",
+        help="names or paths of the layers at which the second, third, ... group begin; the head "
+        "becomes a group of its own (default: none, see --groups)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        metavar="LO:HI",
+        help="rates from the first group to the head: LO:HI (geometric), :HI (the others HI/10), "
+        f"one for all, or one per group separated by commas {_default('learning_rate')}",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=sorted(OPTIMIZERS),
+        default="adam",
+        metavar="NAME",
+        help=f"one of {', '.join(sorted(OPTIMIZERS))} (default: adam)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=integer(1),
+        metavar="N",
+        help=f"images in a batch, over all devices {_default('batch_size')}",
+    )
+    parser.add_argument(
+        "--batch-norm",
+        choices=fine_tuning.BATCH_NORM,
+        default="frozen",
+        help="frozen: batch normalization keeps its weights and statistics; train: it is trained "
+        "with its group (default: frozen)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="seed of all random numbers (default: 0)",
+    )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show the pretraining, and the traceback of an error (default: neither)",
+    )
+
+
+def _add_finetune(commands: Any) -> None:
+    parser = commands.add_parser(
+        "finetune",
+        help="fine-tune a pretrained model",
+        description="Fine-tune a pretrained model with differential learning rates.",
+        allow_abbrev=False,
+    )
+    _add_task(parser)
+    parser.add_argument(
+        "--epochs",
+        type=integer(1),
+        metavar="N",
+        help=f"number of epochs, the frozen ones included {_default('epochs')}",
+    )
+    parser.add_argument(
+        "--frozen-epochs",
+        type=integer(0),
+        default=1,
+        metavar="N",
+        help="number of first epochs in which only the head is trained (default: 1)",
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=fine_tuning.SCHEDULES,
+        default="sgdr",
+        help="how the rates change over the steps (default: sgdr)",
+    )
+    parser.add_argument(
+        "--cycle-epochs",
+        type=positive,
+        metavar="X",
+        help="length of the first sgdr cycle in epochs (default: about 1, so that the last cycle "
+        "ends with the training)",
+    )
+    parser.add_argument(
+        "--t-mul",
+        type=positive,
+        default=2.0,
+        metavar="X",
+        help="each sgdr cycle is this many times longer than the one before, at least 1 "
+        "(default: 2)",
+    )
+    parser.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="also train all layers at one rate, that of the head, for as many epochs (default: "
+        "only without DATA)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        help="mirrored: on all GPUs of this machine; multi-worker: on the machines that the "
+        "environment variable TF_CONFIG names (default: on one device)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=positive,
+        default=WAIT,
+        metavar="SECONDS",
+        help=f"how long multi-worker waits for the other machines (default: {WAIT:g})",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="new or empty folder (default: runs/<date-time>)"
+    )
+
+
+def _add_find_lr(commands: Any) -> None:
+    parser = commands.add_parser(
+        "find-lr",
+        help="find a learning rate by a range test",
+        description="Raise the rate of the head step by step, the other groups in ratio to it, "
+        "and suggest rates.",
+        allow_abbrev=False,
+    )
+    _add_task(parser)
+    parser.add_argument(
+        "--start", type=positive, default=1e-7, metavar="X", help="first rate (default: 1e-7)"
+    )
+    parser.add_argument(
+        "--end", type=positive, default=10.0, metavar="X", help="last rate (default: 10)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=integer(1),
+        default=100,
+        metavar="N",
+        help="number of steps (default: 100)",
+    )
+    parser.add_argument(
+        "--output",
+        default="find-lr.png",
+        metavar="FILE",
+        help="new .png or .svg file (default: find-lr.png)",
+    )
+
+
+def _add_schedule(commands: Any) -> None:
+    parser = commands.add_parser(
+        "schedule",
+        help="draw a schedule",
+        description="Draw the learning rate over the steps.",
+        allow_abbrev=False,
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
+    sgdr = kinds.add_parser("sgdr", help="cosine annealing with warm restarts", allow_abbrev=False)
+    _add_number(sgdr, "--first-decay-steps", integer(1), 100, "length of the first cycle in steps")
+    _add_number(sgdr, "--t-mul", positive, 2.0, "factor between the lengths of two cycles")
+    _add_number(sgdr, "--m-mul", float, 1.0, "factor between the peaks of two cycles")
+    _add_number(sgdr, "--alpha", float, 0.0, "lowest rate as a fraction of the peak")
+    _add_number(sgdr, "--warmup-steps", integer(0), 0, "steps of linear rise at the start")
+    one_cycle = kinds.add_parser("onecycle", help="one rise and one fall", allow_abbrev=False)
+    _add_number(one_cycle, "--steps", integer(2), 1000, "number of steps")
+    _add_number(one_cycle, "--pct-start", float, 0.25, "fraction of the steps for the rise")
+    _add_number(one_cycle, "--div", float, 25.0, "peak divided by the first rate")
+    _add_number(one_cycle, "--div-final", float, 1e5, "peak divided by the last rate")
+    triangular = kinds.add_parser("triangular", help="cyclical rates", allow_abbrev=False)
+    _add_number(triangular, "--base-learning-rate", float, 1e-4, "lowest rate")
+    _add_number(triangular, "--step-size", integer(1), 100, "steps of one rise or one fall")
+    triangular.add_argument(
+        "--mode",
+        choices=("triangular", "triangular2", "exp_range"),
+        default="triangular",
+        help="triangular: all peaks are equal; triangular2: each is half of the one before; "
+        "exp_range: the rates fall by --gamma each step (default: triangular)",
+    )
+    _add_number(triangular, "--gamma", float, 0.99994, "factor per step of exp_range")
+    for kind in (sgdr, triangular):
+        kind.add_argument(
+            "--steps",
+            type=integer(1),
+            metavar="N",
+            help="number of steps to draw (default: three cycles)",
+        )
+    for kind in (sgdr, one_cycle, triangular):
+        _add_number(kind, "--learning-rate", float, 1e-3, "peak rate")
+        kind.add_argument(
+            "--ascii", action="store_true", help="draw in the terminal (default: in a file)"
+        )
+        kind.add_argument(
+            "--output",
+            metavar="FILE",
+            help="new .png or .svg file (default: KIND.png, or none with --ascii)",
+        )
+
+
+def _add_number(
+    parser: argparse.ArgumentParser,
+    option: str,
+    kind: Callable[[str], float],
+    default: float,
+    text: str,
+) -> None:
+    parser.add_argument(
+        option,
+        type=kind,
+        default=default,
+        metavar="X" if isinstance(default, float) else "N",
+        help=f"{text} (default: {default:g})",
+    )

@@ -1,0 +1,127 @@
+"""The embedded task: scikit-learn's digits, and a network pretrained on half of them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf.app.data import ImageData
+from dlr_tf.training.distribution import mend_fit
+
+
+def load_digits(
+    *, batch_size: int = 32, seed: int = 0, images_per_class: int = 20
+) -> tuple[ImageData, ImageData]:
+    """Read scikit-learn's handwritten digits as two tasks: to pretrain on, and to fine-tune on.
+
+    The images are 8 by 8 pixels with values from 0 to 16. They come with scikit-learn, so no
+    network is needed.
+
+    Args:
+        batch_size: Images per batch. Defaults to 32.
+        seed: Seed of the choice and the order of the images. Defaults to 0.
+        images_per_class: Number of images of each digit to fine-tune on; the others are to test on.
+            Defaults to 20.
+
+    Returns:
+        The digits 0 to 4 (four fifths to pretrain on, the others to test on), and the digits 5
+        to 9.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+
+    Example:
+
+    >>> pretraining, fine_tuning = load_digits()
+    >>> pretraining.train_images, fine_tuning.train_images, fine_tuning.test_images
+    (720, 100, 796)
+    """
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError as error:
+        raise ImportError(
+            "The embedded data set needs scikit-learn, which is not installed. "
+            'Run: pip install "dlr_tf[demo]", or give a folder of images'
+        ) from error
+    bunch = load()
+    images = bunch.images[..., np.newaxis].astype("float32")
+    order = np.random.default_rng(seed).permutation(len(images))
+    images, digits = images[order], bunch.target[order]
+    first = np.flatnonzero(digits < 5)
+    cut = len(first) * 4 // 5
+    pretraining = _from_arrays(
+        "digits 0-4", images, digits, first[:cut], first[cut:], range(5), batch_size, seed
+    )
+    chosen = np.concatenate(
+        [np.flatnonzero(digits == digit)[:images_per_class] for digit in range(5, 10)]
+    )
+    rest = np.setdiff1d(np.flatnonzero(digits >= 5), chosen)
+    fine_tuning = _from_arrays(
+        "digits 5-9", images, digits, chosen, rest, range(5, 10), batch_size, seed
+    )
+    return pretraining, fine_tuning
+
+
+def _from_arrays(
+    name: str,
+    images: np.ndarray,
+    digits: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    classes: range,
+    batch_size: int,
+    seed: int,
+) -> ImageData:
+    def dataset(indices: np.ndarray) -> tf.data.Dataset:
+        labels = (digits[indices] - classes[0]).astype("int32")
+        return tf.data.Dataset.from_tensor_slices((images[indices], labels))
+
+    training = dataset(train).shuffle(len(train), seed=seed).batch(batch_size)
+    testing = dataset(test).batch(256)
+    return ImageData(
+        name=name,
+        train=training.prefetch(tf.data.AUTOTUNE),
+        validation=testing,
+        test=testing,
+        class_names=tuple(str(digit) for digit in classes),
+        image_shape=images.shape[1:],
+        train_images=len(train),
+        test_images=len(test),
+    )
+
+
+def pretrain_on_digits(
+    data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
+) -> tuple[keras.Model, float]:
+    """Train a small convolutional network with batch normalization, to fine-tune later.
+
+    Args:
+        data: The task to pretrain on, from `load_digits`.
+        epochs: Number of epochs. Defaults to 12.
+        verbose: As in `keras.Model.fit`.
+
+    Returns:
+        The network without its classifier (images in, one vector per image out), and the accuracy
+        it reached with its classifier on the test images.
+    """
+    inputs = keras.Input(data.image_shape)
+    x = keras.layers.Rescaling(1 / 16, name="rescaling")(inputs)
+    for number, filters in enumerate((32, 32, 64, 64), 1):
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
+            x
+        )
+        # The default momentum of 0.99 needs more steps than this training has.
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
+        x = keras.layers.ReLU(name=f"relu_{number}")(x)
+        if number == 2:
+            x = keras.layers.MaxPooling2D(name="pool")(x)
+    backbone = keras.Model(inputs, keras.layers.Flatten(name="features")(x), name="digits_backbone")
+    model = keras.Sequential(
+        [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    mend_fit(model, data.train.element_spec)
+    model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
+    accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+    return backbone, float(accuracy)

@@ -1,0 +1,62 @@
+"""What the command prints on stderr: progress, warnings, and the mistakes of its user."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+
+class MistakeError(Exception):
+    """A mistake of the user. The message says in one line what to do."""
+
+
+def say(text: str) -> None:
+    """Print a text on stderr. Results alone go to stdout."""
+    print(text, file=sys.stderr)
+
+
+def one_line(text: object) -> str:
+    """Return a text with every line break and run of spaces replaced by one space.
+
+    >>> one_line("too\\n   long")
+    'too long'
+    """
+    return " ".join(str(text).split())
+
+
+def progress_bar() -> int:
+    """Return `verbose` for Keras: a progress bar on a terminal, one line per epoch elsewhere."""
+    return 1 if sys.stderr.isatty() else 2
+
+
+def messages_to_stderr() -> contextlib.AbstractContextManager[Any]:
+    """Send to stderr what Keras prints on stdout."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show each Python warning as one line, without the path and the text of the source."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"dlr-tf: warning: {one_line(message)}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Turn the errors of the preparations into `MistakeError`.
+
+    Only the preparations run in this context. An error of the training itself is a defect, and
+    keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, ImportError, OSError) as error:
+        raise MistakeError(str(error)) from error

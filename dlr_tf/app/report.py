@@ -1,0 +1,66 @@
+"""The tables and numbers that `finetune` writes: history.csv and report.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import dlr_tf
+
+
+def write_history(path: Path, history: Mapping[str, Sequence[float]]) -> None:
+    """Write one row per epoch. NaN, as the rate of a frozen group, becomes an empty cell.
+
+    Args:
+        path: The CSV file.
+        history: The `history` of the `History` that `fit` returns.
+    """
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *history])
+        for epoch, row in enumerate(zip(*history.values(), strict=True), 1):
+            values = [float(value) for value in row]
+            writer.writerow([epoch, *("" if math.isnan(value) else value for value in values)])
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report as JSON.
+
+    Args:
+        path: The JSON file.
+        report: Numbers, texts, and lists and dicts of these.
+    """
+    path.write_text(json.dumps(jsonable(report), indent=2) + "\n")
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value with `None` for the numbers that JSON cannot write.
+
+    >>> jsonable({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "dlr_tf": dlr_tf.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,194 @@
+"""The task that two commands share: images, model, groups and rates."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from dlr_tf.app import applications, digits
+from dlr_tf.app import data as image_data
+from dlr_tf.app.messages import progress_bar, say
+from dlr_tf.core._validation import some_of
+from dlr_tf.core.assignment import assign_variables
+from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
+from dlr_tf.core.learning_rates import resolve_learning_rates
+
+OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer | None]] = {
+    "adam": lambda: None,  # FusedAdam, one per group
+    "adamw": keras.optimizers.AdamW,
+    "lion": keras.optimizers.Lion,
+    "muon": keras.optimizers.Muon,
+    "nadam": keras.optimizers.Nadam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": lambda: keras.optimizers.SGD(momentum=0.9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained on what.
+
+    Args:
+        data: The images.
+        model: The classifier, not compiled.
+        groups: Its groups. The last one is the head, alone.
+        rates: The peak rate of each group.
+        pretraining_accuracy: The accuracy of the embedded network's pretraining. `None` for a model
+            of `keras.applications`.
+    """
+
+    data: image_data.ImageData
+    model: keras.Model
+    groups: Sequence[LayerGroup]
+    rates: list[Any]
+    pretraining_accuracy: float | None = None
+
+
+def make_optimizer(name: str) -> keras.optimizers.Optimizer | None:
+    """Return the template of an optimizer by its name in `OPTIMIZERS`."""
+    return OPTIMIZERS[name]()
+
+
+def load_task(args: argparse.Namespace) -> Task:
+    """Read the images, build the model, and split it into groups with their rates.
+
+    Args:
+        args: The arguments that `finetune` and `find-lr` share.
+
+    Raises:
+        ValueError: If the images, the model, the groups or the rates are not usable.
+        ImportError: If the source of the images needs a package that is not installed.
+    """
+    keras.utils.set_random_seed(args.seed)
+    boundaries = args.boundaries.split(",") if args.boundaries else None
+    rates = parse_rates(args.learning_rate)
+    if args.data is None:
+        return _digits_task(args, boundaries, rates)
+    return _image_task(args, boundaries, rates)
+
+
+def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
+    pretraining, data = digits.load_digits(batch_size=args.batch_size, seed=args.seed)
+    say(f"pretraining on {pretraining.name}")
+    backbone, accuracy = digits.pretrain_on_digits(
+        pretraining, verbose=progress_bar() if args.verbose else 0
+    )
+    say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
+    model = applications.classifier(backbone, len(data.class_names))
+    groups = split_task(model, args.groups, boundaries)
+    return Task(data, model, groups, rates_of_groups(rates, groups), accuracy)
+
+
+def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
+    applications.check_application(args.model)
+    applications.check_weights(args.weights)
+    # Written back, so that the report names it.
+    args.image_size = args.image_size or applications.default_image_size(args.model)
+    # Model, groups and rates come before the images, which can take minutes to read.
+    classes = image_data.class_names(args.data)
+    model = applications.application_model(
+        args.model, len(classes), weights=args.weights, image_size=args.image_size
+    )
+    groups = split_task(model, args.groups, boundaries)
+    group_rates = rates_of_groups(rates, groups)
+    data = image_data.load(
+        args.data, image_size=args.image_size, batch_size=args.batch_size, seed=args.seed
+    )
+    say(
+        f"{data.name}: {data.train_images} images to train on, {data.test_images} to test on, "
+        f"{len(data.class_names)} classes"
+    )
+    return Task(data, model, groups, group_rates)
+
+
+def split_task(
+    model: keras.Model, n_groups: int, boundaries: Sequence[str] | None = None
+) -> Sequence[LayerGroup]:
+    """Split a classifier into groups, with the head in a group of its own.
+
+    Args:
+        model: What `applications.classifier` returns.
+        n_groups: Number of groups of about equal size, if there are no boundaries.
+        boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
+
+    Returns:
+        The groups, one more than asked for where the last one held more than the head. A line on
+        stderr says so.
+
+    Raises:
+        ValueError: If the model cannot be split like this.
+    """
+    if boundaries is None:
+        groups = split_evenly(model, n_groups)
+    else:
+        groups = split_layers(model, boundaries)
+    # Layers without weights may stand before the head: they have nothing to train.
+    last = len(groups) - 1
+    trained = {v.path for v in assign_variables(model, groups) if v.group == last}
+    if all(path.startswith(f"{applications.HEAD}/") for path in trained):
+        return groups
+    groups = split_layers(model, [*(boundaries or ()), model.get_layer(applications.HEAD)])
+    names = some_of([group.name for group in groups])
+    say(
+        f"the head, layer {applications.HEAD!r}, becomes a group of its own, which makes "
+        f"{len(groups)} groups: {names}"
+    )
+    return groups
+
+
+def parse_rates(text: str) -> Any:
+    """Return the argument `learning_rate` that a text means.
+
+    Args:
+        text: `LO:HI`, `:HI`, one number, or one number per group separated by commas.
+
+    Raises:
+        ValueError: If it is none of these, or a rate is negative or not finite.
+
+    >>> parse_rates("1e-5:1e-3"), parse_rates("0.1,0.2")
+    (slice(1e-05, 0.001, None), [0.1, 0.2])
+    """
+
+    def number(part: str) -> float:
+        try:
+            return float(part)
+        except ValueError:
+            raise ValueError(
+                "--learning-rate should be LO:HI, :HI, one number, or one number per group "
+                f"separated by commas. Received: --learning-rate {text}"
+            ) from None
+
+    rates: Any
+    if ":" in text:
+        low, _, high = text.partition(":")
+        rates = slice(number(low) if low else None, number(high))
+    elif "," in text:
+        rates = [number(part) for part in text.split(",")]
+    else:
+        rates = number(text)
+    # Refuses a wrong rate now; the number of groups is known when the model is.
+    resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)
+    return rates
+
+
+def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[Any]:
+    """Return the peak rate of each group.
+
+    Args:
+        rates: What `parse_rates` returns.
+        groups: The groups.
+
+    Raises:
+        ValueError: If a list has not one rate per group.
+    """
+    if isinstance(rates, list) and len(rates) != len(groups):
+        raise ValueError(
+            f"--learning-rate should hold one rate per group. There are {len(groups)} groups: "
+            f"{some_of([group.name for group in groups])}. "
+            f"Received: {len(rates)} rates, {some_of(rates)}"
+        )
+    return resolve_learning_rates(rates, len(groups))

@@ -1,0 +1,62 @@
+"""What several tests of the command need: small networks, images, and a look at a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+FILES = ["history.csv", "history.png", "learning_rates.png", "model.keras", "report.json"]
+
+
+def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
+    """Stands for `digits.pretrain_on_digits`: a small network that is not trained."""
+    backbone = keras.Sequential(
+        [
+            keras.Input(task.image_shape),
+            keras.layers.Rescaling(1 / 16, name="rescaling"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(16, activation="relu", name="early"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(16, activation="relu", name="late"),
+        ],
+        name="backbone",
+    )
+    return backbone, 0.5
+
+
+def tiny_application(**arguments: Any) -> keras.Model:
+    """Stands for `keras.applications.MobileNetV2`, with its preprocessing."""
+    if arguments["weights"] == "imagenet":
+        raise Exception("URL fetch failure on imagenet")  # as Keras does without a network
+    if arguments["input_shape"][0] < 16:
+        raise ValueError("Input size must be at least 16x16")
+    inputs = keras.Input(arguments["input_shape"])
+    x = keras.layers.Conv2D(4, 3, 2, name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Conv2D(6, 3, 2, activation="relu", name="top")(x)
+    return keras.Model(inputs, x, name="tiny")
+
+
+tiny_application.__module__ = "keras.src.applications.mobilenet_v2"
+
+
+def write_images(
+    folder: Path, count: int, *, size: int = 6, channels: int = 3, value: int = 0
+) -> list[Path]:
+    """Write `count` PNGs of one colour, each a little brighter than the one before."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number in range(count):
+        pixels = np.full((size, size, channels), value + number, np.uint8)
+        path = folder / f"{number:03d}.png"
+        path.write_bytes(tf.io.encode_png(pixels).numpy())
+        paths.append(path)
+    return paths
+
+
+def everything_below(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))

@@ -1,0 +1,91 @@
+"""The arguments: defaults, checks, and the help of every option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from dlr_tf.app.arguments import make_parser, parse_arguments
+from dlr_tf.app.messages import MistakeError
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["train"], r"invalid choice: 'train' \(choose from"),
+        (["finetune", "--epoch", "3"], "unrecognized arguments: --epoch"),
+        (["finetune", "--epochs", "0"], "--epochs: expected an integer of at least 1"),
+        (["finetune", "--epochs", "x"], "--epochs: expected an integer of at least 1"),
+        (["finetune", "--epochs", "2", "--frozen-epochs", "3"], "not be above --epochs"),
+        (["finetune", "--frozen-epochs", "32"], "Received: --frozen-epochs 32 --epochs 31"),
+        (["finetune", "--cycle-epochs", "0"], "--cycle-epochs: expected a number above 0"),
+        (["finetune", "--cycle-epochs", "inf"], "--cycle-epochs: expected a number above 0"),
+        (["finetune", "--optimizer", "adamm"], r"invalid choice: 'adamm' \(choose from"),
+        (["finetune", "--schedule", "cosine"], r"invalid choice: 'cosine' \(choose from"),
+        (["finetune", "--batch-norm", "off"], r"invalid choice: 'off' \(choose from"),
+        (["finetune", "--groups", "2", "--boundaries", "late"], "not allowed with argument"),
+        (["finetune", "--model", "VGG16"], "--model needs DATA"),
+        (["find-lr", "--weights", "none"], "--weights needs DATA"),
+        (["finetune", "--image-size", "32"], "--image-size needs DATA"),
+        (["find-lr", "--start", "1", "--end", "0.1"], "--start should be below --end"),
+        (["schedule"], "required: KIND"),
+        (["schedule", "onecycle", "--steps", "1"], "an integer of at least 2, received '1'"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes(argv: list[str], message: str) -> None:
+    with pytest.raises(MistakeError, match=message):
+        parse_arguments(argv)
+
+
+def test_defaults_depend_on_the_data() -> None:
+    digits, images = parse_arguments(["finetune"]), parse_arguments(["finetune", "photos"])
+    assert (digits.epochs, digits.batch_size, digits.compare) == (31, 16, True)
+    assert (digits.learning_rate, digits.model) == ("1e-3:1e-2", None)
+    assert (images.epochs, images.batch_size, images.compare) == (7, 32, False)
+    assert (images.learning_rate, images.model, images.weights) == (
+        "1e-5:1e-3",
+        "MobileNetV2",
+        "imagenet",
+    )
+    given = ["--batch-size", "8", "--learning-rate", "-1e-3", "--weights", "none"]
+    swept = parse_arguments(["find-lr", "photos", *given])
+    assert (swept.batch_size, swept.learning_rate, swept.weights) == (8, "-1e-3", "none")
+    assert "epochs" not in swept  # `find-lr` has none
+    assert parse_arguments(["finetune", "--no-compare"]).compare is False
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from parsers(child)
+
+
+def test_every_option_has_help_with_its_default() -> None:
+    options = [
+        (parser.prog, action)
+        for parser in parsers(make_parser())
+        for action in parser._actions
+        if not isinstance(
+            action, (argparse._HelpAction, argparse._VersionAction, argparse._SubParsersAction)
+        )
+    ]
+    assert len(options) > 40
+    for prog, action in options:
+        (told,) = re.findall(r"\(default: ([^()]+)\)", action.help or "") or [None]
+        assert told, f"{prog}: {action.dest}"
+        if isinstance(action.default, (int, float)) and not isinstance(action.default, bool):
+            assert float(told) == action.default, f"{prog}: {action.dest}"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["finetune", "--help"], ["schedule", "sgdr", "-h"]])
+def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse_arguments(argv)
+    assert "usage: dlr-tf" in capsys.readouterr().out

@@ -1,0 +1,297 @@
+"""The command `finetune`: training, results and files."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from app_helpers import FILES, everything_below, pretrain_nothing
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+from dlr_tf import MultiGroupOptimizer
+from dlr_tf.app import cli, digits, finetune
+from dlr_tf.app.finetune import describe_rates
+from dlr_tf.app.tasks import OPTIMIZERS
+from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.training import fine_tuning
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "report.json").read_text())
+
+
+def optimizer_of(model: keras.Model) -> MultiGroupOptimizer:
+    return unwrap_optimizer(model.optimizer, MultiGroupOptimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a person sees after the command."""
+
+    output: Path
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run that trains and compares, for all tests that only look at what it gave."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    out, err = io.StringIO(), io.StringIO()
+    arguments = ["--epochs", "3", "--batch-size", "20", "--learning-rate", "1e-4:1e-2"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(digits, "pretrain_on_digits", pretrain_nothing)
+        assert cli.main(["finetune", *arguments, "--output", str(output)]) == 0
+    return Run(output, out.getvalue(), err.getvalue())
+
+
+def test_results_on_stdout(trained: Run) -> None:
+    report = report_of(trained.output)
+    first, second, last = trained.out.splitlines()
+    assert first == f"test accuracy {report['test_accuracy']:.4f} with differential rates"
+    other = report["compare"]
+    assert second == f"test accuracy {other['test_accuracy']:.4f} with one rate, 0.01, throughout"
+    assert last == f"written to {trained.output}: {', '.join(FILES)}"
+
+
+def test_files(trained: Run) -> None:
+    assert everything_below(trained.output.parent) == [
+        str(trained.output),
+        *(str(trained.output / name) for name in FILES),
+    ]
+    for picture in ("history.png", "learning_rates.png"):
+        assert (trained.output / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_progress_on_stderr(trained: Run) -> None:
+    # The table of groups, with parameters (64 * 16 + 16 in the first) and rates.
+    for word in ("group_0", "group_1", "head", "1,040", "0.0001", "0.001", "0.01", "frozen"):
+        assert word in trained.err
+    assert "Epoch 3/3" in trained.err
+    assert "for comparison, the same model with all layers at 0.01 throughout:" in trained.err
+
+
+def test_history(trained: Run) -> None:
+    history = rows_of(trained.output / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    accuracy = report_of(trained.output)["test_accuracy"]
+    assert float(history[-1]["val_accuracy"]) == pytest.approx(accuracy)
+    head = [float(row["learning_rate/head"]) for row in history]
+    # Cycles of 5 and 10 steps: the rates of steps 4, 9 and 14.
+    expected = [0.01 * (1 + np.cos(np.pi * t)) / 2 for t in (4 / 5, 4 / 10, 9 / 10)]
+    np.testing.assert_allclose(head, expected, rtol=1e-5)
+
+
+def test_report(trained: Run) -> None:
+    report = report_of(trained.output)
+    assert report["data"]["class_names"] == ["5", "6", "7", "8", "9"]
+    assert (report["data"]["train_images"], report["data"]["test_images"]) == (100, 796)
+    rates = [group["learning_rate"] for group in report["groups"]]
+    np.testing.assert_allclose(rates, [1e-4, 1e-3, 1e-2])
+    assert report["settings"]["batch_size"] == 20
+    assert report["settings"]["learning_rate"] == "1e-4:1e-2"
+    assert report["pretraining_accuracy"] == 0.5
+    assert report["seed"] == 0
+    assert {"dlr_tf", "keras", "tensorflow", "numpy", "python"} == set(report["versions"])
+    assert len(report["compare"]["history"]["val_accuracy"]) == 3
+    assert 0 < report["seconds"]["training"] <= report["seconds"]["total"]
+
+
+def test_the_saved_model_predicts_and_trains_on(trained: Run) -> None:
+    loaded = keras.models.load_model(trained.output / "model.keras")
+    optimizer = optimizer_of(loaded)
+    assert int(optimizer.iterations.numpy()) == 15
+    assert [group.name for group in optimizer.groups] == ["group_0", "group_1", "head"]
+    _, task = digits.load_digits(batch_size=20)
+    scores = loaded.evaluate(task.test, verbose=0, return_dict=True)
+    assert scores["accuracy"] == pytest.approx(report_of(trained.output)["test_accuracy"])
+    loaded.fit(task.train.take(2), verbose=0, shuffle=False)
+    assert int(optimizer.iterations.numpy()) == 17
+
+
+def test_options(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *("--epochs", "2", "--frozen-epochs", "0", "--batch-size", "50", "--seed", "3"),
+        *("--boundaries", "late,probabilities", "--learning-rate", "0.01,0.02,0.1"),
+        *("--optimizer", "sgd", "--schedule", "sgdr", "--cycle-epochs", "0.5", "--t-mul", "1"),
+        *("--batch-norm", "train", "--no-compare"),
+    ]
+    assert cli.main(["finetune", *arguments]) == 0
+    out, _ = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    (output,) = Path("runs").iterdir()  # runs/<date-time>
+    assert sorted(path.name for path in output.iterdir()) == FILES
+    report = report_of(output)
+    assert "compare" not in report
+    assert report["groups"][1]["layers"][0] == "backbone/late"
+    # Every cycle is one step long, so every step is at the peak.
+    for row in rows_of(output / "history.csv"):
+        assert float(row["learning_rate/group_0"]) == pytest.approx(0.01)
+        assert float(row["learning_rate/head"]) == pytest.approx(0.1)
+    loaded = keras.models.load_model(output / "model.keras")
+    assert all(layer.trainable for layer in loaded.layers)
+    inner = optimizer_of(loaded).group_optimizers[0]
+    assert isinstance(inner, keras.optimizers.SGD)
+    assert inner.momentum == 0.9
+
+
+# No group but the head moves here, of which `fine_tune` may warn.
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_frozen_epochs_train_only_the_head_if_the_last_boundary_stands_before_it(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    initial = []
+
+    def pretrain(task: Any, **_: Any) -> tuple[keras.Model, float]:
+        backbone, accuracy = pretrain_nothing(task)
+        initial.extend(backbone.get_weights())
+        return backbone, accuracy
+
+    monkeypatch.setattr(digits, "pretrain_on_digits", pretrain)
+    Path("out").mkdir()  # an empty folder may be used
+    arguments = ["--epochs", "1", "--boundaries", "late", "--learning-rate", "0.01,0.02,0.1"]
+    assert cli.main(["finetune", *arguments, "--no-compare", "--output", "out"]) == 0
+    out, err = capsys.readouterr()
+    report = report_of(Path("out"))
+    assert [group["name"] for group in report["groups"]] == ["group_0", "group_1", "head"]
+    assert report["groups"][-1]["layers"] == ["probabilities"]
+    assert "becomes a group of its own, which makes 3 groups" in err
+    assert f"{report['test_accuracy']:.4f} with only the head trained, at 0.1\n" in out
+    backbone = keras.models.load_model("out/model.keras").get_layer("backbone")
+    for after, before in zip(backbone.get_weights(), initial, strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_one_cycle(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--epochs", "1", "--frozen-epochs", "0", "--schedule", "onecycle"]
+    arguments += ["--learning-rate", ":0.1", "--no-compare", "--output", "out"]
+    assert cli.main(["finetune", *arguments]) == 0
+    (row,) = rows_of(Path("out/history.csv"))
+    body, head = float(row["learning_rate/group_0"]), float(row["learning_rate/head"])
+    assert head == pytest.approx(10 * body)
+    assert 0 < head < 0.05
+    assert capsys.readouterr().out.splitlines()[0].endswith(" with differential rates")
+
+
+def test_rates_in_words() -> None:
+    args = argparse.Namespace(epochs=3, frozen_epochs=1, schedule="sgdr")
+    assert describe_rates(args, [0.1, 0.2]) == ("differential rates",) * 2
+    assert describe_rates(args, [0.2, 0.2]) == (
+        "one rate, 0.2, schedule sgdr",
+        "one rate, sgdr",
+    )
+    args.frozen_epochs = 3
+    assert describe_rates(args, [0.1, 0.2]) == ("only the head trained, at 0.2", "only the head")
+
+
+def test_a_diverged_training_at_one_rate(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--epochs", "1", "--frozen-epochs", "0", "--optimizer", "sgd", "--no-compare"]
+    arguments += ["--learning-rate", "1e38", "--schedule", "constant", "--output", "out"]
+    assert cli.main(["finetune", *arguments]) == 0
+    assert report_of(Path("out"))["test_loss"] is None
+    (row,) = rows_of(Path("out/history.csv"))
+    assert row["val_loss"] == ""
+    for group in ("group_0", "group_1", "head"):
+        assert float(row[f"learning_rate/{group}"]) == pytest.approx(1e38)
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith(" with one rate, 1e+38, schedule constant")
+
+
+def test_a_wrong_setting_is_found_before_training(
+    quick_digits: None, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    assert_mistake(["finetune", "--t-mul", "0.5"], "`t_mul` should be at least 1")
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(
+    monkeypatch: pytest.MonkeyPatch, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    strategy = types.SimpleNamespace(num_replicas_in_sync=3)
+    monkeypatch.setattr(finetune, "make_strategy", lambda name, **_: strategy)
+    message = "--batch-size 16 cannot be split evenly over 3 devices. Give a multiple of 3, such as"
+    assert_mistake(["finetune", "--strategy", "mirrored"], f"{message} 18.")
+
+
+def test_an_error_of_the_training_is_no_mistake(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        cli.main(["finetune", "--output", "out"])
+
+
+def test_a_folder_of_images(tiny_applications: None, image_folder: Callable[..., Path]) -> None:
+    image_folder("images/train", count=4)
+    image_folder("images/test", count=2)
+    arguments = ["--weights", "none", "--image-size", "16", "--epochs", "1", "--frozen-epochs", "0"]
+    assert cli.main(["finetune", "images", *arguments, "--output", "out"]) == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    report = report_of(Path("out"))
+    assert (report["data"]["train_images"], report["data"]["test_images"]) == (8, 4)
+    assert report["settings"]["model"] == "MobileNetV2"
+    assert report["pretraining_accuracy"] is None
+    assert "compare" not in report
+    loaded = keras.models.load_model("out/model.keras")
+    image = keras.utils.load_img("images/test/class_1/000.png", target_size=(16, 16))
+    probabilities = loaded.predict(np.array([image]), verbose=0)
+    assert probabilities.shape == (1, 2)
+    assert probabilities.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_every_optimizer(quick_digits: None, name: str) -> None:
+    arguments = ["--epochs", "2", "--optimizer", name, "--no-compare", "--output", "out"]
+    assert cli.main(["finetune", *arguments, "--learning-rate", "1e-3"]) == 0
+    losses = [float(row["val_loss"]) for row in rows_of(Path("out/history.csv"))]
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1]
+    loaded = optimizer_of(keras.models.load_model("out/model.keras"))
+    assert int(loaded.iterations.numpy()) == 14
+
+
+@pytest.mark.slow
+def test_the_default_without_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "--epochs", "7", "--output", "out"]) == 0
+    report = report_of(Path("out"))
+    assert report["pretraining_accuracy"] > 0.9
+    assert report["test_accuracy"] > 0.8
+    assert "one rate" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_with_a_model_of_keras(image_folder: Callable[..., Path]) -> None:
+    image_folder("images", count=6)
+    arguments = ["--weights", "none", "--image-size", "32", "--epochs", "2"]
+    assert cli.main(["finetune", "images", *arguments, "--output", "out"]) == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    groups = report_of(Path("out"))["groups"]
+    assert groups[-1]["layers"] == ["probabilities"]
+    assert groups[0]["layers"][0].startswith("mobilenetv2_1.00_32/")
