@@ -200,18 +200,26 @@ class GroupAssignment:
         if model is not None and model.built:
             self.bind(model)
 
-    def locate(self, optimizer: Any) -> bool:
+    def locate(self, optimizer: Any, *, has_state: bool) -> bool:
         """Make sure the model is known.
 
         Args:
             optimizer: The optimizer that asks.
+            has_state: Whether it keeps state for variables of the model that is known.
 
         Returns:
             Whether the model is known now.
+
+        Raises:
+            ValueError: If the groups are not those of the model compiled with the optimizer.
         """
-        if not self.is_known:
+        if not has_state:
             models = [model for model in compiled_models(optimizer) if model.built]
-            if len(models) == 1:
+            # The groups may come from another model of the same structure, or from a part of it.
+            if len(models) == 1 and not (
+                self.is_known
+                and _owned_keys(models[0]) >= _keys([e.variable for e in self.entries()])
+            ):
                 self.bind(models[0])
         return self.is_known
 
@@ -311,14 +319,12 @@ def compiled_models(optimizer: Any) -> list[keras.Model]:
 
     Only `keras.Model` objects are looked at, and of those only what `compile` stored.
     """
-    return [
-        item
-        for item in gc.get_objects()
-        # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer
-        # by importing themselves.
-        if issubclass(type(item), keras.Model)
-        and unwrap_optimizer(vars(item).get("optimizer")) is optimizer
-    ]
+    objects = gc.get_objects()
+    # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer by
+    # importing themselves. There are few types and many objects.
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, keras.Model)}
+    models = [item for item in objects if type(item) in kinds]
+    return [m for m in models if unwrap_optimizer(vars(m).get("optimizer")) is optimizer]
 
 
 def _keys(variables: Sequence[Any]) -> set[Hashable]:

@@ -81,7 +81,7 @@ class LayerGroup:
 class LayerGroups(tuple[LayerGroup, ...]):
     """The groups that `split_*` return: a tuple that remembers its model by a weak reference.
 
-    The reference is not saved or pickled.
+    A slice remembers it too. The reference is not saved or pickled.
     """
 
     _model: weakref.ref[keras.Model]
@@ -95,6 +95,11 @@ class LayerGroups(tuple[LayerGroup, ...]):
     def model(self) -> keras.Model | None:
         """The model that was split, `None` once it was deleted."""
         return self._model()
+
+    def __getitem__(self, index: Any) -> Any:
+        item = super().__getitem__(index)
+        model = self.model
+        return LayerGroups(item, model) if isinstance(index, slice) and model is not None else item
 
     def __copy__(self) -> LayerGroups:
         return self

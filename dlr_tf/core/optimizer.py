@@ -473,10 +473,12 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
 
     def _locate(self) -> bool:
         """Make sure the model is known before any variable is; `False` if it cannot be."""
-        was_known = self._assignment.is_known
-        if self._assignment.locate(self) and not was_known:
+        before = self._assignment.model
+        has_state = bool(_keras.known_variables(self))
+        is_known = self._assignment.locate(self, has_state=has_state)
+        if is_known and self._assignment.model is not before:
             self._after_binding()
-        return self._assignment.is_known
+        return is_known
 
     def _fingerprint(self) -> GroupFingerprint:
         values, made = self._state.fingerprints(), self._pending.fingerprint
@@ -572,20 +574,21 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Set `variables` to arrays of the same shapes, in the same order.
 
-        The groups of the optimizer they come from may be in another order. An optimizer without
-        state is built on the trainable variables of its model first.
+        The groups of the optimizer they come from may be in another order.
 
         Raises:
-            ValueError: If the optimizer does not know its model, the shapes differ, or the groups
-                do.
+            ValueError: If the optimizer is not built or does not know its model, the shapes differ,
+                or the groups do.
         """
-        weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        if not self._locate():
+        if not self.built or not self._locate():
             raise ValueError(
-                "The optimizer does not know its model, so it has no state to set. Compile the "
-                "model with it, or call `optimizer.bind(model)`, first."
+                "`set_weights` was called on an optimizer that is not built or does not know its "
+                "model, so it has no state to set. Call "
+                "`optimizer.build(model.trainable_variables)` first."
             )
+        weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
         if not _keras.known_variables(self) and self._assignment.model is not None:
+            # The legacy `.h5` format builds every optimizer on an empty list.
             self.build(self._assignment.model.trainable_variables)
         variables = self.variables
         if [tuple(v.shape) for v in variables] != [w.shape for w in weights]:

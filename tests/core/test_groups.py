@@ -434,7 +434,8 @@ def test_groups_remember_their_model_weakly_and_do_not_save_it(samples):
         assert groups == tuple(groups)
         assert model_of(copy.deepcopy(groups)) is model
         assert model_of(check_groups(groups)) is model
-        assert model_of(groups[:1]) is None
+        assert model_of(groups[::-1]) is model
+        assert model_of((*groups,)) is None
         loaded = pickle.loads(pickle.dumps(groups))
         assert loaded == groups
         assert model_of(loaded) is None
