@@ -34,9 +34,10 @@ from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.core.optimizer import unwrap
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training import fine_tuning, plotting
-from dlr_tf.training.callbacks import LearningRateLogger
 from dlr_tf.training.distribution import STRATEGIES, WAIT, is_chief, make_strategy
-from dlr_tf.training.lr_finder import SUGGESTIONS, find_learning_rate
+from dlr_tf.training.learning_rate_logger import LearningRateLogger
+from dlr_tf.training.lr_finder import find_learning_rate
+from dlr_tf.training.lr_suggestions import SUGGESTIONS
 
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer | None]] = {
     "adam": lambda: None,  # FusedAdam, one per group
