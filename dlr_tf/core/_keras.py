@@ -26,10 +26,7 @@ def copy_optimizer(template: keras.optimizers.Optimizer) -> keras.optimizers.Opt
     config = template.get_config()
     config["learning_rate"] = 0.0
     copied = type(template).from_config(config)
-    # Keras leaves what `exclude_from_weight_decay` was told out of the configuration.
-    for attribute in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(template, attribute):
-            setattr(copied, attribute, getattr(template, attribute))
+    copy_weight_decay_exclusions(template, copied)
     return copied
 
 
@@ -232,3 +229,18 @@ def operation_seeds() -> random.Random | None:
 
 def set_operation_seeds(generator: random.Random) -> None:
     eager_context.context()._rng = generator
+
+
+# --- Copies --------------------------------------------------------------------------------------
+
+
+def copy_weight_decay_exclusions(
+    source: keras.optimizers.Optimizer, target: keras.optimizers.Optimizer
+) -> None:
+    """Tell an optimizer what `exclude_from_weight_decay` told another one.
+
+    Keras leaves it out of the configuration.
+    """
+    for attribute in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(source, attribute):
+            setattr(target, attribute, getattr(source, attribute))

@@ -20,7 +20,11 @@ from tensorflow.core.framework import graph_pb2
 
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
-from dlr_tf.training.restoring import preserved, preserved_attributes, preserved_generators
+from dlr_tf.training.restoring import (
+    restore_attributes_on_exit,
+    restore_generators_on_exit,
+    restore_on_exit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -218,11 +222,13 @@ def find_learning_rate(
     _check_arguments(start, end, steps, smoothing, stop_factor)
     _check_model(model)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(preserved_generators())
-        stack.enter_context(preserved_attributes(model, _TRAINER_ATTRIBUTES))
+        stack.enter_context(restore_generators_on_exit())
+        stack.enter_context(restore_attributes_on_exit(model, _TRAINER_ATTRIBUTES))
         optimizer = _optimizer_for_sweep(model)
         stack.enter_context(
-            preserved([*model.variables, *model.metrics_variables, *_variables_of(model.optimizer)])
+            restore_on_exit(
+                [*model.variables, *model.metrics_variables, *_variables_of(model.optimizer)]
+            )
         )
         # Metrics that had no variables yet are left in their first state.
         stack.callback(model.reset_metrics)

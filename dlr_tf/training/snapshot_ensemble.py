@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
-from dlr_tf.training.restoring import preserved
+from dlr_tf.training.restoring import restore_on_exit
 
 
 class SnapshotEnsemble(keras.callbacks.Callback):
@@ -123,7 +123,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         to_probabilities = self._activation(activation)
         order = _Order()
         outputs = []
-        with preserved(self.model.variables):
+        with restore_on_exit(self.model.variables):
             for member in members:
                 keras.saving.load_weights(self.model, member, objects_to_skip=self._not_weights())
                 order.check(x)
