@@ -1,4 +1,4 @@
-"""Which learning rate the curve of a range test suggests."""
+"""Learning rates that the curve of a range test suggests: pure functions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 
 def valley(learning_rates: Any, losses: Any) -> float:
-    """The rate in the middle of the longest valley of a sweep.
+    """Return the rate in the middle of the longest fall of the loss.
 
     The longest strictly falling subsequence of the losses has `k` points and ends at point `e`.
-    With `s = k / 3`, the suggestion is the rate at point `e - k + int(s) + int(s / 2)`.
+    With `s = k / 3`, the result is the rate at point `e - k + int(s) + int(s / 2)`.
 
     Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
+        learning_rates: Rates, above 0 and rising.
+        losses: The smoothed loss at each rate. Points that are not finite are left out.
 
     Raises:
-        ValueError: If fewer than 2 losses are finite, or they never fall.
+        ValueError: If fewer than 2 losses are finite, or the loss never falls.
 
     Example:
 
@@ -33,30 +33,31 @@ def valley(learning_rates: Any, losses: Any) -> float:
     Source: fastai's `valley`, https://docs.fast.ai/callback.schedule.html.
     """
     rates, values = _falling_curve(learning_rates, losses)
-    # Place `n` holds, negated, the highest loss that ends a falling subsequence of `n + 1` points.
+    # Entry `n` is the highest loss, negated, that ends a falling subsequence of `n + 1` points.
     ends: list[float] = []
     longest = last = 0
     for point, value in enumerate(values):
-        place = bisect.bisect_left(ends, -value)
-        ends[place : place + 1] = [-value]
-        if place + 1 > longest:
-            longest, last = place + 1, point
+        entry = bisect.bisect_left(ends, -value)
+        ends[entry : entry + 1] = [-value]
+        if entry + 1 > longest:
+            longest, last = entry + 1, point
     section = longest / 3
     return float(rates[max(last - longest + int(section) + int(section / 2), 0)])
 
 
 def slide(learning_rates: Any, losses: Any) -> float:
-    """The rate before the last slope of a sweep, the one on which it diverges.
+    """Return the rate before the last rise of the loss, on which it diverges.
 
-    A window of 15 points moves left from the end of the curve, while the loss's gradient at its two
-    ends differs by more than 0.005. The suggestion is the rate at the left end of its last place.
+    A window of 15 points moves left from the end of the curve while the gradients of the loss at
+    its two ends differ by more than 0.005. The result is the rate at the left end of the window's
+    last position.
 
     Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
+        learning_rates: Rates, above 0 and rising.
+        losses: The smoothed loss at each rate. Points that are not finite are left out.
 
     Raises:
-        ValueError: If fewer than 16 losses are finite, or they never fall.
+        ValueError: If fewer than 16 losses are finite, or the loss never falls.
 
     Example:
 
@@ -68,25 +69,25 @@ def slide(learning_rates: Any, losses: Any) -> float:
     Source: fastai's `slide`, https://docs.fast.ai/callback.schedule.html.
     """
     width = 15
-    rates, values = _falling_curve(learning_rates, losses, least=width + 1)
+    rates, values = _falling_curve(learning_rates, losses, minimum_points=width + 1)
     gradient = np.gradient(values)
     left = len(values) - 1 - width
-    suggestion = rates[left]
+    result = rates[left]
     while left >= 0 and abs(gradient[left + width] - gradient[left]) > 0.005:
-        suggestion = rates[left]
+        result = rates[left]
         left -= 1
-    return float(suggestion)
+    return float(result)
 
 
 def steep(learning_rates: Any, losses: Any) -> float:
-    """The rate at which the loss falls fastest against the logarithm of the rate.
+    """Return the rate at which the loss falls fastest against the logarithm of the rate.
 
     Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
+        learning_rates: Rates, above 0 and rising.
+        losses: The smoothed loss at each rate. Points that are not finite are left out.
 
     Raises:
-        ValueError: If fewer than 2 losses are finite, or they never fall.
+        ValueError: If fewer than 2 losses are finite, or the loss never falls.
 
     Example:
 
@@ -100,11 +101,11 @@ def steep(learning_rates: Any, losses: Any) -> float:
 
 
 def minimum(learning_rates: Any, losses: Any) -> float:
-    """A tenth of the rate with the lowest loss.
+    """Return a tenth of the rate with the lowest loss.
 
     Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
+        learning_rates: Rates, above 0 and rising.
+        losses: The smoothed loss at each rate. Points that are not finite are left out.
 
     Raises:
         ValueError: If fewer than 2 losses are finite.
@@ -126,7 +127,7 @@ SUGGESTIONS: Mapping[str, Callable[[Any, Any], float]] = types.MappingProxyType(
 
 
 def _finite_curve(
-    learning_rates: Any, losses: Any, least: int = 2
+    learning_rates: Any, losses: Any, minimum_points: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     rates, values = np.asarray(learning_rates, np.float64), np.asarray(losses, np.float64)
     if rates.ndim != 1 or rates.shape != values.shape:
@@ -140,21 +141,21 @@ def _finite_curve(
             f"Received: learning_rates={rates}"
         )
     finite = np.isfinite(values)
-    if finite.sum() < least:
+    if finite.sum() < minimum_points:
         raise ValueError(
-            f"The curve should have at least {least} points with a finite loss. "
+            f"The curve should have at least {minimum_points} points with a finite loss. "
             f"Received: {finite.sum()} of {finite.size} points."
         )
     return rates[finite], values[finite]
 
 
 def _falling_curve(
-    learning_rates: Any, losses: Any, least: int = 2
+    learning_rates: Any, losses: Any, minimum_points: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    rates, values = _finite_curve(learning_rates, losses, least)
+    rates, values = _finite_curve(learning_rates, losses, minimum_points)
     if not np.any(np.diff(values) < 0):
         raise ValueError(
-            "The loss falls nowhere on the curve, so no rate can be told from it. "
+            "The loss never falls on the curve, so the curve suggests no rate. "
             f"Received: losses from {values[0]:.5g} to {values[-1]:.5g} at rates from "
             f"{rates[0]:.3g} to {rates[-1]:.3g}."
         )
