@@ -11,32 +11,39 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core.optimizer import MultiGroupOptimizer, reader, unwrap
+from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.core.optimizer import MultiGroupOptimizer, reader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Rows are kept as tensors and turned into numbers so many at a time.
+# Rows are kept as tensors. When there are so many of them, they are turned into numbers.
 _ROWS_AT_A_TIME = 1000
 
 
 class LearningRateLogger(keras.callbacks.Callback):
-    """Records the rate that each group was updated with at every step, and the batch's logs.
+    """Record the rate that each group was updated with at every step, and the logs of the batch.
 
-    Pass it to `fit`; it goes on over several fits. In a loop of your own, call `record` after each
-    step. It also adds `learning_rate/<group>`, the rates of the last step, to the logs of an epoch:
-    `History`, the progress bar and `TensorBoard` show them, and so does a `CSVLogger` that stands
-    after this callback in the list (it takes its columns from its first epoch).
+    Pass it to `fit`; it continues over several calls of `fit`. In your own training loop, call
+    `record` after each step.
+
+    A group that did not move in a step, for example because it is frozen, has no rate there: NaN in
+    `history`, a gap in the plot.
+
+    The callback also adds `learning_rate/<group>`, the rates of the last step, to the logs of an
+    epoch: `History`, the progress bar and `TensorBoard` show them. So does a `CSVLogger` that comes
+    after this callback in the list; a group without a rate has an empty cell there.
 
     `fit` does not wait for a step because of it: rates stay on their device until an epoch ends or
-    `history` is read. (Keras itself turns a batch's logs into numbers before callbacks see them.)
+    `history` is read. (Keras itself turns a batch's logs into numbers before callbacks get them.)
 
     Args:
-        optimizer: The `MultiGroupOptimizer` of a loop of your own, bare or in a
+        optimizer: The `MultiGroupOptimizer` of your own training loop, also inside a
             `LossScaleOptimizer`. Defaults to `None`: the optimizer of the model in `fit`.
 
     Raises:
-        TypeError: If the optimizer, or in `fit` the model's, is no `MultiGroupOptimizer`.
+        TypeError: If the optimizer, or in `fit` the model's optimizer, is not a
+            `MultiGroupOptimizer`.
         ValueError: If a group has the name of a column: `iterations`, `loss` or a metric.
 
     Example:
@@ -62,9 +69,8 @@ class LearningRateLogger(keras.callbacks.Callback):
         self._iterations: list[int] = []
         self._logged: dict[str, list[float]] = {"loss": []}
         self._rates: dict[str, list[float]] = {}
-        # Rows that are not numbers yet: step, whether it is from `fit`, rates and logs.
-        self._pending: list[tuple[Any, bool, Any, Mapping[str, Any]]] = []
-        self._steps_are_batches, self._steps_before_epoch = False, 0
+        # Rows that are not numbers yet: step, calls per step, rates and logs.
+        self._pending: list[tuple[Any, int, Any, Mapping[str, Any]]] = []
         self._checked: Set[str] = frozenset()  # names of logs that no group has
         if optimizer is not None:
             self._follow(optimizer)
@@ -75,8 +81,9 @@ class LearningRateLogger(keras.callbacks.Callback):
 
         `"iterations"`: the number of steps that the optimizer had made, this one included.
         `"loss"` and the metrics: as `fit` gives them to callbacks (means over the epoch so far), or
-        as given to `record`; NaN where there is none. Then one list per group, under its name: its
-        rate. With `steps_per_execution=k` there is one entry per `k` steps, of the last of them.
+        as given to `record`; NaN where there is no value. Then one list per group, under its name:
+        its rate, NaN where it did not move. With `steps_per_execution=k` there is one entry per `k`
+        steps, for the last of them.
         """
         self._collect()
         columns: dict[str, list[Any]] = {"iterations": self._iterations}
@@ -84,20 +91,20 @@ class LearningRateLogger(keras.callbacks.Callback):
         return {name: list(values) for name, values in columns.items()}
 
     def record(self, step: Any, logs: Mapping[str, Any] | None = None) -> None:
-        """Adds a row, in a training loop of your own: call it after `apply_gradients`.
+        """Add a row in your own training loop: call it after `apply_gradients`.
 
         Args:
             step: Number of steps made, such as `optimizer.iterations`.
-            logs: Loss and metrics of the step: numbers, scalar tensors or variables. Their values
-                are not waited for.
+            logs: Loss and metrics of the step: numbers, scalar tensors or variables. The call does
+                not wait for their values.
 
         Raises:
-            ValueError: If no optimizer is known, it is called inside of a `tf.function`, or a log
-                has the name of a group.
+            ValueError: If no optimizer is known, the call is inside a `tf.function`, or a log has
+                the name of a group.
         """
         if not tf.executing_eagerly():
             raise ValueError(
-                "`record` was called while a `tf.function` is traced, where a step has no number "
+                "`record` was called while a `tf.function` is traced, when a step has no number "
                 "yet. Call it after the compiled step, in the Python loop."
             )
         if self._optimizer is None:
@@ -108,13 +115,13 @@ class LearningRateLogger(keras.callbacks.Callback):
                 )
             self._follow(self.model.optimizer)
         logs = {name: _tensor_now(value) for name, value in (logs or {}).items()}
-        self._add(_tensor_now(step), False, logs)
+        self._add(_tensor_now(step), 1, logs)
 
     def plot_learning_rate(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws the rate of every group over the steps.
+        """Draw the rate of every group over the steps, with a gap where a group did not move.
 
         Args:
-            path: File to write, `.png` or `.svg`. Defaults to `None`: none is written.
+            path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -130,13 +137,13 @@ class LearningRateLogger(keras.callbacks.Callback):
         return plotting.plot_learning_rates(history["iterations"], rates, path)
 
     def plot_loss(self, path: str | os.PathLike[str] | None = None, skip: int = 10) -> Figure:
-        """Draws the loss over the rate of the head, on a log axis, with a gap at each restart.
+        """Draw the loss over the rate of the head, on a log axis, with a gap at each restart.
 
-        It tells most where the rate rises, as in a warm-up; for a choice of rates use
+        It is most useful where the rate rises, as in a warm-up. To choose a rate, use
         `find_learning_rate`.
 
         Args:
-            path: File to write, `.png` or `.svg`. Defaults to `None`: none is written.
+            path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
             skip: Number of first rows to leave out. Defaults to `10`.
 
         Returns:
@@ -150,7 +157,7 @@ class LearningRateLogger(keras.callbacks.Callback):
 
         history = self._history_after(skip)
         rates = np.array(history[list(self._rates)[-1]])
-        # Without the gap, a line across the plot would join the end of a cycle to the next start.
+        # Without the gap, a line across the plot would join the end of a cycle and the next start.
         restarts = np.flatnonzero(rates[1:] > 2 * rates[:-1]) + 1
         losses = np.insert(history["loss"], restarts, math.nan)
         return plotting.plot_loss(np.insert(rates, restarts, math.nan), losses, path)
@@ -167,67 +174,48 @@ class LearningRateLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._follow(self.model.optimizer)
-        # Reading a variable takes about 2 % of a step of 5 ms, so the step is counted where it can
-        # be: where each batch makes one, unlike under loss scaling, which skips some.
-        own_step = "train_step" in vars(self.model) or any(
-            getattr(type(self.model), name) is not getattr(keras.Model, name)
-            for name in ("train_step", "make_train_function")
-        )
-        self._steps_are_batches = self.model.optimizer is self._optimizer and not own_step
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._steps_before_epoch = int(self._read_iterations())
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self._steps_are_batches:
-            step = self._steps_before_epoch + batch + 1
-        else:
-            step = self._read_iterations()
-        self._add(step, True, logs or {})
+        self._add(self._read_step_counter(), self._calls_per_step, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._collect()
         if logs is None or self._optimizer is None or not self._iterations:
             return
         for group in self._optimizer.groups:
-            logs[f"learning_rate/{group.name}"] = self._rates[group.name][-1]
+            rate = self._rates[group.name][-1]
+            logs[f"learning_rate/{group.name}"] = _NoRate() if math.isnan(rate) else rate
 
     def _follow(self, optimizer: Any) -> None:
-        optimizer = unwrap(optimizer)
+        optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)
         if optimizer is self._optimizer:
             return
         names = [group.name for group in optimizer.groups]
         _check_names(names, ("iterations", *self._logged))
-        self._collect()  # with the groups of the optimizer before
+        self._collect()  # with the groups of the previous optimizer
         self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
-        self._read_rates = reader(optimizer._last_rates)
-        self._read_iterations = reader(optimizer._iterations)
-        self._micro_steps = optimizer.gradient_accumulation_steps or 1
+        self._read_rates = reader(_variable(optimizer, "last_rates", "_last_rates"))
+        self._read_step_counter = reader(_variable(optimizer, "step_counter", "_iterations"))
+        self._calls_per_step = optimizer.gradient_accumulation_steps or 1
 
-    def _add(self, step: Any, from_fit: bool, logs: Mapping[str, Any]) -> None:
+    def _add(self, step: Any, calls_per_step: int, logs: Mapping[str, Any]) -> None:
         if logs.keys() != self._checked:
             _check_names(self._rates, logs)
             self._checked = logs.keys()
-        self._pending.append((step, from_fit, self._read_rates(), dict(logs)))
+        self._pending.append((step, calls_per_step, self._read_rates(), dict(logs)))
         if len(self._pending) >= _ROWS_AT_A_TIME:
             self._collect()
 
     def _collect(self) -> None:
-        """Turns the pending rows into numbers."""
+        """Turn the pending rows into numbers."""
         rows, self._pending = self._pending, []
         if not rows or self._optimizer is None:
             return
         names = [group.name for group in self._optimizer.groups]
-        made = int(self._read_iterations())
         before = len(self._iterations)
-        for step, from_fit, _, _ in rows:
-            step = int(step)
-            if from_fit:
-                # The last execution of several steps ends with the data.
-                step = min(step, made) // self._micro_steps
-            self._iterations.append(step)
+        self._iterations += [int(step) // calls_per_step for step, calls_per_step, *_ in rows]
         rates = np.array([tensor.numpy() for _, _, tensor, _ in rows])
         _extend(self._rates, dict(zip(names, rates.T.tolist(), strict=True)), before, len(rows))
         logged = dict.fromkeys(name for *_, logs in rows for name in logs)
@@ -235,6 +223,20 @@ class LearningRateLogger(keras.callbacks.Callback):
             name: [_number(logs.get(name, math.nan)) for *_, logs in rows] for name in logged
         }
         _extend(self._logged, columns, before, len(rows))
+
+
+class _NoRate(float):
+    """NaN, with an empty text: `csv` writes an empty cell."""
+
+    def __new__(cls) -> _NoRate:
+        return super().__new__(cls, math.nan)
+
+    def __str__(self) -> str:
+        return ""
+
+
+def _variable(optimizer: MultiGroupOptimizer, name: str, old_name: str) -> keras.Variable:
+    return getattr(optimizer, name if hasattr(optimizer, name) else old_name)
 
 
 def _check_names(groups: Iterable[str], columns: Iterable[str]) -> None:
@@ -249,7 +251,7 @@ def _check_names(groups: Iterable[str], columns: Iterable[str]) -> None:
 def _extend(
     columns: dict[str, list[Any]], more: Mapping[str, list[Any]], before: int, count: int
 ) -> None:
-    """Adds `count` rows to columns of `before` rows; NaN where a column has no value."""
+    """Add `count` rows to columns of `before` rows; NaN where a column has no value."""
     for name in more:
         columns.setdefault(name, [math.nan] * before)
     for name, column in columns.items():

@@ -1,4 +1,4 @@
-"""The logger in a real `fit`."""
+"""The logger in a real `fit`; models run eagerly, except where the compiled step is the point."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def data(count=24):
     return x, (x[:, 0] > 0).astype("int32")
 
 
-def make_model(learning_rate=(1e-3, 1e-2), loss=None, metrics=(), outputs=2, **arguments):
+def make_model(
+    learning_rate=(1e-3, 1e-2), loss=None, metrics=(), steps_per_execution=None, **arguments
+):
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(5, activation="relu", name="body_layer"),
-            keras.layers.Dense(outputs, name="head_layer"),
+            keras.layers.Dense(2, name="head_layer"),
         ]
     )
-    compiled = {
-        key: arguments.pop(key)
-        for key in ("steps_per_execution", "run_eagerly")
-        if key in arguments
-    }
     groups = split_layers(model, ["head_layer"], names=NAMES)
-    optimizer = MultiGroupOptimizer(groups, learning_rate, **arguments)
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, metrics=list(metrics), **compiled)
+    options = {"run_eagerly": True}
+    if steps_per_execution is not None:
+        options = {"jit_compile": False, "steps_per_execution": steps_per_execution}
+    optimizer = MultiGroupOptimizer(groups, learning_rate, **arguments)
+    model.compile(optimizer, loss=loss, metrics=list(metrics), **options)
     return model
 
 
@@ -71,7 +71,11 @@ def fit(model, *members, count=24, **arguments):
 
 
 def test_every_step_has_the_rates_it_was_made_with():
-    model = make_model([SGDR(1e-3, 5), SGDR(1e-2, 3, warmup_steps=2)], metrics=["accuracy"])
+    model = make_model(
+        [SGDR(1e-3, 5), SGDR(1e-2, 3, warmup_steps=2)],
+        metrics=["accuracy"],
+        steps_per_execution=1,
+    )
     logger, seen = LearningRateLogger(), Seen()
     fit(model, logger, seen, epochs=2)
     history = logger.history
@@ -95,7 +99,7 @@ def test_it_goes_on_over_several_fits_and_turns_into_a_frame():
     fit(model, logger)
     model.optimizer.learning_rate = 1e-1
     fit(model, logger)
-    model.compile(model.optimizer, loss=model.loss, metrics=["accuracy"])
+    model.compile(model.optimizer, loss=model.loss, metrics=["accuracy"], run_eagerly=True)
     fit(model, logger)
     frame = pandas.DataFrame(logger.history)
     assert frame["iterations"].tolist() == list(range(1, 19))
@@ -108,7 +112,7 @@ def test_it_goes_on_over_several_fits_and_turns_into_a_frame():
 def test_another_optimizer_adds_its_groups():
     first, second = make_model(), make_model()
     groups = split_layers(second, ["head_layer"], names=["early", "head"])
-    second.compile(MultiGroupOptimizer(groups, [0.1, 0.2]), loss=second.loss)
+    second.compile(MultiGroupOptimizer(groups, [0.1, 0.2]), loss=second.loss, run_eagerly=True)
     logger = LearningRateLogger()
     fit(first, logger, count=4)
     fit(second, logger, count=4)
@@ -143,8 +147,8 @@ def test_accumulation_counts_steps():
     fit(model, logger)
     assert logger.history["iterations"] == [0, 1, 1, 2, 2, 3]
     np.testing.assert_allclose(
-        logger.history["head"],
-        [0.0, *(sgdr_rate(k, 1e-2, 50, 2.0) for k in (0, 0, 1, 1, 2))],
+        logger.history["head"][1:],
+        [sgdr_rate(k, 1e-2, 50, 2.0) for k in (0, 0, 1, 1, 2)],
         rtol=1e-6,
     )
 
@@ -163,19 +167,68 @@ def test_a_step_that_loss_scaling_skips_is_not_counted():
     assert len(logger.history["loss"]) == 6
 
 
-def test_an_epoch_that_was_interrupted_leaves_nothing_for_the_next():
-    class Stops(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if batch == 2:
-                raise KeyboardInterrupt
+def test_steps_that_another_callback_sets_are_seen():
+    class Jumps(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                self.model.optimizer.iterations.assign(40)
 
     model, logger = make_model(SGDR(1e-2, 50)), LearningRateLogger()
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, logger, Stops())
-    fit(model, logger)
-    assert logger.history["iterations"] == list(range(1, 9))
-    expected = [sgdr_rate(k, 1e-2, 50, 2.0) for k in range(8)]
+    fit(model, logger, Jumps())
+    assert logger.history["iterations"] == [1, 2, 41, 42, 43, 44]
+    expected = [sgdr_rate(k, 1e-2, 50, 2.0) for k in (0, 1, 40, 41, 42, 43)]
     np.testing.assert_allclose(logger.history["head"], expected, rtol=1e-6)
+
+
+class Frozen(keras.callbacks.Callback):
+    """Stands for a group that does not move: its last rate is NaN."""
+
+    def __init__(self, rates, epochs=(0,), group=0):
+        super().__init__()
+        self.rates, self.epochs, self.group = rates, epochs, group
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch in self.epochs:
+            rates = self.rates.numpy()
+            rates[self.group] = math.nan
+            self.rates.assign(rates)
+
+
+def frozen(model, **arguments):
+    return Frozen(
+        learning_rate_logger._variable(model.optimizer, "last_rates", "_last_rates"), **arguments
+    )
+
+
+def test_a_group_that_does_not_move_has_no_rate(tmp_path, capsys):
+    model, logger = make_model(), LearningRateLogger()
+    path = tmp_path / "log.csv"
+    board = keras.callbacks.TensorBoard(tmp_path / "board")
+    csv_logger = keras.callbacks.CSVLogger(path)
+    history = fit(model, frozen(model), logger, csv_logger, board, epochs=2, verbose=2).history
+    np.testing.assert_allclose(logger.history["body"], [math.nan] * 6 + [1e-3] * 6)
+    np.testing.assert_allclose(logger.history["head"], [1e-2] * 12)
+    np.testing.assert_allclose(history["learning_rate/body"], [math.nan, 1e-3])
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["learning_rate/body"] for row in rows] == [
+        "",
+        str(history["learning_rate/body"][1]),
+    ]
+    assert "learning_rate/body: nan" in capsys.readouterr().out
+    body, head = logger.plot_learning_rate().axes[0].get_lines()
+    assert np.isnan(body.get_ydata()).tolist() == [True] * 6 + [False] * 6
+    assert np.isfinite(head.get_ydata()).all()
+
+
+def test_the_loss_has_no_point_where_the_head_does_not_move():
+    model, logger = make_model(), LearningRateLogger()
+    fit(model, frozen(model, group=1), logger, epochs=2)
+    x = logger.plot_loss(skip=0).axes[0].get_lines()[0].get_xdata()
+    assert np.isnan(x).tolist() == [True] * 6 + [False] * 6
 
 
 def test_a_training_function_of_its_own_counts_its_own_steps():
@@ -191,7 +244,7 @@ def test_a_training_function_of_its_own_counts_its_own_steps():
 
     plain = make_model(SGDR(1e-2, 50))
     model = Twice(plain.layers)
-    model.compile(plain.optimizer, loss=plain.loss)
+    model.compile(plain.optimizer, loss=plain.loss, run_eagerly=True)
     logger = LearningRateLogger()
     fit(model, logger)
     assert logger.history["iterations"] == [2, 4, 6, 8, 10, 12]
@@ -265,12 +318,14 @@ def test_a_fit_that_stops_with_an_error_leaves_whole_rows():
             if batch == 2:
                 raise KeyboardInterrupt
 
-    model, logger = make_model(), LearningRateLogger()
+    model, logger = make_model(SGDR(1e-2, 50)), LearningRateLogger()
     with pytest.raises(KeyboardInterrupt):
         fit(model, logger, Stops())
     assert logger.history["iterations"] == [1, 2, 3]
     fit(model, logger)
     assert logger.history["iterations"] == list(range(1, 10))
+    expected = [sgdr_rate(k, 1e-2, 50, 2.0) for k in range(9)]
+    np.testing.assert_allclose(logger.history["head"], expected, rtol=1e-6)
 
 
 def test_data_of_unknown_length():
@@ -292,7 +347,7 @@ def test_a_train_step_that_makes_several_steps():
     plain = make_model()
     model = Twice([keras.Input((4,)), *plain.layers])
     groups = split_layers(model, ["head_layer"], names=NAMES)
-    model.compile(MultiGroupOptimizer(groups, SGDR(1e-2, 50)), loss=plain.loss)
+    model.compile(MultiGroupOptimizer(groups, SGDR(1e-2, 50)), loss=plain.loss, run_eagerly=True)
     logger = LearningRateLogger()
     fit(model, logger)
     assert logger.history["iterations"] == [2, 4, 6, 8, 10, 12]
@@ -364,7 +419,7 @@ def test_a_plain_keras_optimizer_is_refused():
     with pytest.raises(TypeError, match="`MultiGroupOptimizer` was expected"):
         LearningRateLogger(keras.optimizers.Adam())
     model = make_model()
-    model.compile("adam", model.loss)
+    model.compile("adam", model.loss, run_eagerly=True)
     with pytest.raises(TypeError, match="`MultiGroupOptimizer` was expected"):
         fit(model, LearningRateLogger())
 
@@ -373,7 +428,9 @@ def test_a_plain_keras_optimizer_is_refused():
 def test_a_group_with_the_name_of_a_column_is_refused(name):
     model = make_model()
     groups = split_layers(model, ["head_layer"], names=["body", name])
-    model.compile(MultiGroupOptimizer(groups, 1e-3), loss=model.loss, metrics=["accuracy"])
+    model.compile(
+        MultiGroupOptimizer(groups, 1e-3), loss=model.loss, metrics=["accuracy"], run_eagerly=True
+    )
     with pytest.raises(ValueError, match=f"another column of the history.*{name}"):
         fit(model, LearningRateLogger())
 
