@@ -167,9 +167,8 @@ def plot_learning_rates(
         # A line needs two points, so a step between two gaps gets a dot.
         known = np.pad(np.isfinite(rates), 1)
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
-        axes.plot(
-            steps, rates, color=colour, linewidth=1.8, marker=".", markevery=alone, label=name
-        )
+        style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
+        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name, **style)
     _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
     if values.size:

@@ -13,32 +13,35 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.restoring import restore_on_exit
 
 
 class SnapshotEnsemble(keras.callbacks.Callback):
-    """Saves the weights at the end of every SGDR cycle, and predicts with all of them together.
+    """Save the weights at the end of every SGDR cycle, and predict with all of them together.
 
-    Each cycle anneals into another minimum, so their mean is often better than the last one alone,
-    at the price of one prediction per member. Cycle `i`, counted from 1, becomes
-    `cycle-01.weights.h5` and so on, written under another name first and then renamed. The number
-    follows from the optimizer's step, so a resumed run goes on with the right one. The files hold
-    the weights as `model.save_weights` writes them, without the state of the optimizer.
+    Each cycle ends in another minimum, so the mean of their predictions is often better than the
+    last model alone. It costs one prediction per member.
 
-    With `steps_per_execution` above 1, a cycle should end where an execution ends; otherwise its
+    Cycle `i`, counted from 1, is saved as `cycle-01.weights.h5` and so on. A file is written under
+    another name and then renamed, so it is complete or absent. The number follows from the
+    optimizer's step, so a resumed run continues with the right one. The files hold the weights as
+    `model.save_weights` writes them, without the state of the optimizer.
+
+    With `steps_per_execution` above 1, a cycle should end where an execution ends. Otherwise its
     weights are saved at the end of the execution, with a warning.
 
     Args:
         schedule: The `SGDR` that the optimizer follows.
-        directory: Where the files go; created when training starts. Cycle files that this training
-            would write again are refused.
-        overwrite: Whether such files are removed instead when training starts. Defaults to `False`.
+        directory: Folder of the files, created when training starts. If it holds files that this
+            training would overwrite, training does not start.
+        overwrite: Whether to remove such files when training starts. Defaults to `False`.
 
     Raises:
-        TypeError: If `schedule` is no `SGDR`.
-        ValueError: When training starts, if the directory holds files of cycles to come.
+        TypeError: If `schedule` is not an `SGDR`.
+        ValueError: When training starts, if the directory holds files of later cycles.
 
     Example:
 
@@ -82,18 +85,17 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         return [path for _, path in sorted(self._files())]
 
     def predict(self, x: Any, *, activation: Any = "auto", **kwargs: Any) -> Any:
-        """The mean of the members' predictions; the model keeps its own weights.
+        """Return the mean of the members' predictions; the model keeps its own weights.
 
-        Means are taken over probabilities. With `activation="auto"` the model's loss tells whether
-        it gives them: where it was compiled with `from_logits=True`, `softmax` (for a binary loss
-        `sigmoid`) turns each member's output into probabilities first; otherwise outputs are
-        averaged as they are.
+        The mean is over probabilities. With `activation="auto"` the model's loss shows whether the
+        outputs are probabilities: if the loss has `from_logits=True`, `softmax` (for a binary loss
+        `sigmoid`) is applied to each member's output first. Otherwise the mean is over the outputs.
 
         Args:
-            x: What `model.predict` takes, read once per member: no generator, and a data set must
-                give its elements in the same order each time.
+            x: What `model.predict` takes. It is read once per member, so it cannot be a generator,
+                and a data set must give its elements in the same order each time.
             activation: `"auto"`, or what is applied to each member's output: a name such as
-                `"softmax"`, a function, or `None` for nothing. Defaults to `"auto"`.
+                `"softmax"`, a function, or `None`. Defaults to `"auto"`.
             **kwargs: Passed to `model.predict`, such as `batch_size` and `verbose`.
 
         Returns:
@@ -101,7 +103,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
 
         Raises:
             TypeError: If `x` can be read only once.
-            ValueError: If there is no model or member, the loss does not tell whether the model
+            ValueError: If there is no model or member, the loss does not show whether the model
                 gives logits, or `x` comes in another order each time.
         """
         if self.model is None:
@@ -111,8 +113,8 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             )
         if isinstance(x, Iterator):
             raise TypeError(
-                "Every member reads the data, so they should be readable more than once. Pass an "
-                f"array or a data set. Received: x={x!r}"
+                "Every member reads the data, so it should be possible to read them more than "
+                f"once. Pass an array or a data set. Received: x={x!r}"
             )
         members = self.members
         if not members:
@@ -120,7 +122,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 f"There are no members in {str(self.directory)!r}: no cycle has ended. Train for "
                 f"at least {self._end_after(0)} steps with this callback."
             )
-        to_probabilities = self._activation(activation)
+        if activation == "auto":
+            to_probabilities = self._activation_for_loss()
+        else:
+            to_probabilities = keras.activations.get(activation)
         order = _Order()
         outputs = []
         with restore_on_exit(self.model.variables):
@@ -132,40 +137,25 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             lambda *parts: _mean([to_probabilities(part) for part in parts]), *outputs
         )
 
-    def _activation(self, activation: Any) -> Callable[[Any], Any]:
-        if activation != "auto":
-            return keras.activations.get(activation)
+    def _activation_for_loss(self) -> Callable[[Any], Any]:
         if not self.model.compiled:
             raise ValueError(
-                "The model is not compiled, so its loss does not tell whether it gives logits. "
-                "Pass `activation='softmax'` if it does, and `activation=None` if it does not."
+                "The model is not compiled, so there is no loss that shows whether it gives "
+                "logits. Pass `activation='softmax'` if it does, and `activation=None` if not."
             )
-        losses = keras.tree.flatten(self.model.loss)
-        from_logits = [
-            isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", False)
-            for loss in losses
-        ]
-        if not any(from_logits):
-            return keras.activations.linear
-        if len(losses) > 1:
-            raise ValueError(
-                "Some of the model's outputs are logits. Pass `activation=`, which is applied to "
-                f"each output, or average the members yourself. Received: loss={self.model.loss!r}"
-            )
-        binary = type(losses[0]).__name__.startswith("Binary")
-        return keras.activations.sigmoid if binary else keras.activations.softmax
+        return probability_activation(keras.tree.flatten(self.model.loss))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._started = False
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # Not in `on_train_begin`, where `BackupAndRestore` may still have to restore the steps.
+        # Not in `on_train_begin`: `BackupAndRestore` restores the steps there, maybe after this.
         if not self._started:
             self._start()
             self._started = True
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # The optimizer's step is read, and so waited for, only when a cycle may have ended.
+        # Reading the optimizer's step waits for it, so it is read only when a cycle may have ended.
         self._steps_at_most += self.model.steps_per_execution
         if self._steps_at_most < self._next_end:
             return
@@ -175,7 +165,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             self._next_end = self._end_after(steps)
 
     def _start(self) -> None:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = unwrap_optimizer(self.model.optimizer)
         if optimizer.gradient_accumulation_steps and not isinstance(optimizer, MultiGroupOptimizer):
             raise ValueError(
                 "Keras runs schedules on every batch under gradient accumulation, so cycles do not "
@@ -184,19 +174,19 @@ class SnapshotEnsemble(keras.callbacks.Callback):
             )
         steps = self._steps_at_most = int(self.model.optimizer.iterations)
         self._next_end = self._end_after(steps)
-        to_come = [path for cycle, path in self._files() if cycle > self._ended_by(steps)]
-        if to_come and not self.overwrite:
+        later = [path for cycle, path in self._files() if cycle > self._n_ended(steps)]
+        if later and not self.overwrite:
             raise ValueError(
                 f"{str(self.directory)!r} holds files of cycles that this training, now at step "
-                f"{steps}, would write again. Choose another directory, or pass `overwrite=True` "
-                f"to remove them. Received: {sorted(path.name for path in to_come)}"
+                f"{steps}, would overwrite. Choose another directory, or pass `overwrite=True` "
+                f"to remove them. Received: {sorted(path.name for path in later)}"
             )
-        for path in to_come:
+        for path in later:
             path.unlink()
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def _save_cycle(self, steps: int) -> None:
-        first, cycle = self._ended_by(self._next_end), self._ended_by(steps)
+        first, cycle = self._n_ended(self._next_end), self._n_ended(steps)
         if steps > self._next_end:
             warnings.warn(
                 f"Cycle {first} ended at step {self._next_end}, in the middle of an execution of "
@@ -221,25 +211,50 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         matches = [(_CYCLE_FILE.fullmatch(path.name), path) for path in self.directory.iterdir()]
         return [(int(match[1]), path) for match, path in matches if match]
 
-    def _ended_by(self, steps: int) -> int:
-        """How many cycles have ended after so many steps."""
-        return max(len(self.schedule.restart_steps(steps + 1)) - 1, 0)
+    def _n_ended(self, steps: int) -> int:
+        """Return how many cycles have ended after so many steps."""
+        return max(self.schedule.n_restarts(steps + 1) - 1, 0)
 
     def _end_after(self, steps: int) -> int:
-        """The first step after `steps` at which a cycle has ended."""
-        until = steps + 2
-        while True:
-            ends = [end for end in self.schedule.restart_steps(until)[1:] if end > steps]
-            if ends:
-                return ends[0]
-            until *= 2
+        """Return the first step after `steps` at which a cycle has ended."""
+        # During the warm-up, the next restart would be the start of cycle 0.
+        return self.schedule.next_restart(max(steps, self.schedule.warmup_steps))
 
 
 _CYCLE_FILE = re.compile(r"cycle-(\d+)\.weights\.h5")
 
 
+def probability_activation(losses: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return the function that turns a model's output into probabilities, to judge by its loss.
+
+    Args:
+        losses: The losses of a compiled model: names, functions or `keras.losses.Loss` objects.
+
+    Raises:
+        ValueError: If there are several losses, and one of them takes logits.
+
+    >>> probability_activation([keras.losses.BinaryCrossentropy(from_logits=True)]).__name__
+    'sigmoid'
+    >>> probability_activation(["mse"]).__name__
+    'linear'
+    """
+    from_logits = [
+        isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits", False)
+        for loss in losses
+    ]
+    if not any(from_logits):
+        return keras.activations.linear
+    if len(losses) > 1:
+        raise ValueError(
+            "Some of the model's outputs are logits. Pass `activation=`, which is applied to each "
+            f"output, or average the members yourself. Received: losses {losses!r}"
+        )
+    binary = type(losses[0]).__name__.startswith("Binary")
+    return keras.activations.sigmoid if binary else keras.activations.softmax
+
+
 class _Order:
-    """Notices a data set that gives its elements in another order than the first time."""
+    """Check that a data set gives its elements in the same order each time."""
 
     def __init__(self) -> None:
         self._first: list[np.ndarray] | None = None

@@ -65,8 +65,8 @@ def test_learning_rates_leave_a_gap_where_a_group_did_not_move() -> None:
 def test_a_step_between_two_gaps_has_a_dot() -> None:
     rates = {"body": [1e-4, np.nan, 1e-4, np.nan, 1e-4, 1e-4], "head": [1e-3] * 6}
     body, head = plotting.plot_learning_rates(range(6), rates).axes[0].get_lines()
-    assert body.get_markevery() == [0, 2]
-    assert head.get_markevery() == []
+    assert (body.get_marker(), body.get_markevery()) == (".", [0, 2])
+    assert head.get_marker() in ("", "None")
 
 
 def test_no_steps_yet() -> None:

@@ -1,4 +1,4 @@
-"""The snapshots of SGDR cycles in a real `fit`."""
+"""The snapshots of SGDR cycles in a real `fit`, of models that run eagerly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training import snapshot_ensemble
-from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble
+from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble, probability_activation
 
 # Keras saves variables through NumPy's old protocol.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-NAMES = ("body", "head")
 
 
 def data(count=24):
@@ -25,24 +23,23 @@ def data(count=24):
     return x, (x[:, 0] > 0).astype("int32")
 
 
-def make_model(learning_rate=(1e-3, 1e-2), loss=None, metrics=(), outputs=2, **arguments):
+def make_model(learning_rate=1e-2, optimizer=None, steps_per_execution=None, **arguments):
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(5, activation="relu", name="body_layer"),
-            keras.layers.Dense(outputs, name="head_layer"),
+            keras.layers.Dense(2, name="head_layer"),
         ]
     )
-    compiled = {
-        key: arguments.pop(key)
-        for key in ("steps_per_execution", "run_eagerly")
-        if key in arguments
-    }
-    groups = split_layers(model, ["head_layer"], names=NAMES)
-    optimizer = MultiGroupOptimizer(groups, learning_rate, **arguments)
-    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, metrics=list(metrics), **compiled)
+    if optimizer is None:
+        groups = split_layers(model, ["head_layer"])
+        optimizer = MultiGroupOptimizer(groups, learning_rate, **arguments)
+    options = {"run_eagerly": True}
+    if steps_per_execution is not None:
+        options = {"jit_compile": False, "steps_per_execution": steps_per_execution}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, **options)
     return model
 
 
@@ -101,12 +98,11 @@ def test_a_cycle_that_ends_with_the_training_is_saved(tmp_path):
 @pytest.mark.parametrize("wrapper", ["plain", "mixed", "accumulation"])
 def test_steps_are_those_of_the_optimizer(tmp_path, wrapper):
     if wrapper == "plain":
-        model = make_model()
-        model.compile(keras.optimizers.SGD(SCHEDULE), loss=model.loss)
+        model = make_model(optimizer=keras.optimizers.SGD(SCHEDULE))
     elif wrapper == "mixed":
         model = make_model(SCHEDULE)
         scaled = keras.optimizers.LossScaleOptimizer(model.optimizer, initial_scale=2.0)
-        model.compile(scaled, loss=model.loss)
+        model.compile(scaled, loss=model.loss, run_eagerly=True)
     else:
         model = make_model(SCHEDULE, gradient_accumulation_steps=2)
     snapshots = ensemble(model, tmp_path)
@@ -146,25 +142,22 @@ def load_and_predict(path, x):
 
 
 @pytest.mark.parametrize(
-    ("loss", "outputs", "expected"),
+    ("losses", "expected"),
     [
-        ("mse", 2, "linear"),
-        ("sparse_categorical_crossentropy", 2, "linear"),
-        (keras.losses.BinaryCrossentropy(from_logits=True), 1, "sigmoid"),
-        (keras.losses.SparseCategoricalCrossentropy(), 2, "linear"),
-        (lambda y, prediction: keras.ops.mean(prediction), 2, "linear"),
+        (["mse"], "linear"),
+        (["sparse_categorical_crossentropy"], "linear"),
+        ([keras.losses.BinaryCrossentropy(from_logits=True)], "sigmoid"),
+        ([keras.losses.SparseCategoricalCrossentropy()], "linear"),
+        ([lambda y, prediction: keras.ops.mean(prediction)], "linear"),
+        (["mse", keras.losses.BinaryCrossentropy()], "linear"),
     ],
-    ids=["regression", "name", "binary", "probabilities", "function"],
+    ids=["regression", "name", "binary", "probabilities", "function", "several"],
 )
-def test_the_loss_tells_what_the_outputs_are(tmp_path, loss, outputs, expected):
-    model = make_model(SCHEDULE, loss=loss, outputs=outputs)
-    snapshots = SnapshotEnsemble(SCHEDULE, tmp_path)
-    snapshots.set_model(model)
+def test_the_loss_shows_what_the_outputs_are(losses, expected):
     values = np.array([[-1.0, 2.0]], "float32")
     reference = {"linear": values, "sigmoid": 1 / (1 + np.exp(-values))}
-    np.testing.assert_allclose(
-        snapshots._activation("auto")(values), reference[expected], rtol=1e-6
-    )
+    found = probability_activation(losses)(values)
+    np.testing.assert_allclose(found, reference[expected], rtol=1e-6)
 
 
 def test_a_model_that_does_not_tell_is_asked_about(tmp_path):
@@ -198,7 +191,8 @@ def test_models_with_several_outputs(tmp_path):
     inputs = keras.Input((4,))
     outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in ("p", "q")}
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.SGD(SCHEDULE), loss={"p": "mse", "q": "mse"})
+    losses = {"p": "mse", "q": "mse"}
+    model.compile(keras.optimizers.SGD(SCHEDULE), loss=losses, run_eagerly=True)
     snapshots = SnapshotEnsemble(SCHEDULE, tmp_path)
     x, y = data()
     targets = {"p": np.eye(2)[y], "q": np.eye(2)[y]}
@@ -211,13 +205,24 @@ def test_data_that_cannot_be_read_again_are_refused(tmp_path):
     model = make_model(SCHEDULE)
     snapshots = ensemble(model, tmp_path)
     before = model.get_weights()
-    with pytest.raises(TypeError, match="readable more than once"):
+    with pytest.raises(TypeError, match="read them more than once"):
         snapshots.predict(batch for batch in [data()[0]])
     shuffled = tf.data.Dataset.from_tensor_slices(data()[0]).shuffle(24, seed=1).batch(4)
     with pytest.raises(ValueError, match="another order.*Leave out `shuffle`"):
         snapshots.predict(shuffled, verbose=0)
     for ours, theirs in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_restarts_are_not_listed(tmp_path, monkeypatch):
+    """A list grows with the number of restarts."""
+    schedule = SGDR(5e-2, 2, t_mul=1.0, warmup_steps=1)
+    monkeypatch.setattr(SGDR, "restart_steps", None)
+    model = make_model(schedule)
+    model.optimizer.iterations.assign(2**39)
+    snapshots = ensemble(model, tmp_path, schedule=schedule, epochs=1)
+    cycles = [2**38 + i for i in range(3)]
+    assert [path.name for path in snapshots.members] == [f"cycle-{i}.weights.h5" for i in cycles]
 
 
 def test_an_ensemble_without_members_says_what_to_do(tmp_path):
@@ -285,8 +290,7 @@ def test_a_cycle_that_ends_inside_of_an_execution_warns(tmp_path):
 def test_arguments_of_the_ensemble_are_checked(tmp_path):
     with pytest.raises(TypeError, match="should be the `SGDR`"):
         SnapshotEnsemble(keras.optimizers.schedules.CosineDecay(0.1, 10), tmp_path)
-    model = make_model()
     optimizer = keras.optimizers.SGD(SCHEDULE, gradient_accumulation_steps=2)
-    model.compile(optimizer, loss=model.loss)
+    model = make_model(optimizer=optimizer)
     with pytest.raises(ValueError, match="every batch under gradient accumulation"):
         ensemble(model, tmp_path)
