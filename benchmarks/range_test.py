@@ -23,7 +23,7 @@ from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenl
 from dlr_tf.app.applications import application_model
 from dlr_tf.app.data import load_folder
 from dlr_tf.training.fine_tuning import compile_groups
-from dlr_tf.training.lr_finder import SUGGESTIONS
+from dlr_tf.training.lr_suggestions import SUGGESTIONS
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SPAN = 100.0  # the head's rate to the first group's

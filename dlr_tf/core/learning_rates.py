@@ -9,14 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-# Rates are float32 in the end.
-_LARGEST = float(np.finfo(np.float32).max)
+from dlr_tf.core.schedules import LARGEST_RATE
 
 Rate: TypeAlias = "float | LearningRateSchedule"
 
 
 def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
-    """Gives every group its rate or schedule.
+    """Return the rate or schedule of every group.
 
     Args:
         learning_rate: A float or `LearningRateSchedule` (all groups), `slice(lo, hi)` (geometric
@@ -60,7 +59,7 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
 
 
 def check_rate(rate: Any) -> Rate:
-    """Returns a rate as a float, or the schedule it is.
+    """Return a rate as a float, or the schedule as it is.
 
     Raises:
         TypeError: If it is neither.
@@ -75,7 +74,7 @@ def check_rate(rate: Any) -> Rate:
         )
     value = float(rate)
     # Compared with NaN, everything is false.
-    if not 0 <= value <= _LARGEST:
+    if not 0 <= value <= LARGEST_RATE:
         raise ValueError(
             f"A learning rate should be finite and not negative. Received: learning_rate={value}"
         )
@@ -108,27 +107,3 @@ def _from_slice(bounds: slice, n_groups: int) -> Sequence[float]:
     ratio = high / low
     rates = [low * ratio ** (number / (n_groups - 1)) for number in range(n_groups)]
     return [*rates[:-1], high]
-
-
-def joint_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
-    """Which schedules to ask in a step, so that nothing is computed twice.
-
-    Args:
-        schedules: One per group: a schedule, a callable, or `None`. One may stand there several
-            times, and schedules with the methods `family` and `together` are put together.
-
-    Returns:
-        Schedules, each with the numbers of the groups it is for. Its value is one rate for all of
-        them, or a vector with one for each.
-    """
-    by_family: dict[Any, list[int]] = {}
-    for number, schedule in enumerate(schedules):
-        family = schedule.family() if hasattr(schedule, "family") else None
-        by_family.setdefault(family or id(schedule), []).append(number)
-    found = []
-    for numbers_of_groups in by_family.values():
-        members = [schedules[number] for number in numbers_of_groups]
-        same = all(member is members[0] for member in members)
-        joint = members[0] if same else members[0].together(members)
-        found.append((joint, numbers_of_groups))
-    return found

@@ -1,9 +1,9 @@
-"""Learning-rate schedules whose place in a cycle is found with integers.
+"""Learning-rate schedules that find their position in a cycle with integers.
 
 Each schedule is a formula (a plain function of the step) and a thin Keras `LearningRateSchedule`
 around it. A formula is written once and takes the array module it computes with: NumPy for a step
-that is known now, TensorFlow for a step inside a graph. Steps are whole numbers in int64, the
-arithmetic is float64, and only the finished rate is cast to `keras.config.floatx()`.
+that is known now, TensorFlow for a step inside a graph. Steps are int64, the arithmetic is float64,
+and only the final rate is cast to `keras.config.floatx()`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import bisect
 import copy
 import functools
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,16 +19,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Restarts follow the formula up to this step; afterwards the cycle then running repeats.
+from dlr_tf.core._validation import check_integer, check_number
+
+# Rates are float32 in the end.
+LARGEST_RATE = float(np.finfo(np.float32).max)
+# Restarts follow the formula up to this step. Afterwards the last cycle repeats.
 LAST_EXACT_STEP = 2**40
-# A longer cycle would leave int64; at 2**40 steps into it, its cosine has not yet moved in float32.
+# A longer cycle does not fit into int64. After 2**40 steps of it, the cosine is still 1 in float32.
 _LONGEST_CYCLE = 2**62
-# Float64 counts no further.
+# Float64 holds every integer up to this one.
 _MOST_STEPS = 2**53
 
 
 def cycle_length(cycle: int, first_decay_steps: int, t_mul: float) -> int:
-    """Length of one SGDR cycle in steps: `T_i = round(first_decay_steps * t_mul**i)`.
+    """Return the length of one SGDR cycle in steps: `T_i = round(first_decay_steps * t_mul**i)`.
 
     Args:
         cycle: Index `i` of the cycle, from 0.
@@ -48,12 +51,11 @@ def cycle_length(cycle: int, first_decay_steps: int, t_mul: float) -> int:
 
 @functools.lru_cache(maxsize=256)
 def cycle_runs(first_decay_steps: int, t_mul: float) -> np.ndarray:
-    """All SGDR cycles that start by step 2**40, with equal neighbours put together.
+    """Return all SGDR cycles that start by step 2**40, as runs of cycles of equal length.
 
-    One row for a run of cycles of one length: the step at which the run starts, the length of its
-    cycles, and the index of its first cycle. So `t_mul=1` is a single row, and a `t_mul` barely
-    above 1, where rounding makes many cycles of one length, stays small. The last row stands for
-    all cycles after it too.
+    Each row is one run: the step at which it starts, the length of its cycles, and the index of its
+    first cycle. So `t_mul=1` gives a single row. A `t_mul` barely above 1 gives few rows, because
+    rounding makes many cycles of one length. The last row is also valid for all later cycles.
 
     Args:
         first_decay_steps: Length of cycle 0 in steps.
@@ -88,14 +90,30 @@ def cycle_runs(first_decay_steps: int, t_mul: float) -> np.ndarray:
     return table
 
 
+def cycle_at(step: int, runs: np.ndarray) -> tuple[int, int, int]:
+    """Return the SGDR cycle around a step: its index, its first step and its length.
+
+    Args:
+        step: Int, 0 or more, without warm-up.
+        runs: The result of `cycle_runs`.
+
+    >>> cycle_at(29, cycle_runs(10, 2.0)), cycle_at(30, cycle_runs(10, 2.0))
+    ((1, 10, 20), (2, 30, 40))
+    """
+    row = int(np.searchsorted(runs[:, 0], step, side="right")) - 1
+    start, length, first_cycle = runs[row].tolist()
+    cycles = (step - start) // length
+    return first_cycle + cycles, start + cycles * length, length
+
+
 def cosine_weight(distance: Any, xp: Any = np) -> Any:
-    """Half a cosine wave: 1 at distance 0 from the peak, 0 at distance 1.
+    """Return half a cosine wave: 1 at distance 0 from the peak, 0 at distance 1.
 
     `w = (1 + cos(pi * distance)) / 2`
 
     Args:
         distance: Float64 array or tensor in [0, 1].
-        xp: `numpy` or `tensorflow`, whichever `distance` belongs to.
+        xp: `numpy` or `tensorflow`: the module that `distance` belongs to.
 
     >>> [round(float(cosine_weight(d)), 5) for d in (0.0, 0.25, 0.5, 1.0)]
     [1.0, 0.85355, 0.5, 0.0]
@@ -104,9 +122,9 @@ def cosine_weight(distance: Any, xp: Any = np) -> Any:
 
 
 def mix(low: Any, high: Any, weight: Any) -> Any:
-    """From `low` at weight 0 to `high` at weight 1.
+    """Return `low` at weight 0, `high` at weight 1, and values between for other weights.
 
-    Both ends are met exactly, as they would not be by `low + weight * (high - low)`.
+    Both ends are exact. With `low + weight * (high - low)` they would not be.
 
     >>> mix(2.0, 4.0, 0.25)
     2.5
@@ -124,16 +142,16 @@ def sgdr(
     warmup_steps: int = 0,
     xp: Any = np,
 ) -> Any:
-    """The rate of `SGDR` at a step; see there for the formula.
+    """Return the rate of `SGDR` at a step; the formula is in the docstring of `SGDR`.
 
     Args:
         step: Int64 array or tensor of any shape.
-        runs: What `cycle_runs` returns.
+        runs: The result of `cycle_runs`.
         initial_learning_rate: Peak of cycle 0.
         m_mul: Factor between the peaks of two cycles.
         alpha: Floor of a cycle as a fraction of its peak.
         warmup_steps: Steps before step 0 of cycle 0.
-        xp: `numpy` or `tensorflow`, whichever `step` belongs to.
+        xp: `numpy` or `tensorflow`: the module that `step` belongs to.
 
     Returns:
         Float64, in the shape of `step`.
@@ -141,9 +159,9 @@ def sgdr(
     >>> sgdr(np.array([0, 5, 9, 10, 30]), cycle_runs(10, 2.0), 0.1).round(5).tolist()
     [0.1, 0.05, 0.00245, 0.1, 0.1]
     """
-    warmth = None
+    warmup = None
     if warmup_steps:
-        warmth = xp.minimum(_float64(step, xp) / warmup_steps, 1.0)
+        warmup = xp.minimum(_float64(step, xp) / warmup_steps, 1.0)
         step = xp.maximum(step - warmup_steps, 0)
 
     start, length, first_cycle = _find_run(step, runs, xp)
@@ -154,9 +172,9 @@ def sgdr(
     peak: Any = initial_learning_rate
     if m_mul != 1.0:
         peak = peak * m_mul ** _float64(first_cycle + since_start // length, xp)
-    # The same as floor + (peak - floor) * weight, and in float64 exactly the peak at weight 1.
+    # Equal to floor + (peak - floor) * weight, but exactly the peak at weight 1.
     rate = peak * (weight if alpha == 0.0 else alpha + (1.0 - alpha) * weight)
-    return rate if warmth is None else rate * warmth
+    return rate if warmup is None else rate * warmup
 
 
 def one_cycle(
@@ -169,7 +187,7 @@ def one_cycle(
     div_final: float = 1e5,
     xp: Any = np,
 ) -> Any:
-    """The rate of `OneCycle` at a step; see there for the formula and the arguments.
+    """Return the rate of `OneCycle` at a step; the formula is in the docstring of `OneCycle`.
 
     Args:
         step: Int64 array or tensor of any shape.
@@ -178,7 +196,7 @@ def one_cycle(
         pct_start: Fraction of the steps that the rise takes.
         div: Peak over the rate at step 0.
         div_final: Peak over the final rate.
-        xp: `numpy` or `tensorflow`, whichever `step` belongs to.
+        xp: `numpy` or `tensorflow`: the module that `step` belongs to.
 
     Returns:
         Float64, in the shape of `step`.
@@ -187,7 +205,7 @@ def one_cycle(
     [0.1, 0.55, 1.0, 0.505, 0.01]
     """
     past_peak = _float64(step, xp) / total_steps - pct_start
-    # One of the two is negative: the other is the distance from the peak in its own phase.
+    # One of the two is negative. The other one is the distance from the peak in its phase.
     distance = xp.maximum(past_peak / -pct_start, past_peak / (1.0 - pct_start))
     weight = cosine_weight(xp.minimum(distance, 1.0), xp)
     low = xp.where(
@@ -208,7 +226,7 @@ def triangular(
     gamma: float = 0.99994,
     xp: Any = np,
 ) -> Any:
-    """The rate of `Triangular` at a step; see there for the formula and the arguments.
+    """Return the rate of `Triangular` at a step; the formula is in the docstring of `Triangular`.
 
     Args:
         step: Int64 array or tensor of any shape.
@@ -217,7 +235,7 @@ def triangular(
         step_size: Steps in half a cycle.
         mode: `"triangular"`, `"triangular2"` or `"exp_range"`.
         gamma: Factor per step of `"exp_range"`.
-        xp: `numpy` or `tensorflow`, whichever `step` belongs to.
+        xp: `numpy` or `tensorflow`: the module that `step` belongs to.
 
     Returns:
         Float64, in the shape of `step`.
@@ -236,39 +254,18 @@ def triangular(
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A `LearningRateSchedule` around a formula of the whole-numbered step.
+    """A `LearningRateSchedule` around a formula of the integer step.
 
-    A step known now is computed on the host, which is many times quicker than one small kernel
-    after another; a step inside a graph is computed by the graph.
+    A step that is known now is computed on the host. That is many times faster than a sequence of
+    small kernels. A step inside a graph is computed by the graph.
     """
 
     name: str
-    _rates: tuple[str, ...]  # the arguments that are rates, in which a formula is linear
 
-    def family(self) -> tuple[Any, ...] | None:
-        """Equal for schedules that differ in their rates and names alone; `None` for a subclass."""
-        if type(self).__module__ != __name__:
-            return None
-        config = self.get_config()
-        shared = ((key, config[key]) for key in config if key not in (*self._rates, "name"))
-        return (type(self), *shared)
-
-    def together(self, others: Sequence[_Schedule]) -> _Schedule:
-        """One schedule that gives the rates of several of one family as a vector.
-
-        What they have in common is computed once: their place in the cycle.
-
-        Args:
-            others: Schedules of this one's family, itself among them if it is to be.
-
-        Returns:
-            A schedule of a scalar step, with values of shape `(len(others),)`: each has the same
-            bits as the schedule it stands for.
-        """
-        joint = copy.copy(self)
-        for name in self._rates:
-            setattr(joint, name, np.array([getattr(other, name) for other in others], np.float64))
-        return joint
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest rate over all steps, in float64."""
+        raise NotImplementedError
 
     def _rate(self, step: Any, xp: Any) -> Any:
         raise NotImplementedError
@@ -294,22 +291,22 @@ class SGDR(_Schedule):
         floor_i = alpha * peak_i
         lr      = floor_i + (peak_i - floor_i) * (1 + cos(pi * t / T_i)) / 2
 
-    with Python's `round` in float64. Every restart up to step 2**40 is exact: the cycle is looked
-    up among whole numbers, never computed by a logarithm, and the rate there is `peak_i` itself.
-    After that the last cycle's length repeats.
+    with Python's `round` in float64. Every restart up to step 2**40 is exact: the cycle is found in
+    a table of integers, never with a logarithm, and the rate there is `peak_i` itself. After step
+    2**40 the last cycle's length repeats.
 
-    It holds no state, so training resumed at any step goes on exactly. Do not use it where the
+    The schedule has no state, so training continues exactly from any step. Do not use it where the
     number of steps is not a sum of cycle lengths and the last rate matters: training would end in
-    mid-cycle at a high rate. `restart_steps` lists good places to stop.
+    the middle of a cycle at a high rate. `restart_steps` lists good steps to stop at.
 
     The arguments are those of `keras.optimizers.schedules.CosineDecayRestarts`. The rates differ
-    where `m_mul` is not 1 and `alpha` not 0 (there the floor does not follow the peak), and where
-    `T_i` needs rounding.
+    where `m_mul` is not 1 and `alpha` is not 0 (in Keras, the floor does not follow the peak), and
+    where `T_i` needs rounding.
 
     Args:
         initial_learning_rate: Float, 0 or more. Peak of cycle 0.
-        first_decay_steps: Int, 1 or more, in optimizer steps. Length of cycle 0; a whole number of
-            epochs is usual.
+        first_decay_steps: Int, 1 or more, in optimizer steps. Length of cycle 0, usually one or
+            several epochs.
         t_mul: Float, 1 or more. Each cycle is this many times longer than the one before. Defaults
             to 2.0, the paper's choice. Values between 1 and 1.0001 need a table of up to millions
             of rows; use 1.0 there.
@@ -317,12 +314,12 @@ class SGDR(_Schedule):
             restarts at full rate.
         alpha: Float in [0, 1]. Floor of each cycle as a fraction of its peak. Defaults to 0.0.
         warmup_steps: Int, 0 or more. Steps of linear rise from 0 to the peak before step 0 of cycle
-            0, which therefore is step `warmup_steps`. Defaults to 0.
+            0, which then starts at step `warmup_steps`. Defaults to 0.
         name: String. Name scope of the schedule's operations.
 
     Raises:
-        ValueError: A rate is negative or not finite, a length is below one step, `t_mul` is below
-            1, or `alpha` is outside [0, 1].
+        ValueError: A rate is negative, or too large for float32; a length is below one step or not
+            an integer; `t_mul` is below 1, or `alpha` is outside [0, 1].
         TypeError: An argument is not a number.
 
     Example:
@@ -339,8 +336,6 @@ class SGDR(_Schedule):
     2017, equation 5, https://arxiv.org/abs/1608.03983.
     """
 
-    _rates = ("initial_learning_rate",)
-
     def __init__(
         self,
         initial_learning_rate: float,
@@ -352,18 +347,28 @@ class SGDR(_Schedule):
         name: str = "SGDR",
     ) -> None:
         super().__init__()
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
-        self.first_decay_steps = _steps("first_decay_steps", first_decay_steps)
-        self.t_mul = _number("t_mul", t_mul, minimum=1.0, mend="Cycles cannot get shorter.")
-        self.m_mul = _number("m_mul", m_mul)
-        self.alpha = _number(
+        self.initial_learning_rate = _check_rate("initial_learning_rate", initial_learning_rate)
+        self.first_decay_steps = _check_steps("first_decay_steps", first_decay_steps)
+        self.t_mul = check_number("t_mul", t_mul, minimum=1.0, hint="Cycles cannot get shorter.")
+        self.m_mul = check_number("m_mul", m_mul)
+        self.alpha = check_number(
             "alpha",
             alpha,
             maximum=1.0,
-            mend="It is the floor as a fraction of the peak, not a rate.",
+            hint="It is the floor as a fraction of the peak, not a rate.",
         )
-        self.warmup_steps = _steps("warmup_steps", warmup_steps, minimum=0)
+        self.warmup_steps = _check_steps("warmup_steps", warmup_steps, minimum=0)
         self.name = name
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest rate over all steps, in float64; infinity where the peaks grow.
+
+        >>> SGDR(0.1, 10).peak_learning_rate, SGDR(0.1, 10, m_mul=1.5).peak_learning_rate
+        (0.1, inf)
+        """
+        grows = self.m_mul > 1.0 and self.initial_learning_rate > 0.0
+        return math.inf if grows else self.initial_learning_rate
 
     def _rate(self, step: Any, xp: Any) -> Any:
         return sgdr(
@@ -377,28 +382,58 @@ class SGDR(_Schedule):
         )
 
     def restart_steps(self, until: int) -> list[int]:
-        """The steps in `range(until)` at which a cycle starts, cycle 0 included.
+        """Return the steps in `range(until)` at which a cycle starts, cycle 0 included.
 
-        A cycle that starts at step `s` makes update number `s + 1` its first, so the cycle before
-        it is complete after `s` updates: `restart_steps(n + 1)[1:]` are the ends of the cycles that
-        `n` updates complete.
+        If a cycle starts at step `s`, its first update is number `s + 1`, so the cycle before it is
+        complete after `s` updates: `restart_steps(n + 1)[1:]` are the ends of the cycles that `n`
+        updates complete.
 
         Args:
-            until: Int, 0 or more. The first step that is not looked at.
+            until: Int, 0 or more. The first step that is not listed.
 
         Returns:
-            Rising list of Python ints, counted from the optimizer's step 0: warm-up included.
+            Rising list of Python ints, counted from the optimizer's step 0, so with the warm-up.
 
         >>> SGDR(0.1, 10, t_mul=2.0, warmup_steps=5).restart_steps(76)
         [5, 15, 35, 75]
         """
-        until = _steps("until", until, minimum=0)
+        until = _check_steps("until", until, minimum=0)
         runs = cycle_runs(self.first_decay_steps, self.t_mul).tolist()
         ends = [start + self.warmup_steps for start, _, _ in runs[1:]] + [until]
         steps: list[int] = []
         for (start, length, _), end in zip(runs, ends):
             steps.extend(range(start + self.warmup_steps, min(end, until), length))
         return steps
+
+    def n_restarts(self, until: int) -> int:
+        """Return `len(restart_steps(until))` without listing them.
+
+        Args:
+            until: Int, 0 or more. The first step that does not count.
+
+        >>> SGDR(0.1, 10, t_mul=2.0, warmup_steps=5).n_restarts(76)
+        4
+        """
+        last = _check_steps("until", until, minimum=0) - self.warmup_steps - 1
+        if last < 0:
+            return 0
+        return cycle_at(last, cycle_runs(self.first_decay_steps, self.t_mul))[0] + 1
+
+    def next_restart(self, step: int) -> int:
+        """Return the first step after `step` at which a cycle starts.
+
+        Args:
+            step: Int, 0 or more.
+
+        >>> schedule = SGDR(0.1, 10, t_mul=2.0, warmup_steps=5)
+        >>> schedule.next_restart(0), schedule.next_restart(5), schedule.next_restart(34)
+        (5, 15, 35)
+        """
+        t = _check_steps("step", step, minimum=0) - self.warmup_steps
+        if t < 0:
+            return self.warmup_steps
+        _, start, length = cycle_at(t, cycle_runs(self.first_decay_steps, self.t_mul))
+        return start + length + self.warmup_steps
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -424,12 +459,12 @@ class OneCycle(_Schedule):
         fall, otherwise:      lr = end + (peak - end) * (1 + cos(pi * d)) / 2
                               d = (x - pct_start) / (1 - pct_start)
 
-    From step `total_steps` on the rate stays at `end`. The phases meet at the fraction `pct_start`,
-    as fastai has it, and not at a whole step: the peak itself is met where
-    `pct_start * total_steps` is whole.
+    From step `total_steps` on the rate stays at `end`. As in fastai, the phases meet at the
+    fraction `pct_start`, which need not be a step: the rate reaches the peak itself only where
+    `pct_start * total_steps` is an integer.
 
-    Do not use it where the number of steps is not known beforehand, or training may go on: the rate
-    is spent at the end.
+    Do not use it where the number of steps is not known in advance, or where training may continue
+    afterwards: the last rate is close to 0.
 
     Args:
         max_learning_rate: Float, 0 or more. Peak.
@@ -442,8 +477,8 @@ class OneCycle(_Schedule):
         name: String. Name scope of the schedule's operations.
 
     Raises:
-        ValueError: The rate is negative or not finite, `total_steps` is below 2, `pct_start` is not
-            between 0 and 1, or a divisor is below 1.
+        ValueError: The rate is negative, or too large for float32; `total_steps` is below 2 or not
+            an integer; `pct_start` is not between 0 and 1, or a divisor is below 1.
         TypeError: An argument is not a number.
 
     Example:
@@ -456,8 +491,6 @@ class OneCycle(_Schedule):
     https://arxiv.org/abs/1803.09820; in the cosine form of fastai's `fit_one_cycle`.
     """
 
-    _rates = ("max_learning_rate",)
-
     def __init__(
         self,
         max_learning_rate: float,
@@ -468,19 +501,31 @@ class OneCycle(_Schedule):
         name: str = "OneCycle",
     ) -> None:
         super().__init__()
-        self.max_learning_rate = _number("max_learning_rate", max_learning_rate)
-        self.total_steps = _steps("total_steps", total_steps, minimum=2)
-        self.pct_start = _number("pct_start", pct_start)
+        self.max_learning_rate = _check_rate("max_learning_rate", max_learning_rate)
+        self.total_steps = _check_steps("total_steps", total_steps, minimum=2)
+        self.pct_start = check_number("pct_start", pct_start)
         if not 0.0 < self.pct_start < 1.0:
             raise ValueError(
-                "`pct_start` must be above 0 and below 1: the fraction of the steps for the rise. "
-                f"Received: pct_start={pct_start!r}. Pass 0.25 for a quarter."
+                "Argument `pct_start` should be above 0 and below 1: the fraction of the steps for "
+                f"the rise. Received: pct_start={pct_start!r}. Pass 0.25 for a quarter."
             )
-        self.div = _number("div", div, minimum=1.0, mend="The start is `max_learning_rate / div`.")
-        self.div_final = _number(
-            "div_final", div_final, minimum=1.0, mend="The end is `max_learning_rate / div_final`."
+        self.div = check_number(
+            "div", div, minimum=1.0, hint="The start is `max_learning_rate / div`."
+        )
+        self.div_final = check_number(
+            "div_final", div_final, minimum=1.0, hint="The end is `max_learning_rate / div_final`."
         )
         self.name = name
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest rate over all steps, in float64; `max_learning_rate` if a step meets it.
+
+        >>> OneCycle(1.0, 100).peak_learning_rate
+        1.0
+        """
+        before = math.floor(self.pct_start * self.total_steps)
+        return float(np.max(self._rate(np.array([before, before + 1]), np)))
 
     def _rate(self, step: Any, xp: Any) -> Any:
         return one_cycle(
@@ -506,7 +551,7 @@ class OneCycle(_Schedule):
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
 class Triangular(_Schedule):
-    """Cyclical learning rates: straight up in `step_size` steps and down again, over and over.
+    """Cyclical learning rates: a linear rise in `step_size` steps and a linear fall, repeated.
 
     With `base = base_learning_rate`, `max = max_learning_rate`,
     `cycle = floor(step / (2 * step_size))` and `w = 1 - |step / step_size - 2 * cycle - 1|`:
@@ -515,10 +560,10 @@ class Triangular(_Schedule):
         triangular2:  lr = base + (max - base) * w / 2**cycle
         exp_range:    lr = (base + (max - base) * w) * gamma**step
 
-    In `exp_range` both boundaries decline, as the paper defines it; some libraries let only their
-    difference decline. The two agree for `base_learning_rate=0`.
+    In `exp_range` both boundaries decline, as in the paper. In some libraries only their difference
+    declines, which is the same for `base_learning_rate=0`.
 
-    It gives no low rate to end on: for a final model prefer `OneCycle` or `SGDR`.
+    Training does not end at a low rate: for a final model prefer `OneCycle` or `SGDR`.
 
     Args:
         base_learning_rate: Float, 0 or more. Lower boundary.
@@ -531,8 +576,9 @@ class Triangular(_Schedule):
         name: String. Name scope of the schedule's operations.
 
     Raises:
-        ValueError: A rate is negative or not finite, the boundaries are in the wrong order,
-            `step_size` is below 1, `mode` is unknown, or `gamma` is outside (0, 1].
+        ValueError: A rate is negative, or too large for float32; the boundaries are in the wrong
+            order; `step_size` is below 1 or not an integer; `mode` is unknown, or `gamma` is
+            outside (0, 1].
         TypeError: An argument is not a number.
 
     Example:
@@ -545,8 +591,6 @@ class Triangular(_Schedule):
     https://arxiv.org/abs/1506.01186.
     """
 
-    _rates = ("base_learning_rate", "max_learning_rate")
-
     def __init__(
         self,
         base_learning_rate: float,
@@ -558,30 +602,47 @@ class Triangular(_Schedule):
         name: str = "Triangular",
     ) -> None:
         super().__init__()
-        self.base_learning_rate = _number("base_learning_rate", base_learning_rate)
-        self.max_learning_rate = _number("max_learning_rate", max_learning_rate)
+        self.base_learning_rate = _check_rate("base_learning_rate", base_learning_rate)
+        self.max_learning_rate = _check_rate("max_learning_rate", max_learning_rate)
         if self.max_learning_rate < self.base_learning_rate:
             raise ValueError(
-                "`max_learning_rate` must not be below `base_learning_rate`. Received: "
+                "Argument `max_learning_rate` should not be below `base_learning_rate`. Received: "
                 f"base_learning_rate={base_learning_rate!r}, "
                 f"max_learning_rate={max_learning_rate!r}. Swap the two."
             )
-        self.step_size = _steps("step_size", step_size)
+        self.step_size = _check_steps("step_size", step_size)
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(
-                "`mode` must be 'triangular', 'triangular2' or 'exp_range'. "
-                f"Received: mode={mode!r}."
+                "Argument `mode` should be 'triangular', 'triangular2' or 'exp_range'. "
+                f"Received: mode={mode!r}"
             )
         self.mode = mode
-        self.gamma = _number(
-            "gamma", gamma, maximum=1.0, mend="It is a factor per step, such as 0.9999."
+        self.gamma = check_number(
+            "gamma", gamma, maximum=1.0, hint="It is a factor per step, such as 0.9999."
         )
         if self.gamma == 0.0:
             raise ValueError(
-                f"`gamma` must be above 0. Received: gamma={gamma!r}. "
+                f"Argument `gamma` should be above 0. Received: gamma={gamma!r}. "
                 "It is a factor per step, such as 0.9999."
             )
         self.name = name
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The largest rate over all steps, in float64.
+
+        >>> Triangular(0.1, 0.3, step_size=4).peak_learning_rate
+        0.3
+        """
+        steps = {0, self.step_size}
+        low, high = self.base_learning_rate, self.max_learning_rate
+        if self.mode == "exp_range" and self.gamma < 1.0 and low < high:
+            # In the first rise the derivative of (low + (high - low) * t / step_size) * gamma**t
+            # is 0 at one t; before it the rate rises, after it the rate falls.
+            t = -1.0 / math.log(self.gamma) - low * self.step_size / (high - low)
+            t = math.floor(min(max(t, 0.0), float(self.step_size)))
+            steps |= {t, min(t + 1, self.step_size)}
+        return float(np.max(self._rate(np.array(sorted(steps)), np)))
 
     def _rate(self, step: Any, xp: Any) -> Any:
         return triangular(
@@ -610,14 +671,14 @@ def _float64(value: Any, xp: Any) -> Any:
 
 
 def _find_run(step: Any, runs: np.ndarray, xp: Any) -> tuple[Any, Any, Any]:
-    """Start (`None` for a constant 0), cycle length and first cycle of the run around each step."""
+    """Return the run around each step: start (`None` for a constant 0), length, first cycle."""
     if len(runs) == 1:
         return None, runs[0, 1], runs[0, 2]
     later_starts = runs[1:, 0]
     if xp is np:
         rows = runs[np.searchsorted(later_starts, step, side="right")]
         return rows[..., 0], rows[..., 1], rows[..., 2]
-    # The kernel behind `tf.searchsorted`, which itself adds a dozen operations of reshaping.
+    # This is the kernel of `tf.searchsorted`, which adds about 12 operations of reshaping.
     index = tf.raw_ops.UpperBound(
         sorted_inputs=later_starts[None], values=tf.reshape(step, [1, -1])
     )
@@ -628,48 +689,87 @@ def _find_run(step: Any, runs: np.ndarray, xp: Any) -> tuple[Any, Any, Any]:
     return start, length, first_cycle
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _check_rate(name: str, value: Any) -> float:
+    return check_number(name, value, maximum=LARGEST_RATE)
 
 
-def _number(
-    name: str, value: Any, *, minimum: float = 0.0, maximum: float = math.inf, mend: str = ""
-) -> float:
-    if not _is_number(value):
-        raise TypeError(
-            f"`{name}` must be a number. Received: {name}={value!r} of type {type(value).__name__}."
-        )
-    if not (math.isfinite(value) and minimum <= value <= maximum):
-        expected = f"at least {minimum:g}"
-        if maximum < math.inf:
-            expected = f"in [{minimum:g}, {maximum:g}]"
-        raise ValueError(
-            f"`{name}` must be a finite number {expected}. "
-            f"Received: {name}={value!r}. {mend}".rstrip()
-        )
-    return float(value)
+def _check_steps(name: str, value: Any, *, minimum: int = 1) -> int:
+    """Return a number of steps as an int. Floats are accepted where they are integers."""
+    if isinstance(value, (float, np.floating)):
+        if not float(value).is_integer():
+            raise ValueError(
+                f"Argument `{name}` should be an integer number of steps. "
+                f"Received: {name}={value!r}. Round it to the number of optimizer steps you want."
+            )
+        value = int(value)
+    return check_integer(name, value, minimum=minimum, maximum=_MOST_STEPS)
 
 
-def _steps(name: str, value: Any, *, minimum: int = 1) -> int:
-    if not _is_number(value):
-        raise TypeError(
-            f"`{name}` must be a whole number of steps. "
-            f"Received: {name}={value!r} of type {type(value).__name__}."
-        )
-    if not (math.isfinite(value) and value == int(value) and minimum <= value <= _MOST_STEPS):
-        raise ValueError(
-            f"`{name}` must be a whole number of steps, at least {minimum} and at most 2**53. "
-            f"Received: {name}={value!r}. Round it to the optimizer steps you mean."
-        )
-    return int(value)
+# --- Stacked schedules ---------------------------------------------------------------------------
+
+# The arguments that are rates. In each of them the formula is linear, so an array of rates gives an
+# array of results. A subclass may have another formula, so it is not here.
+_RATE_ARGUMENTS: dict[type, tuple[str, ...]] = {
+    SGDR: ("initial_learning_rate",),
+    OneCycle: ("max_learning_rate",),
+    Triangular: ("base_learning_rate", "max_learning_rate"),
+}
+
+
+def stack_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
+    """Return which schedules to call in a step, so that nothing is computed twice.
+
+    Schedules of one class of this module that differ only in their rates and names become one
+    schedule, which computes the position in the cycle once.
+
+    Args:
+        schedules: One schedule, callable or `None` per group. The same one may be listed several
+            times.
+
+    Returns:
+        Schedules, callables or `None`, each with the indices of its groups. The value of a schedule
+        is one rate for all its groups, or, if it was stacked, a vector with one rate for each: the
+        same bits as from the schedules themselves.
+
+    >>> stacked = stack_schedules([SGDR(0.1, 5), None, SGDR(0.2, 5)])
+    >>> [groups for _, groups in stacked]
+    [[0, 2], [1]]
+    >>> stacked[0][0](0).numpy().tolist() == [np.float32(0.1), np.float32(0.2)]
+    True
+    """
+    by_key: dict[Any, list[int]] = {}
+    for number, schedule in enumerate(schedules):
+        by_key.setdefault(_stack_key(schedule), []).append(number)
+    found = []
+    for numbers in by_key.values():
+        members = [schedules[number] for number in numbers]
+        same = all(member is members[0] for member in members)
+        found.append((members[0] if same else _stack(members), numbers))
+    return found
 
 
 def known_peak(schedule: Any) -> float | None:
-    """The highest rate of a schedule of this module; `None` for any other."""
-    return float("inf") if isinstance(schedule, _Schedule) else None
+    """Return the highest rate of a schedule; `None` for one that is not of this module.
+
+    >>> known_peak(SGDR(0.1, 5)), known_peak(keras.optimizers.schedules.CosineDecay(0.1, 5))
+    (0.1, None)
+    """
+    # A subclass may have another formula.
+    return schedule.peak_learning_rate if type(schedule) in _RATE_ARGUMENTS else None
 
 
-def stack_schedules(schedules):
-    from dlr_tf.core.learning_rates import joint_schedules
+def _stack_key(schedule: Any) -> Any:
+    """Return a key that is equal for schedules which can be stacked."""
+    if type(schedule) not in _RATE_ARGUMENTS:
+        return id(schedule)
+    apart = (*_RATE_ARGUMENTS[type(schedule)], "name")
+    shared = ((key, value) for key, value in schedule.get_config().items() if key not in apart)
+    return (type(schedule), *shared)
 
-    return joint_schedules(schedules)
+
+def _stack(schedules: Sequence[_Schedule]) -> _Schedule:
+    """Return one schedule of a scalar step with values of shape `(len(schedules),)`."""
+    stacked = copy.copy(schedules[0])
+    for name in _RATE_ARGUMENTS[type(stacked)]:
+        setattr(stacked, name, np.array([getattr(s, name) for s in schedules], np.float64))
+    return stacked

@@ -1,8 +1,7 @@
-"""The learning-rate range test: a sweep of rates on a model that is left as it was."""
+"""The learning-rate range test: a sweep of rates that leaves the model as it was."""
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
 import itertools
@@ -11,190 +10,38 @@ import numbers
 import os
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
 
+from dlr_tf.core import _keras
+from dlr_tf.core._validation import check_integer, check_number, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.restoring import preserved, preserved_attributes, preserved_generators
+from dlr_tf.core.schedules import LARGEST_RATE
+from dlr_tf.training.lr_suggestions import SUGGESTIONS
+from dlr_tf.training.restoring import (
+    restore_attributes_on_exit,
+    restore_generators_on_exit,
+    restore_on_exit,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# As in `fit`.
 _BATCH_SIZE = 32
-# What `fit` writes on a model beside its variables.
-_TRAINER_ATTRIBUTES = (
-    "optimizer",
-    "train_function",
-    "steps_per_execution",
-    "stop_training",
-    "history",
-    "_eval_epoch_iterator",
-)
-
-
-def valley(learning_rates: Any, losses: Any) -> float:
-    """The rate in the middle of the longest valley of a sweep.
-
-    The longest strictly falling subsequence of the losses has `k` points and ends at point `e`.
-    With `s = k / 3`, the suggestion is the rate at point `e - k + int(s) + int(s / 2)`.
-
-    Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite, or they never fall.
-
-    Example:
-
-    >>> import numpy as np
-    >>> rates = np.logspace(-6, 0, 7)
-    >>> valley(rates, [2.2, 2.1, 1.9, 1.4, 1.0, 0.9, 5.0])
-    0.0001
-
-    Source: fastai's `valley`, https://docs.fast.ai/callback.schedule.html.
-    """
-    rates, values = _falling_curve(learning_rates, losses)
-    # Place `n` holds, negated, the highest loss that ends a falling subsequence of `n + 1` points.
-    ends: list[float] = []
-    longest = last = 0
-    for point, value in enumerate(values):
-        place = bisect.bisect_left(ends, -value)
-        ends[place : place + 1] = [-value]
-        if place + 1 > longest:
-            longest, last = place + 1, point
-    section = longest / 3
-    return float(rates[max(last - longest + int(section) + int(section / 2), 0)])
-
-
-def slide(learning_rates: Any, losses: Any) -> float:
-    """The rate before the last slope of a sweep, the one on which it diverges.
-
-    A window of 15 points moves left from the end of the curve, while the loss's gradient at its two
-    ends differs by more than 0.005. The suggestion is the rate at the left end of its last place.
-
-    Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 16 losses are finite, or they never fall.
-
-    Example:
-
-    >>> import numpy as np
-    >>> x = np.linspace(-1.0, 1.0, 41)
-    >>> f"{slide(10**x, x**4):.4f}"
-    '0.1000'
-
-    Source: fastai's `slide`, https://docs.fast.ai/callback.schedule.html.
-    """
-    width = 15
-    rates, values = _falling_curve(learning_rates, losses, least=width + 1)
-    gradient = np.gradient(values)
-    left = len(values) - 1 - width
-    suggestion = rates[left]
-    while left >= 0 and abs(gradient[left + width] - gradient[left]) > 0.005:
-        suggestion = rates[left]
-        left -= 1
-    return float(suggestion)
-
-
-def steep(learning_rates: Any, losses: Any) -> float:
-    """The rate at which the loss falls fastest against the logarithm of the rate.
-
-    Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite, or they never fall.
-
-    Example:
-
-    >>> steep([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.2, 1.0, 5.0])
-    0.001
-
-    Source: fastai's `steep`, https://docs.fast.ai/callback.schedule.html.
-    """
-    rates, values = _falling_curve(learning_rates, losses)
-    return float(rates[np.argmin(np.diff(values) / np.diff(np.log(rates)))])
-
-
-def minimum(learning_rates: Any, losses: Any) -> float:
-    """A tenth of the rate with the lowest loss.
-
-    Args:
-        learning_rates: Rates, rising, above 0.
-        losses: The smoothed loss at each rate; points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite.
-
-    Example:
-
-    >>> minimum([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.2, 1.0, 5.0])
-    0.01
-
-    Source: fastai's `minimum`, https://docs.fast.ai/callback.schedule.html.
-    """
-    rates, values = _finite_curve(learning_rates, losses)
-    return float(rates[np.argmin(values)] / 10)
-
-
-SUGGESTIONS: Mapping[str, Callable[[Any, Any], float]] = types.MappingProxyType(
-    {"valley": valley, "slide": slide, "steep": steep, "minimum": minimum}
-)
-
-
-def _finite_curve(
-    learning_rates: Any, losses: Any, least: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    rates, values = np.asarray(learning_rates, np.float64), np.asarray(losses, np.float64)
-    if rates.ndim != 1 or rates.shape != values.shape:
-        raise ValueError(
-            "A curve should have one loss per learning rate. Received: learning rates of shape "
-            f"{rates.shape} and losses of shape {values.shape}."
-        )
-    if not np.all(rates > 0) or not np.all(np.diff(rates) > 0):
-        raise ValueError(
-            "The learning rates of a curve should rise and be above 0. "
-            f"Received: learning_rates={rates}"
-        )
-    finite = np.isfinite(values)
-    if finite.sum() < least:
-        raise ValueError(
-            f"The curve should have at least {least} points with a finite loss. "
-            f"Received: {finite.sum()} of {finite.size} points."
-        )
-    return rates[finite], values[finite]
-
-
-def _falling_curve(
-    learning_rates: Any, losses: Any, least: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    rates, values = _finite_curve(learning_rates, losses, least)
-    if not np.any(np.diff(values) < 0):
-        raise ValueError(
-            "The loss falls nowhere on the curve, so no rate can be told from it. "
-            f"Received: losses from {values[0]:.5g} to {values[-1]:.5g} at rates from "
-            f"{rates[0]:.3g} to {rates[-1]:.3g}."
-        )
-    return rates, values
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LearningRateSweep:
-    """What a learning-rate range test saw.
+    """The result of a learning-rate range test.
 
     Args:
-        learning_rates: The head's rate at each step, rising; float64, read-only.
-        losses: The smoothed loss at each of them; float64, read-only. The last one is not finite
+        learning_rates: Rate of the head at each step, rising. Kept as read-only float64.
+        losses: Smoothed loss at each rate. Kept as read-only float64. The last one is not finite
             where the model diverged that far.
 
     Raises:
@@ -227,26 +74,26 @@ class LearningRateSweep:
         count, first, last = len(self.losses), self.learning_rates[0], self.learning_rates[-1]
         return f"<LearningRateSweep of {count} steps from {first:.3g} to {last:.3g}>"
 
-    def suggestion(self, method: str = "valley") -> float:
-        """A rate for the head.
+    def suggest(self, method: str = "valley") -> float:
+        """Return a rate for the head.
 
         The first tenth of the sweep and its last 5 points are left out.
 
         Args:
             method: `"valley"` (the middle of the longest fall of the loss: a safe choice, the
-                default), `"slide"` (before the loss diverges), `"steep"` (where it falls fastest)
-                or `"minimum"` (a tenth of the rate with the lowest loss).
+                default), `"slide"` (before the loss diverges), `"steep"` (where the loss falls
+                fastest) or `"minimum"` (a tenth of the rate with the lowest loss).
 
         Raises:
-            ValueError: If there is no such method, or the curve has no answer to it: too few
-                points, no finite loss, or none that falls.
+            ValueError: If there is no such method, or the curve gives it no result: too few
+                points, no finite loss, or a loss that never falls.
 
         Example:
 
         >>> import numpy as np
         >>> x = np.linspace(-6.0, 0.0, 100)
         >>> sweep = LearningRateSweep(10**x, (x + 2) ** 2)
-        >>> f"{sweep.suggestion():.1e}", f"{sweep.suggestion('minimum'):.1e}"
+        >>> f"{sweep.suggest():.1e}", f"{sweep.suggest('minimum'):.1e}"
         ('1.7e-04', '1.0e-03')
         """
         if method not in SUGGESTIONS:
@@ -265,11 +112,15 @@ class LearningRateSweep:
                 "`start`, or choose another method."
             ) from error
 
+    def suggestion(self, method: str = "valley") -> float:
+        """Return `suggest(method)`. This is its old name, kept for one release."""
+        return self.suggest(method)
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws the loss over the rate and marks every suggestion that the curve has.
+        """Draw the loss over the rate, and mark every suggestion that the curve gives.
 
         Args:
-            path: File to write, `.png` or `.svg`. Defaults to `None`: none is written.
+            path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -282,7 +133,7 @@ class LearningRateSweep:
         suggestions = {}
         for method in SUGGESTIONS:
             with contextlib.suppress(ValueError):
-                suggestions[method] = self.suggestion(method)
+                suggestions[method] = self.suggest(method)
         return plotting.plot_sweep(self.learning_rates, self.losses, suggestions, path)
 
 
@@ -296,11 +147,12 @@ def find_learning_rate(
     steps: int = 100,
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
+    batch_size: int | None = None,
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     verbose: int | str = "auto",
 ) -> LearningRateSweep:
-    """Trains a model for some steps at rising rates, to see which rate suits it, and undoes it all.
+    """Train a model for some steps at rising rates, record the losses, and restore the model.
 
     At step `i` of `n` the head learns at the rate
 
@@ -308,23 +160,25 @@ def find_learning_rate(
 
     and every other group keeps its ratio to the head. With the loss `l_i` of step `i`, the smoothed
     loss is `a_i / (1 - smoothing**(i + 1))`, where `a_i = smoothing * a_(i - 1) + (1 - smoothing) *
-    l_i`. The sweep ends early when it exceeds `stop_factor` times its lowest value (for a lowest
-    value `b` below 0: `b + (stop_factor - 1) * |b|`), or the loss is not finite.
+    l_i`. The sweep ends early when the smoothed loss exceeds `stop_factor` times its lowest value
+    (for a lowest value `b` below 0: `b + (stop_factor - 1) * |b|`), or the loss is not finite.
 
-    Whatever happens, an exception or Ctrl-C included, the model is left as it was, bit for bit:
-    weights, batch-norm statistics, seeds, metrics, the optimizer's state and rates, what `compile`
-    and `fit` stored on it; and so are the random generators of `random`, NumPy, TensorFlow and
-    Keras and the shuffling of a `tf.data.Dataset`. A Python generator cannot be rewound, and what
-    the model's own code writes elsewhere stays.
+    Afterwards, also after an exception or Ctrl-C, these are as they were, bit for bit: the model
+    (weights, batch-norm statistics, seeds, metrics, and what `compile` and `fit` stored on it), its
+    optimizer (state and rates), and the random generators of `random`, NumPy, TensorFlow and Keras.
 
-    The suggestion depends on batch size, data and what is frozen: sweep again after a change. It
-    says nothing about long runs, and little about models whose first steps are not typical.
+    The data are read afresh. Nothing of a data set is copied, so its own `shuffle` moves on: its
+    next epoch comes in another order than without the sweep. A generator cannot be rewound, and
+    what the model's own code writes elsewhere stays.
+
+    The suggestion depends on the batch size, on the data and on what is frozen: sweep again after a
+    change. It says nothing about long runs, and little about models whose first steps are not
+    typical.
 
     Args:
         model: A built and compiled model: with a `MultiGroupOptimizer`, or with a Keras optimizer
             whose rate is a number.
-        x: What `fit` takes. Arrays run in shuffled batches of 32. Data that end early start again.
-            A data set is copied for the sweep, with the tensors it holds in memory.
+        x: What `fit` takes. Arrays are shuffled. Data that end early start again.
         y: Targets, where `x` holds arrays.
         start: Rate of the first step, above 0. Defaults to `1e-7`.
         end: Rate of the last step, above `start`. Defaults to `10.0`.
@@ -332,17 +186,20 @@ def find_learning_rate(
             of 10.
         smoothing: Weight of the past in the smoothed loss, in [0, 1). Defaults to `0.98`.
         stop_factor: Above 1. Defaults to `4.0`.
+        batch_size: Samples per batch, where `x` holds arrays. Defaults to `None`: 32, as in `fit`.
+            Other data come in batches already.
         sample_weight: As in `fit`.
         class_weight: As in `fit`.
-        verbose: `"auto"` or `1` for a progress bar, `2` for one line, `0` for silence, as in `fit`.
+        verbose: `"auto"` or `1` for a progress bar, `2` for one line, `0` for no output, as in
+            `fit`.
 
     Returns:
         A `LearningRateSweep`: rates, smoothed losses, suggestions and a plot.
 
     Raises:
-        TypeError: If the optimizer's rate cannot be set.
-        ValueError: If an argument is out of range, the model is not built or not compiled, or the
-            data hold no batch.
+        TypeError: If the optimizer's rate cannot be set, or an argument is of the wrong type.
+        ValueError: If an argument is out of range, the model is not built or not compiled,
+            `batch_size` is given with data that come in batches, or the data hold no batch.
 
     Example:
 
@@ -357,7 +214,7 @@ def find_learning_rate(
     >>> model.compile(MultiGroupOptimizer(groups, [1e-4, 1e-3]), loss="mse")
     >>> x = np.random.normal(size=(64, 4))
     >>> sweep = find_learning_rate(model, x, x.sum(axis=1), verbose=0)
-    >>> 1e-4 < sweep.suggestion() < 1.0
+    >>> 1e-4 < sweep.suggest() < 1.0
     True
     >>> model.optimizer.learning_rates == [np.float32(1e-4), np.float32(1e-3)]
     True
@@ -368,35 +225,35 @@ def find_learning_rate(
     """
     _check_arguments(start, end, steps, smoothing, stop_factor)
     _check_model(model)
+    batch_size = _check_batch_size(batch_size, x)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(preserved_generators())
-        stack.enter_context(preserved_attributes(model, _TRAINER_ATTRIBUTES))
+        stack.enter_context(restore_generators_on_exit())
+        stack.enter_context(restore_attributes_on_exit(model, _keras.TRAINER_ATTRIBUTES))
         optimizer = _optimizer_for_sweep(model)
-        stack.enter_context(
-            preserved([*model.variables, *model.metrics_variables, *_variables_of(model.optimizer)])
-        )
-        # Metrics that had no variables yet are left in their first state.
+        variables = [*model.variables, *model.metrics_variables, *_variables_of(model.optimizer)]
+        stack.enter_context(restore_on_exit(variables))
+        # The sweep may create variables of metrics; they are left in their initial state.
         stack.callback(model.reset_metrics)
-        # A step of its own: stateful operations inside the compiled one are not moved on, and one
-        # execution is one step.
+        # The sweep compiles its own step, so the state of operations in the model's compiled step
+        # does not change. One execution is one step.
         model.train_function = None
         model.steps_per_execution = 1
         sweep = _Sweep(optimizer, np.geomspace(start, end, steps), smoothing, stop_factor, verbose)
         batches = steps * sweep.batches_per_step
         endless = isinstance(x, (tf.data.Dataset, types.GeneratorType))
         if isinstance(x, tf.data.Dataset):
-            x = _independent_copy(x).repeat()
+            x = x.repeat()
         elif isinstance(x, types.GeneratorType):
             x = (batch for batch in itertools.islice(itertools.cycle(x), batches))
-        # `fit`, not `train_on_batch`: it spreads batches over the devices of a strategy, takes
-        # class weights beside a data set, and runs a model's own `train_step` as training will.
+        # `fit`, not `train_on_batch`: it distributes batches over the devices of a strategy, takes
+        # class weights with a data set, and runs a model's own `train_step` as training will.
         model.fit(
             x,
             y,
-            batch_size=_BATCH_SIZE,
+            batch_size=batch_size,
             sample_weight=sample_weight,
             class_weight=class_weight,
-            # Other data start again with each epoch; the callback ends the last one.
+            # Other data start again with each epoch; the callback ends the last epoch.
             epochs=2**31,
             steps_per_epoch=batches if endless else None,
             shuffle=not (endless or isinstance(x, tf.distribute.DistributedDataset)),
@@ -407,7 +264,7 @@ def find_learning_rate(
 
 
 class _Sweep(keras.callbacks.Callback):
-    """Sets the rate before each step, reads the loss after it, and ends `fit`."""
+    """Set the rate before each step, read the loss after it, and end `fit`."""
 
     def __init__(
         self,
@@ -437,7 +294,7 @@ class _Sweep(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._batches % self.batches_per_step == 0:
-            # `fit` logs the mean of an epoch; a step's own loss is wanted.
+            # `fit` logs the mean over the epoch; the sweep needs the loss of each step.
             self.model.reset_metrics()
             self._set_rate(float(self.learning_rates[len(self.losses)]))
 
@@ -454,10 +311,14 @@ class _Sweep(keras.callbacks.Callback):
             )
 
     def _set_rate(self, rate: float) -> None:
-        if not float(self.optimizer.learning_rate):
-            # A warm-up starts at rate 0, which no factor turns into another one: skip that step.
+        grouped = isinstance(self.optimizer, MultiGroupOptimizer)
+        if grouped and not float(self.optimizer.learning_rate):
+            # A warm-up starts at rate 0, and no factor turns 0 into another rate: skip that step.
             self.optimizer.step_counter.assign_add(self.batches_per_step)
-        self.optimizer.learning_rate = rate
+        with warnings.catch_warnings():
+            # The sweep exceeds the peak of a schedule on purpose.
+            warnings.simplefilter("ignore", UserWarning)
+            self.optimizer.learning_rate = rate
 
     def _record(self, logs: Mapping[str, Any]) -> None:
         if "loss" not in logs:
@@ -494,32 +355,38 @@ class _Sweep(keras.callbacks.Callback):
 def _check_arguments(
     start: float, end: float, steps: int, smoothing: float, stop_factor: float
 ) -> None:
-    for name, value in (
-        ("start", start),
-        ("end", end),
-        ("smoothing", smoothing),
-        ("stop_factor", stop_factor),
-    ):
-        if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.generic)):
-            raise TypeError(f"Argument `{name}` should be a number. Received: {name}={value!r}")
-    if not 0 < start < end < math.inf:
+    for name, rate in (("start", start), ("end", end)):
+        check_number(name, rate, maximum=LARGEST_RATE)
+    if not 0 < start < end:
         raise ValueError(
-            "The sweep should go from a rate above 0 to a higher, finite one. "
+            "The sweep should go from a rate above 0 to a higher one. "
             f"Received: start={start}, end={end}"
         )
-    if isinstance(steps, bool) or not isinstance(steps, (numbers.Integral, np.integer)):
-        raise TypeError(f"Argument `steps` should be an integer. Received: steps={steps!r}")
-    if steps < 1:
-        raise ValueError(f"Argument `steps` should be at least 1. Received: steps={steps}")
-    if not 0 <= smoothing < 1:
-        raise ValueError(
-            "Argument `smoothing` should be at least 0 and below 1. "
-            f"Received: smoothing={smoothing}"
-        )
-    if not stop_factor > 1:
+    check_integer("steps", steps, minimum=1)
+    if check_number("smoothing", smoothing) >= 1:
+        raise ValueError(f"Argument `smoothing` should be below 1. Received: smoothing={smoothing}")
+    # Infinity means that the sweep never stops early.
+    if stop_factor != math.inf and check_number("stop_factor", stop_factor) <= 1:
         raise ValueError(
             f"Argument `stop_factor` should be above 1. Received: stop_factor={stop_factor}"
         )
+
+
+def _check_batch_size(batch_size: int | None, x: Any) -> int:
+    if batch_size is None:
+        return _BATCH_SIZE
+    in_batches = (
+        tf.data.Dataset,
+        tf.distribute.DistributedDataset,
+        keras.utils.PyDataset,
+        types.GeneratorType,
+    )
+    if isinstance(x, in_batches):
+        raise ValueError(
+            "Argument `batch_size` is for arrays, but the data come in batches already. Leave it "
+            f"out. Received: batch_size={batch_size} and x of type {type(x).__name__}"
+        )
+    return check_integer("batch_size", batch_size, minimum=1)
 
 
 def _check_model(model: Any) -> None:
@@ -532,7 +399,7 @@ def _check_model(model: Any) -> None:
         )
     if not model.built:
         raise ValueError(
-            f"The model {model.name!r} is not built, so it has no weights to put back. Give it a "
+            f"The model {model.name!r} is not built, so it has no weights to restore. Give it a "
             "`keras.Input`, or call it on a batch first."
         )
     if not model.trainable_variables:
@@ -542,15 +409,16 @@ def _check_model(model: Any) -> None:
 
 
 def _optimizer_for_sweep(model: keras.Model) -> Any:
-    """Gives the model an optimizer it may train with, and returns what has the rate."""
+    """Give the model an optimizer that the sweep may change; return the one that has the rate."""
     if not model.optimizer.built:
-        # Being built cannot be undone, so a copy is.
+        # Building cannot be undone, so the sweep builds a copy.
         with model.distribute_strategy.scope():
             model.optimizer = _copy(model.optimizer)
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    inner = unwrap_optimizer(model.optimizer)
     if isinstance(inner, MultiGroupOptimizer):
         if inner.built:
-            # Variables thawed since the last step get their state before it is looked at.
+            # Create the state of variables that became trainable since the last step, so that it
+            # is restored with the rest.
             with model.distribute_strategy.scope():
                 inner.build(model.trainable_variables)
         return inner
@@ -564,66 +432,15 @@ def _optimizer_for_sweep(model: keras.Model) -> Any:
 
 
 def _copy(optimizer: Any) -> Any:
-    copy = type(optimizer).from_config(optimizer.get_config())
-    for original, twin in zip(_with_inner(optimizer), _with_inner(copy), strict=True):
-        # Keras leaves what `exclude_from_weight_decay` was told out of the configuration.
-        for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-            if hasattr(original, name):
-                setattr(twin, name, getattr(original, name))
-    return copy
-
-
-def _with_inner(optimizer: Any) -> list[Any]:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return [optimizer, inner, *getattr(inner, "group_optimizers", ())]
+    copied = _keras.copy_optimizer(optimizer, keep_rate=True)
+    original, twin = unwrap_optimizer(optimizer), unwrap_optimizer(copied)
+    if isinstance(original, MultiGroupOptimizer) and original.assignment.model is not None:
+        twin.bind(original.assignment.model)
+    return copied
 
 
 def _variables_of(optimizer: Any) -> list[Any]:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    # Not part of what an optimizer saves, but what `last_learning_rates` reads.
-    last_rates = inner.rates.variables if isinstance(inner, MultiGroupOptimizer) else []
-    return [*optimizer.variables, *last_rates]
-
-
-# What in a data set's graph is handed a state that iterating moves on (the order of the next epoch,
-# the elements in a cache), and what makes a new one of it.
-_STATES_OF_DATASETS = {
-    "ShuffleDatasetV3": "DummySeedGenerator",
-    "ShuffleAndRepeatDatasetV2": "DummySeedGenerator",
-    "CacheDatasetV2": "DummyMemoryCache",
-}
-
-
-def _independent_copy(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Copies a data set, so that reading the copy leaves the shuffling of the original alone.
-
-    `shuffle` draws a new order each time it is read, so one more reader changes every later epoch.
-    The copy starts with the order of the first epoch.
-    """
-    reason = "its graph is larger than 2 GiB"
-    graph = graph_pb2.GraphDef()
-    try:
-        serialized = tf.raw_ops.DatasetToGraphV2(
-            input_dataset=dataset._variant_tensor,
-            external_state_policy=1,  # random operations in it are no reason for a warning
-        )
-        graph.ParseFromString(serialized.numpy())
-    except tf.errors.OpError as error:
-        reason = error.message
-    if not graph.node:
-        warnings.warn(
-            "The data set cannot be copied, so the sweep moves its shuffling on: later epochs come "
-            f"in another order than without it. Reason: {reason}",
-            stacklevel=3,
-        )
-        return dataset
-    nodes = {node.name: node for node in graph.node}
-    for node in graph.node:
-        for source in node.input if node.op in _STATES_OF_DATASETS else ():
-            state = nodes[source]
-            if state.attr["dtype"].type == tf.resource.as_datatype_enum:
-                state.op = _STATES_OF_DATASETS[node.op]
-                state.attr.clear()
-    variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
-    copy = tf.data.experimental.from_variant(variant, dataset.element_spec)
-    return copy.with_options(dataset.options())
+    """Return all variables that a sweep changes, those that the optimizer does not save too."""
+    inner = unwrap_optimizer(optimizer)
+    of_rates = inner.rates.variables if isinstance(inner, MultiGroupOptimizer) else []
+    return [*optimizer.variables, *of_rates]

@@ -1,7 +1,7 @@
 """Plots of rates, losses, schedules and sweeps.
 
-The only module that uses matplotlib, and only when a plot is asked for. Figures are built with
-matplotlib's object interface, so no display, window or global state is involved.
+This is the only module that uses matplotlib, and it imports matplotlib only to draw a plot. Figures
+are built with matplotlib's object interface, which needs no display, window or global state.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = "str | os.PathLike[str] | None"
 
-# Okabe and Ito's palette, without its yellow, which is too faint on white.
+# The palette of Okabe and Ito, without its yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK = "#333333"
-WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # 8 inches: text of 10 points is easy to read at 800 pixels
+WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # at 8 inches, text of 10 points is easy to read
 MAX_LEGEND = 12
 
 
 def require_matplotlib() -> None:
-    """Checks that plots can be drawn, before work is done whose plots would be missed.
+    """Check that plots can be drawn, before a long computation that ends with a plot.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -57,7 +57,7 @@ def _figure(height: float = HEIGHT) -> Figure:
 _TITLE_WIDTH = 72
 
 
-def _dress(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
+def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     if title:
@@ -72,7 +72,7 @@ def _dress(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
-    """A log axis from `low` to `high`; below two decades, the minor ticks carry numbers too."""
+    """Set a log axis from `low` to `high`; below two decades, the minor ticks have numbers too."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     axis: Any = axes.xaxis if which == "x" else axes.yaxis
@@ -91,12 +91,12 @@ def _colours(count: int) -> list[Any]:
         return list(COLOURS[:count])
     from matplotlib import colormaps
 
-    # Groups are ordered, so many of them get an ordered, colour-blind-safe map.
+    # Groups have an order, so many of them get an ordered map, safe for colour-blind readers.
     return [colormaps["viridis"](0.9 * i / (count - 1)) for i in range(count)]
 
 
 def _legend(axes: Axes, figure: Figure) -> None:
-    """Beside the axes, where it covers no line; of very many lines, an even choice."""
+    """Add a legend beside the axes, where it covers no line; list at most `MAX_LEGEND` lines."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > MAX_LEGEND:
         kept = np.unique(np.linspace(0, len(handles) - 1, MAX_LEGEND).round().astype(int))
@@ -115,7 +115,7 @@ def _write(figure: Figure, path: Path) -> Figure:
 
 
 def _positive(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """As float64 with NaN wherever a log axis has no place for the value."""
+    """Return the values as float64, with NaN for those that a log axis cannot show."""
     array = np.asarray(values, dtype=np.float64)
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
@@ -127,13 +127,13 @@ def plot_learning_rates(
     *,
     title: str = "Learning rate of each group",
 ) -> Figure:
-    """Draws the rate of every group over the steps, on a log axis.
+    """Draw the rate of every group over the steps, on a log axis.
 
     Args:
         iterations: The steps, one for each recorded update.
-        learning_rates: For every group's name, the rate at each of `iterations`. NaN and 0
-            (a group that did not move) leave a gap.
-        path: File to write, `.png` or `.svg`. `None`: none is written.
+        learning_rates: For every group's name, the rate at each of `iterations`. NaN (a group that
+            did not move) and 0 leave a gap.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         title: Heading of the plot.
 
     Returns:
@@ -164,11 +164,15 @@ def plot_learning_rates(
     figure = _figure()
     axes = figure.add_subplot()
     for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
-        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name)
-    _dress(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
+        # A line needs two points, so a step between two gaps gets a dot.
+        known = np.pad(np.isfinite(rates), 1)
+        alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
+        style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
+        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name, **style)
+    _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
     if values.size:
-        # Annealing ends near zero: without a floor those few steps would take half of the axis.
+        # Annealing ends near 0. Without this limit, a few steps would take half of the axis.
         peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
         low = max(float(values.min()), 2e-3 * min(peaks))
         _log(axes, "y", low / 1.6, float(values.max()) * 1.6)
@@ -185,12 +189,12 @@ def plot_loss(
     title: str = "Loss against learning rate",
     xlabel: str = "learning rate of the head",
 ) -> Figure:
-    """Draws the loss against the rate it was reached with, on a log axis of rates.
+    """Draw the loss of each step against its rate, on a log axis of rates.
 
     Args:
-        learning_rates: Positive rates.
+        learning_rates: Positive rates. Others, and NaN, leave a gap.
         losses: The loss at each rate. NaN and infinities leave a gap.
-        path: File to write, `.png` or `.svg`. `None`: none is written.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         title: Heading of the plot.
         xlabel: Label of the axis of rates.
 
@@ -227,7 +231,7 @@ def _loss_figure(
     figure = _figure()
     axes = figure.add_subplot()
     axes.plot(rates, values, color=COLOURS[0], linewidth=1.8)
-    _dress(axes, xlabel=xlabel, ylabel="loss", title=title)
+    _label(axes, xlabel=xlabel, ylabel="loss", title=title)
     known = rates[np.isfinite(rates)]
     if known.size:
         _log(axes, "x", float(known.min()) / 1.3, float(known.max()) * 1.3)
@@ -242,14 +246,14 @@ def plot_sweep(
     *,
     title: str = "Learning-rate range test",
 ) -> Figure:
-    """Draws a range test with every suggested rate marked on its curve.
+    """Draw a range test, with every suggested rate marked on its curve.
 
     Args:
         learning_rates: The rates of the sweep, rising.
         losses: The smoothed loss at each rate.
-        suggestions: For every method's name, the rate it suggests. One that is not finite is
-            left out.
-        path: File to write, `.png` or `.svg`. `None`: none is written.
+        suggestions: For every method's name, the rate that it suggests. Rates that are not finite
+            are left out.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         title: Heading of the plot.
 
     Returns:
@@ -272,10 +276,10 @@ def plot_sweep(
     shown = {name: float(rate) for name, rate in suggestions.items() if np.isfinite(rate)}
     if finite.any():
         lowest = int(values[finite].argmin())
-        # What the fall begins from; a noisy first loss may lie below it.
+        # The fall starts at the highest loss before the lowest one: the first loss may be noisy.
         floor, start = float(values[finite][lowest]), float(values[finite][: lowest + 1].max())
         fall = max(start - floor, 1e-3 * max(abs(start), 1e-12))
-        # The blow-up at the end would flatten the valley that the plot is looked at for.
+        # The plot is about the fall, so the axis does not follow the loss when it diverges.
         highest = float(values[finite].max())
         axes.set_ylim(floor - 0.08 * fall, min(highest + 0.08 * fall, start + 0.6 * fall))
         places = np.interp(
@@ -300,13 +304,14 @@ def plot_history(
     frozen_epochs: int = 0,
     labels: tuple[str, str] = ("differential rates", "one rate"),
 ) -> Figure:
-    """Draws loss and accuracy over the epochs, of training and of validation.
+    """Draw the loss and the accuracy over the epochs, of training and of validation.
 
     Args:
         history: The `history` of the `History` that `fit` returned.
-        path: File to write, `.png` or `.svg`. `None`: none is written.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         compare: A second run's `history`, drawn in a second colour.
-        frozen_epochs: Number of epochs in which only the head learned, shaded. Defaults to 0.
+        frozen_epochs: Number of epochs in which only the head was trained; they are shaded.
+            Defaults to 0.
         labels: Names of the two runs in the legend.
 
     Returns:
@@ -336,7 +341,7 @@ def plot_history(
         for label, run, colour in runs:
             _curve(axes, run.get(f"val_{metric}"), colour, f"{label}, validation", "-", "o")
             _curve(axes, run.get(metric), colour, f"{label}, training", (0, (4, 2)), "")
-        _dress(axes, xlabel="epoch", ylabel=metric)
+        _label(axes, xlabel="epoch", ylabel=metric)
         longest = max(len(run["loss"]) for _, run, _ in runs)
         axes.set_xlim(0.5, longest + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -357,7 +362,7 @@ def _curve(
         return
     epochs = np.arange(1, len(values) + 1)
     if len(values) == 1:
-        marker = marker or "x"  # there is no line to see
+        marker = marker or "x"  # a line needs two points
     elif len(values) > 15:
         marker = ""
     axes.plot(
@@ -374,14 +379,14 @@ def plot_schedule(
     title: str = "",
     restarts: Sequence[int] = (),
 ) -> Figure:
-    """Draws a schedule's curve.
+    """Draw the rates of a schedule.
 
     Args:
         steps: The steps, rising.
         learning_rates: The rate at each step.
-        path: File to write, `.png` or `.svg`. `None`: none is written.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         title: Heading of the plot.
-        restarts: Steps at which a cycle starts, marked by a line.
+        restarts: Steps at which a cycle starts, each marked by a line.
 
     Returns:
         The `matplotlib.figure.Figure`.
@@ -406,7 +411,7 @@ def plot_schedule(
     for restart in restarts:
         axes.axvline(restart, color="#999999", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.plot(places, rates, color=COLOURS[0], linewidth=1.8)
-    _dress(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
+    _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(rates, initial=0.0))))
     axes.margins(x=0.02)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
@@ -416,10 +421,10 @@ def plot_schedule(
 def ascii_plot(
     learning_rates: Sequence[float] | np.ndarray, *, width: int = 72, height: int = 16
 ) -> str:
-    """Draws a curve with characters, for a terminal.
+    """Draw a curve with characters, for a terminal.
 
     Args:
-        learning_rates: The rates, one per step.
+        learning_rates: The rates, one per step. NaN and infinity leave a gap.
         width: Columns of the curve. Defaults to 72.
         height: Rows of the curve. Defaults to 16.
 
@@ -427,7 +432,7 @@ def ascii_plot(
         Lines of text, the highest rate first, with an axis of rates and an axis of steps.
 
     Raises:
-        ValueError: If there are no rates.
+        ValueError: If no rate is finite.
 
     Example:
 
@@ -439,16 +444,23 @@ def ascii_plot(
             0 2  step (optimizer updates)
     """
     rates = np.asarray(learning_rates, dtype=np.float64)
-    if rates.size == 0:
-        raise ValueError("There is nothing to draw: expected at least one learning rate.")
-    low, high = float(rates.min()), float(rates.max())
+    finite = rates[np.isfinite(rates)]
+    if finite.size == 0:
+        raise ValueError(
+            "There is nothing to draw: expected at least one finite learning rate. "
+            f"Received: {rates.size} rates"
+        )
+    low, high = float(finite.min()), float(finite.max())
     span = high - low if high > low else 1.0
     columns = min(width, rates.size)
     edges = np.linspace(0, rates.size, columns + 1).round().astype(int)
     canvas = np.full((height, columns), " ")
     for column in range(columns):
         part = rates[edges[column] : edges[column + 1]]
-        # A column that holds many steps shows all the rates in it, so that no restart is lost.
+        part = part[np.isfinite(part)]
+        if part.size == 0:
+            continue
+        # A column that stands for many steps shows the range of their rates: no restart is lost.
         top, bottom = (
             round(float(high - value) / span * (height - 1)) for value in (part.max(), part.min())
         )

@@ -1,4 +1,4 @@
-"""Blocks after which variables, attributes and random generators are as they were before."""
+"""Context managers that restore variables, attributes and random generators on exit."""
 
 from __future__ import annotations
 
@@ -11,33 +11,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Neither TensorFlow nor Keras has a public way to read the state of its global generators.
-from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.ops import stateful_random_ops
+from dlr_tf.core import _keras
 
 
 @contextlib.contextmanager
-def preserved(variables: Iterable[Any]) -> Iterator[None]:
-    """Gives variables back the values they had, bit for bit, however the block is left.
+def restore_on_exit(variables: Iterable[Any]) -> Iterator[None]:
+    """Restore the values of variables, bit for bit, also when the block raises.
 
-    The values are kept in host memory. Where a strategy holds a variable once per device, each of
-    its copies is kept by itself.
+    The values are kept in host memory. Where a strategy holds one copy of a variable per device,
+    each copy gets its own value back.
 
     Args:
-        variables: Keras or TensorFlow variables; one may stand there twice.
+        variables: Keras or TensorFlow variables. The same one may be listed twice.
 
     Example:
 
     >>> import keras
     >>> variable = keras.Variable([1.0, 2.0])
-    >>> with preserved([variable]):
+    >>> with restore_on_exit([variable]):
     ...     _ = variable.assign([0.0, 0.0])
     >>> variable.numpy().tolist()
     [1.0, 2.0]
     """
-    parts = {id(part): part for variable in variables for part in _parts(variable)}
+    parts = {id(part): part for variable in variables for part in _copies(variable)}
     values = {key: part.numpy() for key, part in parts.items()}
     try:
         yield
@@ -46,7 +42,8 @@ def preserved(variables: Iterable[Any]) -> Iterator[None]:
             part.assign(values[key])
 
 
-def _parts(variable: Any) -> tuple[Any, ...]:
+def _copies(variable: Any) -> tuple[Any, ...]:
+    """Return the copies of a variable, one per device of a strategy."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     if isinstance(value, tf.distribute.DistributedValues):
         return tuple(value.values)
@@ -54,8 +51,13 @@ def _parts(variable: Any) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def preserved_attributes(owner: Any, names: Iterable[str]) -> Iterator[None]:
-    """Gives an object the attributes back that it had itself, or had not, before the block."""
+def restore_attributes_on_exit(owner: Any, names: Iterable[str]) -> Iterator[None]:
+    """Restore attributes of an object, and delete those that it did not have before the block.
+
+    Args:
+        owner: The object. Only its own attributes count, not those of its class.
+        names: Names of the attributes.
+    """
     names = tuple(names)
     before = {name: vars(owner)[name] for name in names if name in vars(owner)}
     try:
@@ -69,30 +71,30 @@ def preserved_attributes(owner: Any, names: Iterable[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Gives the global generators of `random`, NumPy, TensorFlow and Keras back their state."""
+def restore_generators_on_exit() -> Iterator[None]:
+    """Restore the global random generators of `random`, NumPy, TensorFlow and Keras."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    keras_generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
-    tf_generator = stateful_random_ops.global_generator
-    states = [generator.state for generator in (keras_generator, tf_generator) if generator]
-    context = eager_context.context()
-    op_seeds = getattr(context, "_rng", None)
-    if op_seeds is not None:
-        # An eager random operation keeps a state of its own, found by its seed. Seeds that the
-        # caller's next operations will draw must not be used up here, so another sequence stands
-        # in; it follows from the state of the first.
+    keras_generator = _keras.keras_generator()
+    tensorflow_generator = _keras.tensorflow_generator()
+    states = [generator.state for generator in (keras_generator, tensorflow_generator) if generator]
+    operation_seeds = _keras.operation_seeds()
+    if operation_seeds is not None:
+        # Every eager random operation has a state of its own, which TensorFlow finds by its seed.
+        # That state cannot be restored, so the block must not use the seeds that the caller's next
+        # operations get. It draws from another sequence, which follows from the first one's state.
         substitute = random.Random()
-        substitute.setstate(op_seeds.getstate())
+        substitute.setstate(operation_seeds.getstate())
         substitute.seed(substitute.getrandbits(64))
-        context._rng = substitute
+        _keras.set_operation_seeds(substitute)
     try:
-        with preserved(states):
+        with restore_on_exit(states):
             yield
     finally:
-        if op_seeds is not None:
-            context._rng = op_seeds
-        # Each is made at its first use, that of Keras from a number which `random` draws.
-        stateful_random_ops.global_generator = tf_generator
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, keras_generator)
+        if operation_seeds is not None:
+            _keras.set_operation_seeds(operation_seeds)
+        # TensorFlow and Keras make their generators at the first use; Keras takes its seed from
+        # `random`. So one that was made in the block is removed.
+        _keras.set_tensorflow_generator(tensorflow_generator)
+        _keras.set_keras_generator(keras_generator)
         np.random.set_state(numpy_state)
         random.setstate(python_state)

@@ -74,8 +74,11 @@ def train(
 
 
 def state(model: keras.Model) -> dict[str, np.ndarray]:
+    return state_of(unwrap(model.optimizer))
+
+
+def state_of(optimizer: MultiGroupOptimizer) -> dict[str, np.ndarray]:
     """All of the optimizer's state by name, and its groups' by their names."""
-    optimizer = unwrap(model.optimizer)
     values = {
         name: keras.ops.convert_to_numpy(v) for name, v in optimizer.state.variables().items()
     }
@@ -350,7 +353,9 @@ def test_a_checkpoint_holds_nothing_by_position(tmp_path):
         if name.startswith("optimizer/")
     }
     slots = ("accumulator", "average", "momentums", "velocities", "weight")
-    assert names == {"manifest"} | {f"{u}.{v}.{s}" for u in range(3) for v in range(2) for s in slots}
+    assert names == {"manifest"} | {
+        f"{u}.{v}.{s}" for u in range(3) for v in range(2) for s in slots
+    }
 
 
 def test_the_configuration_restores_settings_rates_and_scale():
@@ -733,9 +738,15 @@ def test_another_model_is_refused(running, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": keras.optimizers.SGD(momentum=0.9)}, r"\(SGD\) kept momentums .*this one \(FusedAdam\) keeps"),
+        (
+            {"optimizer": keras.optimizers.SGD(momentum=0.9)},
+            r"\(SGD\) kept momentums .*this one \(FusedAdam\) keeps",
+        ),
         ({"use_ema": True}, r"kept average .*and the `use_ema` it was saved with"),
-        ({"gradient_accumulation_steps": 2}, r"in the middle of gradient accumulation \(step 1 of 2\)"),
+        (
+            {"gradient_accumulation_steps": 2},
+            r"middle of gradient accumulation \(step 1 of 2\)",
+        ),
     ],
     ids=["inner optimizer", "ema", "accumulation"],
 )

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf.core.learning_rates import check_rate, joint_schedules, resolve_learning_rates
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.learning_rates import check_rate, resolve_learning_rates
 
 DECAY = keras.optimizers.schedules.CosineDecay(0.1, 10)
 
@@ -119,19 +118,6 @@ def test_check_rate_passes_schedules_and_turns_numbers_into_floats():
     assert check_rate(DECAY) is DECAY
     assert check_rate(np.float64(0.5)) == 0.5
     assert check_rate(-0.0) == 0.0
-
-
-def test_what_is_the_same_is_asked_once():
-    own, other = SGDR(0.1, 5), SGDR(0.2, 5)
-    cosine = keras.optimizers.schedules.CosineDecay(0.1, 5)
-    found = joint_schedules([own, None, cosine, other, None, SGDR(0.3, 6), cosine, own])
-    assert [groups for _, groups in found] == [[0, 3, 7], [1, 4], [2, 6], [5]]
-    joint, none, same, alone = (schedule for schedule, _ in found)
-    np.testing.assert_array_equal(joint(0), np.array([0.1, 0.2, 0.1], "float32"))
-    assert none is None
-    assert same is cosine
-    assert alone.first_decay_steps == 6
-    assert (own.initial_learning_rate, other.initial_learning_rate) == (0.1, 0.2)
 
 
 def test_a_rate_that_float32_does_not_hold():

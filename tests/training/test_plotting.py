@@ -62,6 +62,13 @@ def test_learning_rates_leave_a_gap_where_a_group_did_not_move() -> None:
     figure.canvas.draw()
 
 
+def test_a_step_between_two_gaps_has_a_dot() -> None:
+    rates = {"body": [1e-4, np.nan, 1e-4, np.nan, 1e-4, 1e-4], "head": [1e-3] * 6}
+    body, head = plotting.plot_learning_rates(range(6), rates).axes[0].get_lines()
+    assert (body.get_marker(), body.get_markevery()) == (".", [0, 2])
+    assert head.get_marker() in ("", "None")
+
+
 def test_no_steps_yet() -> None:
     figure = plotting.plot_learning_rates([], {"head": []})
     figure.canvas.draw()
@@ -219,8 +226,15 @@ def test_ascii_shows_every_restart() -> None:
 
 def test_ascii_of_one_value_and_of_none() -> None:
     assert "*" in plotting.ascii_plot([0.1])
-    with pytest.raises(ValueError, match="nothing to draw"):
-        plotting.ascii_plot([])
+    for rates in ([], [np.nan, np.inf]):
+        with pytest.raises(ValueError, match=f"nothing to draw.*Received: {len(rates)} rates"):
+            plotting.ascii_plot(rates)
+
+
+def test_ascii_leaves_a_gap_where_a_rate_is_not_finite() -> None:
+    text = plotting.ascii_plot([0.0, np.inf, 1.0, np.nan, 0.5], width=5, height=3)
+    assert [line.partition("|")[2] for line in text.splitlines()[:3]] == ["  *", "    *", "*"]
+    assert "*" in plotting.ascii_plot([0.0, 1e300])
 
 
 def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,296 @@
+"""The snapshots of SGDR cycles in a real `fit`, of models that run eagerly."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlr_tf.core.groups import split_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.schedules import SGDR
+from dlr_tf.training import snapshot_ensemble
+from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble, probability_activation
+
+# Keras saves variables through NumPy's old protocol.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def data(count=24):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(count, 4)).astype("float32")
+    return x, (x[:, 0] > 0).astype("int32")
+
+
+def make_model(learning_rate=1e-2, optimizer=None, steps_per_execution=None, **arguments):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5, activation="relu", name="body_layer"),
+            keras.layers.Dense(2, name="head_layer"),
+        ]
+    )
+    if optimizer is None:
+        groups = split_layers(model, ["head_layer"])
+        optimizer = MultiGroupOptimizer(groups, learning_rate, **arguments)
+    options = {"run_eagerly": True}
+    if steps_per_execution is not None:
+        options = {"jit_compile": False, "steps_per_execution": steps_per_execution}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, **options)
+    return model
+
+
+def fit(model, *members, count=24, **arguments):
+    options = {"batch_size": 4, "verbose": 0} | arguments
+    return model.fit(*data(count), callbacks=list(members), **options)
+
+
+SCHEDULE = SGDR(5e-2, 3)  # with 6 steps per epoch, cycles end at 3, 9, 21
+
+
+class Weights(keras.callbacks.Callback):
+    """The weights after every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.after = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.after[int(self.model.optimizer.iterations)] = self.model.get_weights()
+
+
+def ensemble(model, directory, *members, schedule=SCHEDULE, epochs=4, **arguments):
+    snapshots = SnapshotEnsemble(schedule, directory, **arguments)
+    fit(model, snapshots, *members, epochs=epochs)
+    return snapshots
+
+
+def assert_holds(path, weights):
+    model = make_model()
+    keras.saving.load_weights(model, path, objects_to_skip=[model.optimizer])
+    for ours, theirs in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_cycle_saves_the_weights_of_its_last_step(tmp_path):
+    model, weights = make_model(SCHEDULE), Weights()
+    snapshots = ensemble(model, tmp_path / "new" / "folder", weights)
+    assert [path.name for path in snapshots.members] == [
+        f"cycle-0{cycle}.weights.h5" for cycle in (1, 2, 3)
+    ]
+    for path, step in zip(snapshots.members, (3, 9, 21), strict=True):
+        assert_holds(path, weights.after[step])
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        path.name for path in snapshots.members
+    ]
+
+
+def test_a_cycle_that_ends_with_the_training_is_saved(tmp_path):
+    model = make_model(SGDR(1e-2, 6, t_mul=1, warmup_steps=6))
+    snapshots = ensemble(model, tmp_path, schedule=SGDR(1e-2, 6, t_mul=1, warmup_steps=6))
+    assert len(snapshots.members) == 3
+    assert_holds(snapshots.members[-1], model.get_weights())
+
+
+@pytest.mark.parametrize("wrapper", ["plain", "mixed", "accumulation"])
+def test_steps_are_those_of_the_optimizer(tmp_path, wrapper):
+    if wrapper == "plain":
+        model = make_model(optimizer=keras.optimizers.SGD(SCHEDULE))
+    elif wrapper == "mixed":
+        model = make_model(SCHEDULE)
+        scaled = keras.optimizers.LossScaleOptimizer(model.optimizer, initial_scale=2.0)
+        model.compile(scaled, loss=model.loss, run_eagerly=True)
+    else:
+        model = make_model(SCHEDULE, gradient_accumulation_steps=2)
+    snapshots = ensemble(model, tmp_path)
+    assert len(snapshots.members) == (2 if wrapper == "accumulation" else 3)
+
+
+def test_predictions_are_the_mean_of_the_probabilities_of_the_members(tmp_path):
+    model = make_model(SCHEDULE)
+    snapshots = ensemble(model, tmp_path)
+    before = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+    x = data()[0]
+    prediction = snapshots.predict(x, verbose=0)
+    expected = []
+    for path in snapshots.members:
+        member = make_model()
+        keras.saving.load_weights(member, path, objects_to_skip=[member.optimizer])
+        (kernel, bias), (kernel_2, bias_2) = (layer.get_weights() for layer in member.layers)
+        logits = np.maximum(x.astype("float64") @ kernel + bias, 0) @ kernel_2 + bias_2
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        expected.append(exponentials / exponentials.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(prediction, np.mean(expected, axis=0), atol=1e-6)
+    assert prediction.dtype == np.float32
+    after = [variable.numpy() for variable in (*model.variables, *model.optimizer.variables)]
+    for ours, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    raw = np.mean([load_and_predict(path, x) for path in snapshots.members], axis=0)
+    np.testing.assert_allclose(snapshots.predict(x, activation=None, verbose=0), raw, atol=1e-6)
+    dataset = tf.data.Dataset.from_tensor_slices(x).batch(5)
+    np.testing.assert_allclose(snapshots.predict(dataset, verbose=0), prediction, atol=1e-6)
+
+
+def load_and_predict(path, x):
+    member = make_model()
+    keras.saving.load_weights(member, path, objects_to_skip=[member.optimizer])
+    return member.predict(x, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        (["mse"], "linear"),
+        (["sparse_categorical_crossentropy"], "linear"),
+        ([keras.losses.BinaryCrossentropy(from_logits=True)], "sigmoid"),
+        ([keras.losses.SparseCategoricalCrossentropy()], "linear"),
+        ([lambda y, prediction: keras.ops.mean(prediction)], "linear"),
+        (["mse", keras.losses.BinaryCrossentropy()], "linear"),
+    ],
+    ids=["regression", "name", "binary", "probabilities", "function", "several"],
+)
+def test_the_loss_shows_what_the_outputs_are(losses, expected):
+    values = np.array([[-1.0, 2.0]], "float32")
+    reference = {"linear": values, "sigmoid": 1 / (1 + np.exp(-values))}
+    found = probability_activation(losses)(values)
+    np.testing.assert_allclose(found, reference[expected], rtol=1e-6)
+
+
+def test_a_model_that_does_not_tell_is_asked_about(tmp_path):
+    model = make_model(SCHEDULE)
+    snapshots = ensemble(model, tmp_path, epochs=1)
+    again = SnapshotEnsemble(SCHEDULE, tmp_path)
+    with pytest.raises(ValueError, match="no model to predict with"):
+        again.predict(data()[0])
+    plain = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(2)]
+    )
+    again.set_model(plain)
+    with pytest.raises(ValueError, match="not compiled.*activation='softmax'"):
+        again.predict(data()[0], verbose=0)
+    np.testing.assert_allclose(
+        again.predict(data()[0], activation="softmax", verbose=0),
+        snapshots.predict(data()[0], verbose=0),
+        atol=1e-6,
+    )
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(2, name=name)(inputs) for name in ("p", "q")]
+    both = keras.Model(inputs, outputs)
+    logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    both.compile("sgd", loss=[logits, logits])
+    again.set_model(both)
+    with pytest.raises(ValueError, match="Some of the model's outputs are logits"):
+        again.predict(data()[0], verbose=0)
+
+
+def test_models_with_several_outputs(tmp_path):
+    inputs = keras.Input((4,))
+    outputs = {name: keras.layers.Dense(2, name=name)(inputs) for name in ("p", "q")}
+    model = keras.Model(inputs, outputs)
+    losses = {"p": "mse", "q": "mse"}
+    model.compile(keras.optimizers.SGD(SCHEDULE), loss=losses, run_eagerly=True)
+    snapshots = SnapshotEnsemble(SCHEDULE, tmp_path)
+    x, y = data()
+    targets = {"p": np.eye(2)[y], "q": np.eye(2)[y]}
+    model.fit(x, targets, batch_size=4, epochs=2, callbacks=[snapshots], verbose=0)
+    prediction = snapshots.predict(x, verbose=0)
+    assert {name: part.shape for name, part in prediction.items()} == {"p": (24, 2), "q": (24, 2)}
+
+
+def test_data_that_cannot_be_read_again_are_refused(tmp_path):
+    model = make_model(SCHEDULE)
+    snapshots = ensemble(model, tmp_path)
+    before = model.get_weights()
+    with pytest.raises(TypeError, match="read them more than once"):
+        snapshots.predict(batch for batch in [data()[0]])
+    shuffled = tf.data.Dataset.from_tensor_slices(data()[0]).shuffle(24, seed=1).batch(4)
+    with pytest.raises(ValueError, match="another order.*Leave out `shuffle`"):
+        snapshots.predict(shuffled, verbose=0)
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_restarts_are_not_listed(tmp_path, monkeypatch):
+    """A list grows with the number of restarts."""
+    schedule = SGDR(5e-2, 2, t_mul=1.0, warmup_steps=1)
+    monkeypatch.setattr(SGDR, "restart_steps", None)
+    model = make_model(schedule)
+    model.optimizer.iterations.assign(2**39)
+    snapshots = ensemble(model, tmp_path, schedule=schedule, epochs=1)
+    cycles = [2**38 + i for i in range(3)]
+    assert [path.name for path in snapshots.members] == [f"cycle-{i}.weights.h5" for i in cycles]
+
+
+def test_an_ensemble_without_members_says_what_to_do(tmp_path):
+    snapshots = SnapshotEnsemble(SCHEDULE, tmp_path / "missing")
+    assert snapshots.members == []
+    snapshots.set_model(make_model(SCHEDULE))
+    with pytest.raises(ValueError, match="no members.*at least 3 steps"):
+        snapshots.predict(data()[0])
+
+
+def test_files_of_another_training_are_not_written_over(tmp_path):
+    ensemble(make_model(SCHEDULE), tmp_path, epochs=2)
+    stranger = tmp_path / "cycle-01.weights.h5.txt"
+    stranger.write_text("mine")
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    model = make_model(SCHEDULE)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"at step 0.*overwrite=True.*cycle-01.weights.h5"):
+        ensemble(model, tmp_path)
+    assert contents == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    snapshots = ensemble(model, tmp_path, epochs=1, overwrite=True)
+    assert [path.name for path in snapshots.members] == ["cycle-01.weights.h5"]
+    assert stranger.read_text() == "mine"
+
+
+def test_a_resumed_training_goes_on_with_the_next_cycle(tmp_path):
+    directory = tmp_path / "snapshots"
+
+    class Dies(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError("killed")
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        ensemble(make_model(SCHEDULE), directory, backup(), Dies())
+    first = [path.read_bytes() for path in sorted(directory.iterdir())]
+    assert len(first) == 2
+    snapshots = ensemble(make_model(SCHEDULE), directory, backup())
+    assert len(snapshots.members) == 3
+    assert [path.read_bytes() for path in snapshots.members[:2]] == first
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(snapshot_ensemble.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ensemble(make_model(SCHEDULE), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cycle_that_ends_inside_of_an_execution_warns(tmp_path):
+    model, weights = make_model(SCHEDULE, steps_per_execution=2), Weights()
+    with pytest.warns(UserWarning, match="Cycle 1 ended at step 3.*weights of step 4 were saved"):
+        snapshots = ensemble(model, tmp_path, weights, epochs=1)
+    assert_holds(snapshots.members[0], weights.after[4])
+
+
+def test_arguments_of_the_ensemble_are_checked(tmp_path):
+    with pytest.raises(TypeError, match="should be the `SGDR`"):
+        SnapshotEnsemble(keras.optimizers.schedules.CosineDecay(0.1, 10), tmp_path)
+    optimizer = keras.optimizers.SGD(SCHEDULE, gradient_accumulation_steps=2)
+    model = make_model(optimizer=optimizer)
+    with pytest.raises(ValueError, match="every batch under gradient accumulation"):
+        ensemble(model, tmp_path)
