@@ -254,6 +254,7 @@ class GroupRates:
                 float(limit) if is_scheduled and math.isfinite(limit) else None
                 for limit, is_scheduled in zip(limits, scheduled)
             ],
+            "rate_set_steps": [int(step) for step in self.set_steps.numpy()],
         }
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
@@ -270,6 +271,7 @@ class GroupRates:
         ]
         self.factors.assign(factors)
         self.limits.assign(_limits(config["rate_limits"]))
+        self.set_steps.assign(config["rate_set_steps"])
 
     def state(self) -> list[dict[str, Any]]:
         """Return what is saved of each group, as JSON values; exact, since JSON keeps float64."""
@@ -341,7 +343,7 @@ class GroupRates:
         """
         schedule = self._schedules[group]
         if not isinstance(schedule, LearningRateSchedule):
-            return base
+            return math.inf  # a function of no argument is no schedule
         peak = known_peak(schedule)
         if peak is not None:
             return peak

@@ -772,7 +772,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             for inner, rate in zip(config["optimizer"], rates):
                 _keras.set_learning_rate(inner, rate)
         config["learning_rate"] = None if by_inner else rates
-        rate_names = ("rate_factors", "rate_limits", "rate_scale")
+        rate_names = ("rate_factors", "rate_limits", "rate_set_steps", "rate_scale")
         rate_config = {name: config.pop(name) for name in rate_names if name in config}
         exclusions = config.pop("exclude_from_weight_decay")
         optimizer = cls(**config)

@@ -23,13 +23,13 @@ class GroupRow(NamedTuple):
     state: str
 
 
-def group_table(title: str, rows: Sequence[GroupRow], width: int = 110) -> str:
+def group_table(title: str, rows: Sequence[GroupRow], width: int = 120) -> str:
     """Format groups as a table.
 
     Args:
         title: Line above the table.
         rows: One per group.
-        width: Width of the table in characters. Defaults to 110.
+        width: Width of the table in characters. Defaults to 120.
     """
     table = rich.table.Table(title=title, title_justify="left")
     for column in ("group", "layers (first to last)"):

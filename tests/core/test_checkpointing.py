@@ -437,7 +437,7 @@ def test_state_that_was_saved_without_accumulation_empties_the_accumulators(tmp_
     assert any(np.any(v) for name, v in state(other).items() if name.endswith("accumulator"))
     other.load_weights(stored(tmp_path, model))
     assert not any(np.any(v) for name, v in state(other).items() if name.endswith("accumulator"))
-    assert int(other.optimizer.iterations) == 3
+    assert int(other.optimizer.iterations) == int(model.optimizer.iterations)
 
 
 def test_averages_that_a_file_lacks_begin_at_the_weights(tmp_path):
@@ -776,9 +776,11 @@ def test_accumulation_may_change_between_two_steps(tmp_path):
 @pytest.mark.parametrize("other", ["Adam", "none"])
 def test_a_file_without_our_state_gives_a_warning_and_its_weights(other, tmp_path):
     model, twin = stack(0), compiled(stack(1))
+    path = tmp_path / "m.weights.h5"
     if other == "Adam":
         model.compile(keras.optimizers.Adam(), "mse", run_eagerly=True)
-    path = stored(tmp_path, model)
+        train(model)
+    model.save_weights(path)
     twin.optimizer.build(twin.trainable_variables)
     with pytest.warns(UserWarning, match="Skipping variable loading for optimizer 'multi_group"):
         twin.load_weights(path)
