@@ -60,8 +60,8 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     - the layers that `freeze_batch_norm` froze.
 
     A layer that was frozen as a whole (`layer.trainable = False`, `model.trainable = False`) learns
-    with its group again. To let a variable or an inner layer learn that is frozen by itself, set its
-    own flag to `True`.
+    with its group again. To let a variable or an inner layer learn that is frozen by itself, set
+    its own flag to `True`.
 
     On a compiled model the change takes effect at the next step, also in the middle of `fit`: same
     optimizer, no `compile`, no lost state. Keras traces the training step again only if a flag has

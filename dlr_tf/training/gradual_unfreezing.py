@@ -1,4 +1,4 @@
-"""A callback that thaws the groups one by one."""
+"""A callback that lets the groups learn one by one, from the head to the first group."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
+from dlr_tf.core._validation import check_integer
 from dlr_tf.core.groups import LayerGroup
+from dlr_tf.training._core_names import check_groups
 from dlr_tf.training.freezing import freeze_to
 
 _logger = logging.getLogger(__name__)
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
-    """Trains the head first, and thaws one more group every few epochs.
+    """Train the head first, and let one more group learn every few epochs.
 
     In epoch `e`, counted from 0, the groups from index `n - 1 - e // epochs_per_group` on learn,
     for `n` groups; all of them once that is below 0. The group follows from the number of the
@@ -25,17 +26,18 @@ class GradualUnfreezing(keras.callbacks.Callback):
     The logs of an epoch get `trainable_groups`, the number of groups that learned in it, and the
     logger `dlr_tf.training.gradual_unfreezing` names each group that thaws, at level `INFO`.
 
-    Use a plain `freeze_to` before `fit` when only the head is to go first, and nothing at all when
-    rates fall steeply enough from the head to the first group.
+    Use `fine_tune` when only the head is to learn first and then all groups together. When the
+    rates of the first groups are much lower than that of the head, freezing is often not needed.
 
     Args:
         groups: What `split_layers` and the others return, first to head.
-        epochs_per_group: Epochs before the next group thaws, at least 1. Defaults to `1`, as in
-            the source.
+        epochs_per_group: Epochs until the next group learns too, at least 1. Defaults to `1`, as
+            in the source.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If there is no group, or `epochs_per_group` is below 1.
+        ValueError: If there is no group, two groups name one layer, or `epochs_per_group` is
+            below 1.
 
     Example:
 
@@ -46,40 +48,21 @@ class GradualUnfreezing(keras.callbacks.Callback):
     ... )
     >>> groups = split_layers(model, ["top"])
     >>> model.compile(MultiGroupOptimizer(groups, slice(1e-4, 1e-2)), loss="mse")
-    >>> thaw = GradualUnfreezing(groups)
-    >>> thaw.first_trainable_group(0), thaw.first_trainable_group(1), thaw.first_trainable_group(9)
-    (1, 0, 0)
+    >>> unfreezing = GradualUnfreezing(groups)
+    >>> [unfreezing.first_trainable_group(epoch) for epoch in (0, 1, 9)]
+    [1, 0, 0]
 
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.3.
     """
 
     def __init__(self, groups: Sequence[LayerGroup], epochs_per_group: int = 1) -> None:
         super().__init__()
-        if not isinstance(groups, Sequence) or not all(isinstance(g, LayerGroup) for g in groups):
-            raise TypeError(
-                "Argument `groups` should be a sequence of `LayerGroup`, as `split_layers` "
-                f"returns. Received: groups={groups!r}"
-            )
-        if not groups:
-            raise ValueError("Argument `groups` should hold at least one group. Received: none")
-        if isinstance(epochs_per_group, bool) or not isinstance(
-            epochs_per_group, (int, np.integer)
-        ):
-            raise TypeError(
-                "Argument `epochs_per_group` should be an integer. "
-                f"Received: epochs_per_group={epochs_per_group!r}"
-            )
-        if epochs_per_group < 1:
-            raise ValueError(
-                "Argument `epochs_per_group` should be at least 1. "
-                f"Received: epochs_per_group={epochs_per_group}"
-            )
-        self.groups = tuple(groups)
-        self.epochs_per_group = epochs_per_group
+        self.groups = check_groups(groups)
+        self.epochs_per_group = check_integer("epochs_per_group", epochs_per_group, minimum=1)
         self._first: int | None = None
 
     def first_trainable_group(self, epoch: int) -> int:
-        """Index of the first group that learns in an epoch, counted from 0."""
+        """Return the index of the first group that learns in an epoch, counted from 0."""
         return max(len(self.groups) - 1 - epoch // self.epochs_per_group, 0)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -90,9 +73,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if first == self._first:
             return
         freeze_to(self.model, self.groups, first)
-        thawed = self.groups[first : self._first]
+        new = ", ".join(group.name for group in self.groups[first : self._first])
         self._first = first
-        _logger.info("Epoch %d: %s learns now.", epoch + 1, ", ".join(g.name for g in thawed))
+        _logger.info("Epoch %d: starts to train %s.", epoch + 1, new)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
