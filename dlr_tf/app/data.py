@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.training.distribution import mend_fit
+from dlr_tf.training.distribution import distributed_fit
 
 READABLE = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 # Images that TensorFlow cannot decode: passing by them in silence would train on half a folder.
@@ -438,7 +438,7 @@ def pretrain_on_digits(
         [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    mend_fit(model, data.train.element_spec)
-    model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
-    accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+    with distributed_fit(model, data.train.element_spec):
+        model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
+        accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

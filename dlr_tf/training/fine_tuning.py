@@ -16,7 +16,7 @@ from dlr_tf.core.groups import LayerGroup, assign_variables
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle, cycle_length
-from dlr_tf.training.distribution import mend_fit
+from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
 from dlr_tf.training.losses import batch_of, cross_entropy_for
 
@@ -133,13 +133,14 @@ def fine_tune(
     with model.distribute_strategy.scope():
         # Before `fit`, so that callbacks find an optimizer that knows its variables.
         model.optimizer.build(model.trainable_variables)
-    return model.fit(
-        **inputs,
-        validation_data=validation_data,
-        epochs=epochs,
-        callbacks=[_Thaw(groups, frozen_epochs), *callbacks],
-        verbose=verbose,
-    )
+    with distributed_fit(model, batch_of(train_data)):
+        return model.fit(
+            **inputs,
+            validation_data=validation_data,
+            epochs=epochs,
+            callbacks=[_Thaw(groups, frozen_epochs), *callbacks],
+            verbose=verbose,
+        )
 
 
 def compile_groups(
@@ -174,7 +175,6 @@ def compile_groups(
         if loss is None:
             loss, accuracy = cross_entropy_for(model, train_data)
         model.compile(multi_group, loss=loss, metrics=[accuracy] if metrics is None else metrics)
-        mend_fit(model, batch_of(train_data))
 
 
 class _Thaw(keras.callbacks.Callback):

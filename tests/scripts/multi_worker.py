@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core.groups import split_layers
-from dlr_tf.training.distribution import is_chief, make_strategy, mend_fit
+from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_to
 from tests.scripts.training import (
@@ -40,7 +40,6 @@ from tests.scripts.training import (
 )
 
 WHOLE_LIMIT = 150.0  # seconds
-ALONE = 3  # exit code
 KILLED_AT = 3  # the step of the second epoch before which worker 1 dies
 
 OPTIMIZERS: dict[str, Callable[[keras.Model], Any]] = {
@@ -113,22 +112,26 @@ def keras_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
     (folder / f"fit_{number_of_this_worker()}.json").write_text(json.dumps(outcomes))
 
 
-def mended_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
+def fit_on_all_workers(strategy: tf.distribute.Strategy, folder: Path) -> None:
     """Losses, metrics, validation and weights, with a last batch of another size to validate on."""
     for make_optimizer in OPTIMIZERS.values():
         results = []
         for place in (strategy, None):
             model = compiled(place, make_optimizer)
             x, y = data(model)
-            mend_fit(model, (x, y))
-            history = model.fit(
-                batches(model),
-                epochs=2,
-                validation_data=tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) - 3),
-                verbose=0,
-            )
+            with distributed_fit(model, (x, y)):
+                history = model.fit(
+                    batches(model),
+                    epochs=2,
+                    validation_data=tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) - 3),
+                    verbose=0,
+                )
+                scores = model.evaluate(batches(model), verbose=0)
+            # Nothing stays on the model.
+            assert model.train_function is None or place is None
+            assert "make_train_function" not in vars(model)
             assert model.predict(x, batch_size=BATCH, verbose=0).shape == y.shape
-            results.append((history.history, model.evaluate(batches(model), verbose=0), model))
+            results.append((history.history, scores, model))
         (logs, scores, model), (known_logs, known_scores, twin) = results
         assert logs.keys() == known_logs.keys() >= {"loss", "mae", "val_loss", "val_mae"}
         for name, values in known_logs.items():
@@ -140,9 +143,9 @@ def mended_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
 
 def refused_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
     model = compiled(strategy, optimizer_for, steps_per_execution=2)
-    mend_fit(model, data(model))
     try:
-        model.fit(batches(model), verbose=0)
+        with distributed_fit(model, data(model)):
+            model.fit(batches(model), verbose=0)
     except ValueError as error:
         assert "`steps_per_execution` are not supported" in str(error), error
     else:
@@ -277,13 +280,9 @@ def resume_fine_tuning(strategy: tf.distribute.Strategy, folder: Path) -> None:
 
 def main(phase: str, folder: Path, wait: float) -> None:
     tf.config.set_visible_devices([], "GPU")
-    # In a thread of its own in C: TensorFlow waits for others without letting Python's run.
+    strategy = make_strategy("multi-worker", wait=wait)
+    # In a thread of its own in C: TensorFlow waits for others and keeps Python's lock.
     faulthandler.dump_traceback_later(WHOLE_LIMIT, exit=True)
-    try:
-        strategy = make_strategy("multi-worker", wait=wait)
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        sys.exit(ALONE)
     assert strategy.num_replicas_in_sync == 2
     for part in PHASES[phase]:
         part(strategy, folder)
@@ -291,7 +290,7 @@ def main(phase: str, folder: Path, wait: float) -> None:
 
 
 PHASES: dict[str, tuple[Callable[..., None], ...]] = {
-    "first": (train, thaw, interchange, keras_fit, mended_fit, refused_fit, begin),
+    "first": (train, thaw, interchange, keras_fit, fit_on_all_workers, refused_fit, begin),
     "second": (resume, begin_fine_tuning),
     "third": (resume_fine_tuning,),
 }
