@@ -41,10 +41,10 @@ def test_default_loss(
 
 def test_default_loss_looks_inside_and_behind() -> None:
     inner = small_model("sigmoid", 1)
-    assert losses._last_activation(keras.Sequential([keras.Input((6,)), inner])) == "sigmoid"
+    assert losses.last_activation(keras.Sequential([keras.Input((6,)), inner])) == "sigmoid"
     inputs = keras.Input((6,))
     softmax = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(3)(inputs)))
-    assert losses._last_activation(softmax) == "softmax"
+    assert losses.last_activation(softmax) == "softmax"
 
 
 def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
