@@ -67,7 +67,7 @@ def fine_tune(
     `run_eagerly`, `steps_per_execution` and `jit_compile`; the arguments `loss` and `metrics`
     override them. Otherwise the loss is the cross-entropy that fits the labels and the last
     activation. For that choice the labels are looked at: all of them in arrays, those in the first
-    3 batches of a data set.
+    3 batches of a data set, which shuffles anew when it is read again.
 
     A model built in the scope of a `tf.distribute.MirroredStrategy` or
     `MultiWorkerMirroredStrategy` is trained on all its devices.

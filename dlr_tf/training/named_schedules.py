@@ -57,7 +57,8 @@ def make_schedule(
         return lambda rate: rate
     if name == "onecycle":
         return lambda rate: OneCycle(rate, max(2, total))
-    t_mul = check_number("t_mul", t_mul, minimum=1)
+    if check_number("t_mul", t_mul) < 1:
+        raise ValueError(f"Argument `t_mul` should be at least 1. Received: t_mul={t_mul!r}")
     if cycle_epochs is None:
         first = first_cycle_steps(total, epochs, t_mul)
     elif check_number("cycle_epochs", cycle_epochs) > 0:

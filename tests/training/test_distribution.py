@@ -278,10 +278,12 @@ def test_a_worker_killed_while_fine_tuning_resumes_from_the_backup(second, folde
 @pytest.mark.slow
 def test_a_worker_that_waits_in_vain_stops_by_itself(tmp_path):
     """The first worker, for which TensorFlow has no limit of its own, and another one."""
-    for number in (0, 1):
-        with Cluster("first", tmp_path, workers=(number,), wait=2.0) as cluster:
+    first = Cluster("first", tmp_path, workers=(0,), wait=2.0)
+    second = Cluster("first", tmp_path, workers=(1,), wait=2.0)
+    with first, second:
+        for number, cluster in enumerate((first, second)):
             output = cluster.output(number)
             assert cluster.code(number) == 1, output
-        other = rf"worker {number} of 2: waiting up to 2 s for worker {1 - number} at 127\.0\.0\.1"
-        assert re.search(other + r":\d+, as TF_CONFIG says\.", output), output
-        assert "Timeout" not in output
+            expected = rf"worker {number} of 2: waiting up to 2 s for worker {1 - number} at 127\."
+            assert re.search(expected + r"[\d.:]+, as TF_CONFIG says\.", output), output
+            assert "Timeout" not in output

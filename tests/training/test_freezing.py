@@ -391,8 +391,8 @@ def test_freeze_batch_norm_holds_statistics_and_scale_through_fit(sample, keras_
     assert len(before) == 4
     freeze_batch_norm(model)
     x, y = sample.data()
-    for n in (None, 0, -1, 0):
-        if n is not None:
+    for plan in ((), (0, -1, 0)):
+        for n in plan:
             freeze_to(model, groups, n)
         model.fit(x, y, verbose=0)
         assert same(values(v for norm in norms for v in norm.weights), before)
