@@ -28,7 +28,14 @@ from dlr_tf.training.named_schedules import (
 )
 from dlr_tf.training.training_data import batch_of, fit_arguments, steps_in_epoch
 
-__all__ = ["compile_groups", "fine_tune", "make_schedule", "steps_in_epoch"]
+__all__ = [
+    "BATCH_NORM",
+    "SCHEDULES",
+    "compile_groups",
+    "fine_tune",
+    "make_schedule",
+    "steps_in_epoch",
+]
 
 BATCH_NORM = ("frozen", "train")
 

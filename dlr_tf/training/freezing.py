@@ -1,7 +1,7 @@
 """Freezing groups and batch normalisation, before and in the middle of training.
 
 In Keras each layer and each variable has a flag `trainable`, and setting the flag of a layer sets
-the flags of all layers and variables inside it. That would also thaw what is frozen by itself
+the flags of all layers and variables inside it. That would also unfreeze what is frozen by itself
 inside a layer, such as the base kernel of LoRA. So `freeze_to` computes every flag first, then
 writes them.
 """

@@ -23,8 +23,9 @@ class GradualUnfreezing(keras.callbacks.Callback):
     for `n` groups; all of them once that is below 0. The group follows from the number of the
     epoch, so a run resumed with `initial_epoch` or by `BackupAndRestore` goes on at the right one.
 
-    The logs of an epoch get `trainable_groups`, the number of groups that learned in it, and the
-    logger `dlr_tf.training.gradual_unfreezing` names each group that thaws, at level `INFO`.
+    The logs of an epoch get `trainable_groups`, the number of groups that learned in it. The
+    logger `dlr_tf.training.gradual_unfreezing` names each group that starts to learn, at level
+    `INFO`.
 
     Use `fine_tune` when only the head is to learn first and then all groups together. When the
     rates of the first groups are much lower than that of the head, freezing is often not needed.

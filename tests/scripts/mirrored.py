@@ -116,8 +116,8 @@ def custom_loop_with_sparse_gradients(strategy: tf.distribute.Strategy) -> None:
     )
 
 
-@check("custom loop: thawed in mid-training")
-def custom_loop_thawed(strategy: tf.distribute.Strategy) -> None:
+@check("custom loop: unfrozen in the middle of training")
+def custom_loop_unfrozen(strategy: tf.distribute.Strategy) -> None:
     """By `freeze_to`, which builds in the scope, and by the step itself, in a replica."""
     loops = []
     for place in (strategy, None):
@@ -263,8 +263,8 @@ def fit_with_several_steps_a_call(strategy: tf.distribute.Strategy) -> None:
     assert works[0] == works[1], works
 
 
-@check("fit: frozen and thawed by epochs, with averages swapped in")
-def fit_frozen_and_thawed(strategy: tf.distribute.Strategy) -> None:
+@check("fit: frozen and unfrozen by epochs, with averages swapped in")
+def fit_frozen_and_unfrozen(strategy: tf.distribute.Strategy) -> None:
     model, _ = compare_fits(
         strategy, FreezeTo(), keras.callbacks.SwapEMAWeights(), epochs=3, use_ema=True
     )
@@ -313,7 +313,7 @@ STORES = {"weights.h5": store_file, "tf.train.Checkpoint": store_checkpoint}
 
 @for_each(STORES, "from one device to two and back")
 def interchange(strategy: tf.distribute.Strategy, name: str) -> None:
-    settings = {**SETTINGS["together"], "gradient_accumulation_steps": 4}  # amid an accumulation
+    settings = {**SETTINGS["together"], "gradient_accumulation_steps": 4}  # within an accumulation
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         one = Loop(settings=settings).epoch()

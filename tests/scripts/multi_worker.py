@@ -2,9 +2,10 @@
 
     python -m tests.scripts.multi_worker first|second|third FOLDER WAIT
 
-`first` trains, compares with one device, and is killed in mid-epoch (worker 1 kills itself);
-`second` resumes where the last checkpoint was written, and is killed in mid-epoch of `fine_tune`;
-`third` resumes that from `BackupAndRestore`. Each check that fails ends the process with an error.
+`first` trains, compares with one device, and is killed in the middle of an epoch (worker 1 kills
+itself); `second` resumes where the last checkpoint was written, and is killed in the middle of an
+epoch of `fine_tune`; `third` resumes that from `BackupAndRestore`. Each check that fails ends the
+process with an error.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def train(strategy: tf.distribute.Strategy, folder: Path) -> None:
         compare(Loop(strategy, settings=settings).epoch(), Loop(settings=settings).epoch())
 
 
-def thaw(strategy: tf.distribute.Strategy, folder: Path) -> None:
+def unfreeze(strategy: tf.distribute.Strategy, folder: Path) -> None:
     loops = []
     for place in (strategy, None):
         loop = Loop(place, settings=TOGETHER)
@@ -285,7 +286,7 @@ def main(phase: str, folder: Path, wait: float) -> None:
 
 
 PHASES: dict[str, tuple[Callable[..., None], ...]] = {
-    "first": (train, thaw, interchange, keras_fit, fit_on_all_workers, refused_fit, begin),
+    "first": (train, unfreeze, interchange, keras_fit, fit_on_all_workers, refused_fit, begin),
     "second": (resume, begin_fine_tuning),
     "third": (resume_fine_tuning,),
 }

@@ -1,7 +1,7 @@
 """Several devices train as one does with the joint batch.
 
 The devices are two logical CPUs under `MirroredStrategy` in one process, and two processes on the
-loopback address under `MultiWorkerMirroredStrategy`. What is trained and compared stands in
+loopback address under `MultiWorkerMirroredStrategy`. What is trained and compared is in
 `tests/scripts/`.
 """
 
@@ -246,7 +246,7 @@ def second(first: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "part", ["train", "thaw", "interchange", "fit_on_all_workers", "refused_fit"]
+    "part", ["train", "unfreeze", "interchange", "fit_on_all_workers", "refused_fit"]
 )
 def test_two_processes_train_as_one_device(first, folder, part):
     for number in (0, 1):
@@ -261,7 +261,7 @@ def test_keras_own_fit_still_fails_on_several_machines(first, folder):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_mid_epoch_resumes(second, folder):
+def test_a_worker_killed_in_the_middle_of_an_epoch_resumes(second, folder):
     for number in (0, 1):
         assert (folder / f"resume_{number}.done").exists(), second
 
@@ -276,7 +276,7 @@ def test_a_worker_killed_while_fine_tuning_resumes_from_the_backup(second, folde
 
 
 @pytest.mark.slow
-def test_a_worker_that_waits_in_vain_stops_by_itself(tmp_path):
+def test_a_worker_whose_others_do_not_come_ends_by_itself(tmp_path):
     """The first worker, for which TensorFlow has no limit of its own, and another one."""
     first = Cluster("first", tmp_path, workers=(0,), wait=2.0)
     second = Cluster("first", tmp_path, workers=(1,), wait=2.0)

@@ -96,7 +96,7 @@ def test_frozen_layers_have_their_flag_off_and_others_on(samples):
     assert model.trainable
 
 
-def test_a_model_frozen_as_a_whole_is_thawed(samples):
+def test_a_model_frozen_as_a_whole_is_unfrozen(samples):
     model = samples["nested"].model()
     groups = samples["nested"].groups(model)
     everything = learning(model)
@@ -230,16 +230,16 @@ def test_a_group_that_never_trained_costs_no_optimizer_memory(samples, template)
         ("attention", False),
     ],
 )
-def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples, kind, traced):
+def test_unfreezing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples, kind, traced):
     sample = samples[kind]
     model, groups, optimizer = compiled(sample, DEFAULT, run_eagerly=not traced)
     freeze_to(model, groups, -1)
     frozen = [p.variable for p in assign_variables(model, groups) if p.group < 2]
-    thawed = [v for v in frozen if v.trainable or v.path.split("/")[-1][:6] != "moving"]
+    unfrozen = [v for v in frozen if v.trainable or v.path.split("/")[-1][:6] != "moving"]
     start = values(frozen)
     seen: dict[str, Any] = {}
 
-    def thaw() -> None:
+    def unfreeze() -> None:
         seen["frozen"] = values(frozen)
         seen["before"] = slot_values(optimizer)
         seen["head"] = {key: v for key, v in seen["before"].items() if key[0] == 2}
@@ -247,9 +247,9 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples,
         seen["after"] = slot_values(optimizer)
         seen["steps"] = optimizer._group_steps.numpy().tolist()
 
-    one_step = At(2, lambda: seen.update(next=values(thawed)))
+    one_step = At(2, lambda: seen.update(next=values(unfrozen)))
     x, y = sample.data()
-    model.fit(x, y, batch_size=12, epochs=3, verbose=0, callbacks=[At(1, thaw), one_step])
+    model.fit(x, y, batch_size=12, epochs=3, verbose=0, callbacks=[At(1, unfreeze), one_step])
     assert model.optimizer is optimizer
     assert same(seen["frozen"], start)  # batch-norm statistics too
     assert seen["steps"] == [0, 0, 1]
@@ -261,7 +261,7 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples,
     assert not any(np.any(value) for value in fresh.values())
     # All of it moved at the very next step, and the state of the head went on.
     now = dict(zip(map(id, frozen), start))
-    for variable, value in zip(thawed, seen["next"]):
+    for variable, value in zip(unfrozen, seen["next"]):
         if variable.trainable:
             assert not np.array_equal(value, now[id(variable)]), variable.path
     assert optimizer._group_steps.numpy().tolist() == [2, 2, 3]
@@ -345,10 +345,10 @@ def test_under_mixed_precision(samples):
         freeze_to(model, groups, -1)
         x, y = sample.data()
         start = values(model.get_layer("stem").weights)
-        thaw = At(1, lambda: freeze_to(model, groups, 0))
+        unfreeze = At(1, lambda: freeze_to(model, groups, 0))
         model.fit(x, y, epochs=1, verbose=0)
         assert same(values(model.get_layer("stem").weights), start)
-        model.fit(x, y, epochs=2, verbose=0, callbacks=[thaw])
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[unfreeze])
     finally:
         keras.config.set_dtype_policy("float32")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -461,7 +461,7 @@ def body_and_top(layer: Any = None) -> Any:
     return model, split_layers(model, ["top"]), layer
 
 
-def freeze_and_thaw(model: Any, groups: Any) -> None:
+def freeze_and_unfreeze(model: Any, groups: Any) -> None:
     for n in (1, 2, -1, 0):
         freeze_to(model, groups, n)
 
@@ -505,18 +505,18 @@ def test_quantised_layers_stay_frozen_with_and_without_lora():
     model, groups, layer = body_and_top()
     model.quantize("int8")
     assert names(model) == {"body/bias", "top/bias"}
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert names(model) == {"body/bias", "top/bias"}
     layer.enable_lora(2)
     expected = {"body/bias", "top/bias", "body/lora_kernel_a", "body/lora_kernel_b"}
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert names(model) == expected
 
 
 def test_a_variable_frozen_by_hand_stays_frozen_until_it_is_set_by_hand():
     model, groups, layer = body_and_top()
     layer.kernel.trainable = False
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert names(model) == TOP | {"body/bias"}
     freeze_to(model, groups, 1)
     layer.kernel.trainable = True  # in a frozen layer
@@ -527,7 +527,7 @@ def test_a_variable_frozen_by_hand_stays_frozen_until_it_is_set_by_hand():
 def test_a_layer_with_all_its_variables_frozen_by_hand_stays_frozen():
     model, groups, layer = body_and_top(LAYERS.Dense(4, use_bias=False, name="body"))
     layer.kernel.trainable = False
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert names(model) == TOP
     layer.trainable = False
     layer.trainable = True  # Keras turns the kernel on
@@ -541,7 +541,7 @@ def test_biases_alone():
     for each in model.layers:
         each.trainable = False
         each.bias.trainable = True
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert names(model) == {"body/bias", "top/bias"}
 
 
@@ -552,11 +552,11 @@ def test_a_layer_frozen_inside_a_composite_layer_stays_frozen():
     layer.backward_layer.trainable = False
     expected = learning(model)
     assert len(expected) == 5
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert learning(model) == expected
     assert not layer.backward_layer.trainable
     layer.backward_layer.trainable = True
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert len(learning(model)) == 8
 
 
@@ -567,7 +567,7 @@ def test_variables_frozen_inside_a_composite_layer_stay_frozen(samples):
     inner[0].enable_lora(2)
     inner[1].kernel.trainable = False
     expected = learning(model)
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert learning(model) == expected
 
 
@@ -598,7 +598,7 @@ def test_a_backbone_in_which_only_lora_learns():
     assert len(learning(model)) == 5 + 2
 
 
-def test_layers_frozen_beside_lora_in_a_model_where_more_learns_are_thawed():
+def test_layers_frozen_beside_lora_in_a_model_where_more_learns_are_unfrozen():
     model, groups, layer = body_and_top()
     model.get_layer("top").enable_lora(2)
     layer.trainable = False
@@ -614,10 +614,10 @@ def test_a_weight_of_the_models_own_frozen_by_hand_stays_frozen(samples):
     model = samples["subclassed"].model()
     groups = samples["subclassed"].groups(model)
     model.offset.trainable = False
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert not model.offset.trainable
     model.offset.trainable = True
-    freeze_and_thaw(model, groups)
+    freeze_and_unfreeze(model, groups)
     assert model.offset.trainable
 
 

@@ -168,7 +168,7 @@ class Interrupted(Exception):  # noqa: N818 - no error, an end
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Ends `fit` in mid-epoch, as a signal would: its callbacks hear of no end."""
+    """Ends `fit` in the middle of an epoch, as a signal would: its callbacks hear of no end."""
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if int(unwrap(self.model.optimizer).iterations) == STEPS + 2:
@@ -337,8 +337,8 @@ class FreezeTo(keras.callbacks.Callback):
         freeze_to(self.model, unwrap(self.model.optimizer).groups, self.firsts[epoch])
 
 
-@pytest.mark.parametrize("plan", [(0, 1, 0), (1, 0, 0)], ids=["frozen late", "thawed late"])
-def test_averages_stay_with_their_weights_when_layers_freeze_and_thaw(policy, plan):
+@pytest.mark.parametrize("plan", [(0, 1, 0), (1, 0, 0)], ids=["frozen late", "unfrozen late"])
+def test_averages_stay_with_their_weights_when_layers_freeze_and_unfreeze(policy, plan):
     """Both layers have one shape: an average in the other's place would raise nothing."""
     model = make_model("constant", use_ema=True, ema_momentum=0.7)
     evaluated = AtEvaluation()
