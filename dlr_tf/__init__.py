@@ -14,9 +14,9 @@ from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
-from dlr_tf.training.callbacks import GradualUnfreezing
 from dlr_tf.training.fine_tuning import fine_tune
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
+from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
+from dlr_tf.training.gradual_unfreezing import GradualUnfreezing
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble
@@ -41,4 +41,5 @@ __all__ = [
     "split_evenly",
     "split_layers",
     "split_layerwise",
+    "unfreeze_batch_norm",
 ]

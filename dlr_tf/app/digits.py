@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.data import ImageData
-from dlr_tf.training.distribution import mend_fit
+from dlr_tf.training.distribution import distributed_fit
 
 
 def load_digits(
@@ -121,7 +121,7 @@ def pretrain_on_digits(
         [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    mend_fit(model, data.train.element_spec)
-    model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
-    accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
+    with distributed_fit(model, data.train.element_spec):
+        model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
+        accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

@@ -21,7 +21,7 @@ from dlr_tf.app.output import check_output_folder
 from dlr_tf.app.tasks import Task, load_task, make_optimizer
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
-from dlr_tf.training.distribution import is_chief, make_strategy
+from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,8 @@ def _train(
         verbose=progress_bar(),
     ).history
     seconds = time.perf_counter() - started
-    scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
+    with distributed_fit(task.model, task.data.test.element_spec):
+        scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
     return Result(history, scores["accuracy"], scores["loss"], seconds)
 
 

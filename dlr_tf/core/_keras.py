@@ -578,3 +578,31 @@ def operation_seeds() -> random.Random | None:
 
 def set_operation_seeds(generator: random.Random) -> None:
     eager_context.context()._rng = generator
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The variables that an optimizer was built for; the public list mixes them with its state."""
+    return list(optimizer._trainable_variables)
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What `compile` was called with, as the objects themselves; empty before.
+
+    The public `get_compile_config` serialises them, which a loss function of the user's own does
+    not survive, and `model.metrics` holds no more than what Keras made of the argument.
+    """
+    config = getattr(model, "_compile_config", None)
+    return dict(config.config) if model.compiled and config is not None else {}
+
+
+def compile_token(model: keras.Model) -> Any:
+    """An object that each `compile` of a model makes anew; `None` before the first."""
+    return getattr(model, "_compile_config", None)
+
+
+def flags_at_compile(model: keras.Model) -> list[bool]:
+    """The flags `trainable` of a model's layers when it was compiled."""
+    return list(getattr(model, "_compiled_trainable_state", {}).values())

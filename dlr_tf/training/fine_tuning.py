@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from dlr_tf.core._keras import compile_arguments
+from dlr_tf.core._validation import check_integer, did_you_mean
 from dlr_tf.core.assignment import assign_variables
-from dlr_tf.core.groups import LayerGroup
+from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR, OneCycle, cycle_length
-from dlr_tf.training.distribution import mend_fit
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
+from dlr_tf.core.schedules import SGDR
+from dlr_tf.training.distribution import distributed_fit
+from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
+from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
+from dlr_tf.training.named_schedules import (
+    SCHEDULES,
+    ends_within_a_cycle,
+    first_cycle_steps,
+    make_schedule,
+)
+from dlr_tf.training.training_data import batch_of, fit_arguments, steps_in_epoch
 
-SCHEDULES = ("sgdr", "onecycle", "constant")
+__all__ = [
+    "BATCH_NORM",
+    "SCHEDULES",
+    "compile_groups",
+    "fine_tune",
+    "make_schedule",
+    "steps_in_epoch",
+]
+
 BATCH_NORM = ("frozen", "train")
-ARRAY_BATCH_SIZE = 32  # what `fit` uses for arrays
+
+# What a user's own `compile` says beside the optimizer, the loss and the metrics.
+_KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
 
 
 def fine_tune(
@@ -41,25 +59,36 @@ def fine_tune(
     batch_norm: str = "frozen",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
+    **fit: Any,
 ) -> keras.callbacks.History:
-    """Fine-tunes a model: the head first, then all groups at their own rates.
+    """Fine-tune a model: the head first, then all groups at their own rates.
 
     For the first `frozen_epochs` only the last group learns; then all do, with one
-    `MultiGroupOptimizer` throughout. With the peak rate `lr_g` of group `g` and the schedule `s`,
-    the rate at step `k`, counted from the first step of all, is `s(lr_g)(k)`.
+    `MultiGroupOptimizer` throughout. Which layers the last group holds follows from the boundaries:
+    see `groups[-1].layers`, or `model.optimizer.summary()` afterwards. With the peak rate `lr_g` of
+    group `g` and the schedule `s`, the rate at step `k`, counted from the first step of all, is
+    `s(lr_g)(k)`. Variables that are frozen by themselves stay so; see `freeze_to`.
+
+    The model is compiled with a new optimizer. If it was compiled with a loss before, or loaded
+    with one, its loss and metrics are used again, and so are `loss_weights`, `weighted_metrics`,
+    `run_eagerly`, `steps_per_execution` and `jit_compile`; the arguments `loss` and `metrics`
+    override them. Otherwise the loss is the cross-entropy that fits the labels and the last
+    activation. For that choice the labels are looked at: all of them in arrays, those in the first
+    3 batches of a data set, which shuffles anew when it is read again.
 
     A model built in the scope of a `tf.distribute.MirroredStrategy` or
     `MultiWorkerMirroredStrategy` is trained on all its devices.
 
     Use `fit` with a `MultiGroupOptimizer` when the training needs another shape than this, and
-    `GradualUnfreezing` to thaw the groups one by one.
+    `GradualUnfreezing` to let the groups learn one by one.
 
     Args:
-        model: A built model. It is compiled here; afterwards all its groups are trainable.
+        model: A built model. Afterwards all its groups are trainable.
         groups: What `split_layers`, `split_evenly` or `split_layerwise` return. The last one is
             the head.
         train_data: A `tf.data.Dataset` or `keras.utils.PyDataset` of `(inputs, labels)` batches,
-            or a tuple `(inputs, labels)` of arrays, taken in batches of 32.
+            or a tuple `(inputs, labels)` of arrays. Anything else that `fit` takes as `x` works
+            with `steps_per_epoch`, and with a loss of your own.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` in the place of a float is
             used as it is.
@@ -73,22 +102,35 @@ def fine_tune(
             `"sgdr"`.
         optimizer: Template, or one optimizer per group, as in `MultiGroupOptimizer`. Defaults to
             `FusedAdam()`.
-        loss: As in `compile`. Defaults to the cross-entropy that fits the labels and the last
-            activation.
-        metrics: As in `compile`. Defaults to accuracy.
+        loss: As in `compile`. Defaults to the loss that the model was compiled with, or else the
+            cross-entropy that fits.
+        metrics: As in `compile`. Defaults to the metrics that the model was compiled with, if it
+            was compiled with a loss, or else accuracy.
         batch_norm: `"frozen"`: batch-normalisation layers keep their weights and statistics, which
             is best for data sets much smaller than the one the model was pretrained on. `"train"`:
-            they learn with their group. Defaults to `"frozen"`.
+            they learn with their group, also if `freeze_batch_norm` froze them before. Defaults to
+            `"frozen"`.
         callbacks: As in `fit`.
         verbose: As in `fit`.
+        **fit: Everything else that `fit` takes: `batch_size`, `class_weight`, `sample_weight`,
+            `validation_split`, `initial_epoch`, `steps_per_epoch`, `shuffle`, `validation_steps`,
+            `validation_batch_size`, `validation_freq`. The length of a schedule by name follows
+            them. With `initial_epoch`, frozen epochs are counted by the number of the epoch; the
+            optimizer and its schedule still start at step 0, and the schedule's length is that of
+            the epochs left.
 
     Returns:
         The `History` of all epochs, those with a frozen body among them.
 
     Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of range, the groups are not the model's, or the loss or
-            the number of steps in an epoch cannot be found out.
+        TypeError: If an argument is of the wrong kind, or unknown.
+        ValueError: If an argument is out of range, the groups are not the model's, a label does
+            not fit the model's outputs, or the loss or the number of steps in an epoch cannot be
+            found out.
+
+    Warns:
+        UserWarning: If rates fall from the first group to the head, an `SGDR` ends within a cycle,
+            or only the head ever learns.
 
     Example:
 
@@ -102,7 +144,7 @@ def fine_tune(
     >>> data = np.random.default_rng(0).random((64, 4)), np.arange(64) % 3
     >>> history = fine_tune(
     ...     model, split_layers(model, ["top"]), data,
-    ...     learning_rate=slice(1e-4, 1e-2), epochs=3, verbose=0,
+    ...     learning_rate=slice(1e-4, 1e-2), epochs=3, batch_size=16, verbose=0,
     ... )
     >>> len(history.history["loss"])
     3
@@ -110,8 +152,9 @@ def fine_tune(
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146 (discriminative fine-tuning);
     Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983 (warm restarts).
     """
-    epochs = _count("epochs", epochs, 1)
-    frozen_epochs = _count("frozen_epochs", frozen_epochs, 0)
+    groups = check_groups(groups)
+    epochs = check_integer("epochs", epochs, minimum=1)
+    frozen_epochs = check_integer("frozen_epochs", frozen_epochs, minimum=0)
     if frozen_epochs > epochs:
         raise ValueError(
             "Argument `frozen_epochs` should not be above `epochs`, which counts all epochs. "
@@ -122,24 +165,39 @@ def fine_tune(
             f"Argument `batch_norm` should be one of {BATCH_NORM}. "
             f"Received: batch_norm={batch_norm!r}"
         )
-    inputs = _fit_arguments(train_data)
-    rates = _scheduled_rates(learning_rate, schedule, groups, train_data, epochs)
+    _check_names(fit)
+    first_epoch = check_integer("initial_epoch", fit.get("initial_epoch", 0), minimum=0)
+    arguments = fit_arguments(train_data, fit)
+    length = _TrainingLength(train_data, max(1, epochs - first_epoch), fit, validation_data)
+    rates = _scheduled_rates(learning_rate, schedule, groups, length)
     compile_groups(
         model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
     )
+    doubts = _doubts_about_rates(groups, rates, length)
+    if len(groups) > 1 and frozen_epochs == epochs:
+        doubts.append(
+            f"Only the head, group {groups[-1].name!r}, learns in all of this training: "
+            f"epochs={epochs}, frozen_epochs={frozen_epochs}. Pass more epochs, or "
+            "`frozen_epochs=0`."
+        )
+    for doubt in doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     if batch_norm == "frozen":
         freeze_batch_norm(model)
-    freeze_to(model, groups, -1 if frozen_epochs else 0)
+    else:
+        unfreeze_batch_norm(model)
+    freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
     with model.distribute_strategy.scope():
         # Before `fit`, so that callbacks find an optimizer that knows its variables.
         model.optimizer.build(model.trainable_variables)
-    return model.fit(
-        **inputs,
-        validation_data=validation_data,
-        epochs=epochs,
-        callbacks=[_Thaw(groups, frozen_epochs), *callbacks],
-        verbose=verbose,
-    )
+    with distributed_fit(model, batch_of(train_data)):
+        return model.fit(
+            **arguments,
+            validation_data=validation_data,
+            epochs=epochs,
+            callbacks=[_UnfreezeAfter(groups, frozen_epochs), *callbacks],
+            verbose=verbose,
+        )
 
 
 def compile_groups(
@@ -152,7 +210,7 @@ def compile_groups(
     loss: Any = None,
     metrics: Any = None,
 ) -> None:
-    """Compiles a model with a `MultiGroupOptimizer` and, by default, the loss that fits the labels.
+    """Compile a model with a `MultiGroupOptimizer`, and what `fine_tune` does by default.
 
     Args:
         model: A built model.
@@ -160,25 +218,36 @@ def compile_groups(
         learning_rate: As in `MultiGroupOptimizer`.
         train_data: What the labels are taken from, as in `fine_tune`.
         optimizer: As in `MultiGroupOptimizer`.
-        loss: As in `compile`; `None` for the cross-entropy that fits.
-        metrics: As in `compile`; `None` for accuracy.
+        loss: As in `compile`; `None` for the model's own loss, or else the cross-entropy that fits.
+        metrics: As in `compile`; `None` for the model's own metrics, or else accuracy.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the groups are not the model's, or the loss cannot be found out.
+        ValueError: If the groups are not the model's, a label does not fit the outputs, or the loss
+            cannot be found out.
     """
+    groups = check_groups(groups)
     with model.distribute_strategy.scope():
         multi_group = MultiGroupOptimizer(groups, learning_rate, optimizer)
         assign_variables(model, groups)
+        own = compile_arguments(model)
+        kept = {name: own[name] for name in _KEPT if own.get(name) is not None}
+        loss = own.get("loss") if loss is None else loss
         accuracy: Any = "accuracy"
         if loss is None:
-            loss, accuracy = _cross_entropy(model, train_data)
-        model.compile(multi_group, loss=loss, metrics=[accuracy] if metrics is None else metrics)
-        mend_fit(model, _batch(train_data))
+            loss, accuracy, _ = cross_entropy_for(model, train_data)
+        elif isinstance(train_data, tuple):
+            last_label = last_label_of(loss, model)
+            if last_label is not None:
+                check_labels(last_label, train_data, last_label + 1)
+        if metrics is None:
+            no_choice = own.get("metrics") is None and own.get("loss") is None
+            metrics = [accuracy] if no_choice else own.get("metrics")
+        model.compile(multi_group, loss=loss, metrics=metrics, **kept)
 
 
-class _Thaw(keras.callbacks.Callback):
-    """Lets all groups learn once the frozen epochs are over."""
+class _UnfreezeAfter(keras.callbacks.Callback):
+    """Let all groups learn once the frozen epochs are over."""
 
     def __init__(self, groups: Sequence[LayerGroup], frozen_epochs: int) -> None:
         super().__init__()
@@ -188,95 +257,59 @@ class _Thaw(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.is_frozen and epoch >= self.frozen_epochs:
-            self._thaw()
+            self._unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # Also where every epoch was a frozen one: the caller gets a model that can train on.
         if self.is_frozen:
-            self._thaw()
+            self._unfreeze()
 
-    def _thaw(self) -> None:
+    def _unfreeze(self) -> None:
         freeze_to(self.model, self.groups, 0)
         self.is_frozen = False
 
 
-def make_schedule(
-    name: str,
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    cycle_epochs: float | None = None,
-    t_mul: float = 2.0,
-) -> Callable[[float], Rate]:
-    """Makes the function from a group's peak rate to its schedule over a training.
-
-    Args:
-        name: `"sgdr"`, `"onecycle"` or `"constant"`.
-        steps_per_epoch: Int, 1 or more: steps in an epoch.
-        epochs: Int, 1 or more: all epochs of the training.
-        cycle_epochs: Float above 0, for `"sgdr"`: length of the first cycle in epochs. Defaults to
-            the length of at least one epoch with which the last cycle ends with the training.
-        t_mul: Float, 1 or more, for `"sgdr"`: each cycle is this many times longer than the one
-            before. Defaults to 2.
-
-    Returns:
-        A function that takes a rate and returns a `LearningRateSchedule`, or the rate itself.
-
-    Raises:
-        ValueError: If the name is unknown or a number is out of range.
-
-    Example:
-
-    >>> rate = make_schedule("sgdr", steps_per_epoch=10, epochs=7)(1e-3)
-    >>> rate.restart_steps(71)
-    [0, 10, 30, 70]
-    """
-    if name not in SCHEDULES:
-        raise ValueError(
-            f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
-            f"`LearningRateSchedule`, or a list with one per group. Received: schedule={name!r}"
-        )
-    total = _count("steps_per_epoch", steps_per_epoch, 1) * _count("epochs", epochs, 1)
-    if name == "constant":
-        return lambda rate: rate
-    if name == "onecycle":
-        return lambda rate: OneCycle(rate, max(2, total))
-    if not (isinstance(t_mul, numbers.Real) and 1 <= t_mul < math.inf):
-        raise ValueError(f"Argument `t_mul` should be at least 1. Received: t_mul={t_mul!r}")
-    if cycle_epochs is None:
-        first = first_cycle_steps(total, epochs, t_mul)
-    elif isinstance(cycle_epochs, numbers.Real) and 0 < cycle_epochs < math.inf:
-        first = max(1, round(cycle_epochs * steps_per_epoch))
-    else:
-        raise ValueError(
-            "Argument `cycle_epochs` should be a number of epochs above 0. "
-            f"Received: cycle_epochs={cycle_epochs!r}"
-        )
-    return lambda rate: SGDR(rate, first, t_mul=t_mul)
+def _check_names(fit: Mapping[str, Any]) -> None:
+    """Refuse arguments that neither `fine_tune` nor `fit` has."""
+    ours = [*inspect.signature(fine_tune).parameters][:-1]
+    known = [*inspect.signature(keras.Model.fit).parameters][1:]
+    for name in fit:
+        if name in ("x", "y"):
+            raise TypeError(
+                f"`fine_tune` takes the training data as `train_data`, not as `x` and `y`. "
+                f"Received: {name}={fit[name]!r}"
+            )
+        if name not in known:
+            raise TypeError(
+                f"`fine_tune` and `fit` have no argument `{name}`. Received: {name}={fit[name]!r}."
+                f"{did_you_mean(name, [*ours, *known])}"
+            )
 
 
-def first_cycle_steps(total_steps: int, epochs: int, t_mul: float) -> int:
-    """Length of the first SGDR cycle with which the last one ends at the last step.
+class _TrainingLength:
+    """The length of a training, counted when it is asked for."""
 
-    With as many cycles `n` as the epochs hold when the first lasts one epoch, it is the least
-    length whose `n` cycles reach `total_steps`; so no restart falls into the last few steps.
+    def __init__(
+        self, train_data: Any, epochs: int, fit: Mapping[str, Any], validation_data: Any
+    ) -> None:
+        self.epochs = epochs
+        # Keras leaves the split out where there are data to validate on.
+        split = fit.get("validation_split", 0.0) if validation_data is None else 0.0
+        self._train_data = train_data
+        self._options: dict[str, Any] = {
+            "batch_size": fit.get("batch_size"),
+            "validation_split": split,
+            "steps_per_epoch": fit.get("steps_per_epoch"),
+        }
 
-    >>> first_cycle_steps(70, 7, 2.0), first_cycle_steps(100, 10, 2.0)
-    (10, 15)
-    """
-    cycles = 1
-    while sum(t_mul**i for i in range(cycles + 1)) <= epochs:
-        cycles += 1
-    first = math.ceil(total_steps / sum(t_mul**i for i in range(cycles)))
-    while sum(cycle_length(i, first, t_mul) for i in range(cycles)) < total_steps:
-        first += 1
-    return first
+    def steps_per_epoch(self) -> int:
+        return steps_in_epoch(self._train_data, **self._options)
 
 
 def _scheduled_rates(
-    learning_rate: Any, schedule: Any, groups: Sequence[LayerGroup], train_data: Any, epochs: int
+    learning_rate: Any, schedule: Any, groups: Sequence[LayerGroup], length: _TrainingLength
 ) -> list[Rate]:
-    """One rate or schedule per group."""
+    """Return one rate or schedule per group."""
     if isinstance(schedule, Sequence) and not isinstance(schedule, str):
         if learning_rate is not None:
             raise ValueError(
@@ -292,9 +325,9 @@ def _scheduled_rates(
         )
     rates = resolve_learning_rates(learning_rate, len(groups))
     if isinstance(schedule, str):
-        known = schedule == "constant" or schedule not in SCHEDULES
-        steps = 1 if known else steps_in_epoch(train_data)
-        schedule = make_schedule(schedule, steps_per_epoch=steps, epochs=epochs)
+        needs_no_length = schedule == "constant" or schedule not in SCHEDULES
+        steps = 1 if needs_no_length else length.steps_per_epoch()
+        schedule = make_schedule(schedule, steps_per_epoch=steps, epochs=length.epochs)
     elif not callable(schedule):
         raise TypeError(
             f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
@@ -303,133 +336,44 @@ def _scheduled_rates(
     return [rate if isinstance(rate, LearningRateSchedule) else schedule(rate) for rate in rates]
 
 
-def steps_in_epoch(train_data: Any) -> int:
-    """Number of batches in the training data.
-
-    Args:
-        train_data: As in `fine_tune`.
-
-    Raises:
-        ValueError: If it is unknown, infinite or 0.
-        TypeError: If the data are of a kind whose batches cannot be counted.
-
-    >>> steps_in_epoch((np.zeros((65, 2)), np.zeros(65)))
-    3
-    """
-    if isinstance(train_data, tf.data.Dataset):
-        steps = int(train_data.cardinality())
-    elif isinstance(train_data, tuple) and train_data:
-        steps = math.ceil(len(keras.tree.flatten(train_data[0])[0]) / ARRAY_BATCH_SIZE)
-    elif isinstance(train_data, keras.utils.PyDataset):
-        steps = -1 if train_data.num_batches is None else int(train_data.num_batches)
-    else:
-        raise TypeError(
-            "Argument `train_data` should be a `tf.data.Dataset`, a `keras.utils.PyDataset` or a "
-            f"tuple of arrays. Received: {train_data!r} of type {type(train_data).__name__}"
-        )
-    if steps == 0:
-        raise ValueError("Argument `train_data` holds no batches. Give it some data.")
-    if steps < 0:
-        raise ValueError(
-            "The number of batches in `train_data` is not known or not finite, and the schedule "
-            "needs it. Tell it with `train_data.take(n)` or "
-            "`train_data.apply(tf.data.experimental.assert_cardinality(n))`, or pass `schedule` as "
-            "a function from a rate to a schedule."
-        )
-    return steps
-
-
-def _fit_arguments(train_data: Any) -> dict[str, Any]:
-    if isinstance(train_data, tuple):
-        if not 2 <= len(train_data) <= 3:
-            raise ValueError(
-                "A tuple of training data should be `(inputs, labels)` or `(inputs, labels, "
-                f"sample_weights)`. Received {len(train_data)} entries"
+def _doubts_about_rates(
+    groups: Sequence[LayerGroup], rates: Sequence[Rate], length: _TrainingLength
+) -> list[str]:
+    """Return warnings of rates that are accepted, but seldom meant."""
+    doubts = []
+    peaks = [_peak(rate) for rate in rates]
+    for number in range(1, len(peaks)):
+        before, after = peaks[number - 1 : number + 1]
+        if before is not None and after is not None and before > after:
+            doubts.append(
+                f"The learning rates fall from group {groups[number - 1].name!r} ({before:g}) to "
+                f"group {groups[number].name!r} ({after:g}), but early layers usually need the "
+                "lowest rate. Give the rates from the first group to the head."
             )
-        return dict(zip(("x", "y", "sample_weight"), train_data, strict=False))
-    if isinstance(train_data, tf.data.Dataset):
-        # Keras warns that it cannot shuffle one, even when nobody asked for it.
-        return {"x": train_data, "shuffle": False}
-    return {"x": train_data}
+            break
+    cyclic = [rate for rate in rates if isinstance(rate, SGDR)]
+    try:
+        total = length.steps_per_epoch() * length.epochs if cyclic else 0
+    except (TypeError, ValueError):  # the length is not known
+        return doubts
+    for rate in cyclic:
+        fitting = first_cycle_steps(total, length.epochs, rate.t_mul)
+        # The length that `make_schedule` chooses is right but for rounding.
+        if rate.first_decay_steps != fitting and ends_within_a_cycle(rate, total):
+            starts = rate.restart_steps(total)
+            last = f"the cycle that starts at step {starts[-1]}" if starts else "the warm-up"
+            doubts.append(
+                f"The training ends at step {total}, within {last}, so at a high learning rate. "
+                f"With `first_decay_steps={fitting}` the last cycle ends with the training."
+            )
+            break
+    return doubts
 
 
-def _labels(train_data: Any) -> Any:
-    """Something with the shape, batch axis included, and dtype of the labels; `None` if unknown."""
-    batch = _batch(train_data)
-    if not isinstance(batch, tuple) or len(batch) < 2:
-        return None
-    return batch[1] if hasattr(batch[1], "dtype") else np.asarray(batch[1])
-
-
-def _batch(train_data: Any) -> Any:
-    """What a batch looks like: `tf.TensorSpec`s or arrays."""
-    if isinstance(train_data, tf.data.Dataset):
-        return train_data.element_spec
-    if isinstance(train_data, keras.utils.PyDataset):
-        return train_data[0]
-    return train_data
-
-
-def _cross_entropy(model: keras.Model, train_data: Any) -> tuple[keras.losses.Loss, Any]:
-    """The cross-entropy, and the accuracy, that fit the labels and the last activation."""
-    labels = _labels(train_data)
-    outputs = getattr(model, "outputs", None)
-    activation = _last_activation(model)
-    if labels is None or not outputs or len(outputs) != 1 or activation is None:
-        raise _unknown_loss(model, "one output with a known last activation", activation, labels)
-    # Without the batch axis, which is of no known size in some of them.
-    shape, label_shape = tuple(outputs[0].shape)[1:], tuple(labels.shape)[1:]
-    whole = tf.as_dtype(labels.dtype).is_integer or tf.as_dtype(labels.dtype).is_bool
-    logits = activation == "linear"
-    if shape[-1] == 1 and (whole or activation == "sigmoid"):
-        if activation == "softmax":
-            raise _unknown_loss(model, "two or more units under softmax", activation, labels)
-        binary = keras.losses.BinaryCrossentropy(from_logits=logits)
-        # Keras compares with 0.5 by default, which as a logit is no even chance.
-        threshold = 0.0 if logits else 0.5
-        return binary, keras.metrics.BinaryAccuracy("accuracy", threshold=threshold)
-    if shape[-1] != 1 and whole and label_shape in (shape[:-1], (*shape[:-1], 1)):
-        if activation == "sigmoid":
-            raise _unknown_loss(model, "softmax or no activation", activation, labels)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits), "accuracy"
-    if label_shape == shape and shape[-1] != 1:
-        if activation == "sigmoid":
-            return keras.losses.BinaryCrossentropy(), keras.metrics.BinaryAccuracy("accuracy")
-        return keras.losses.CategoricalCrossentropy(from_logits=logits), "accuracy"
-    raise _unknown_loss(model, "class numbers or one-hot labels", activation, labels)
-
-
-def _unknown_loss(
-    model: keras.Model, expected: str, activation: str | None, labels: Any
-) -> ValueError:
-    found = "none" if labels is None else f"shape {tuple(labels.shape)}, dtype {labels.dtype}"
-    return ValueError(
-        f"The loss that fits model {model.name!r} cannot be found out: expected {expected}. "
-        f"Received: last activation {activation!r}, labels of {found}. Pass `loss=...`"
-    )
-
-
-def _last_activation(model: keras.Model) -> str | None:
-    """`"softmax"`, `"sigmoid"` or `"linear"`; `None` where it cannot be told."""
-    if not model.layers:
-        return None
-    layer = model.layers[-1]
-    if isinstance(layer, keras.Model):
-        return _last_activation(layer)
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
-    return name if name in ("softmax", "sigmoid", "linear") else None
-
-
-def _count(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(
-            f"Argument `{name}` should be an integer. "
-            f"Received: {name}={value!r} of type {type(value).__name__}"
-        )
-    if value < minimum:
-        raise ValueError(
-            f"Argument `{name}` should be at least {minimum}. Received: {name}={value}"
-        )
-    return int(value)
+def _peak(rate: Rate) -> float | None:
+    """Return a group's highest rate, where it can be known."""
+    if isinstance(rate, LearningRateSchedule):
+        names = ("initial_learning_rate", "max_learning_rate")
+        found = [getattr(rate, name) for name in names if hasattr(rate, name)]
+        return float(found[0]) if found and isinstance(found[0], (int, float)) else None
+    return rate

@@ -1,40 +1,78 @@
-"""Freezing groups and batch normalisation, before and in the middle of training."""
+"""Freezing groups and batch normalisation, before and in the middle of training.
+
+In Keras each layer and each variable has a flag `trainable`, and setting the flag of a layer sets
+the flags of all layers and variables inside it. That would also unfreeze what is frozen by itself
+inside a layer, such as the base kernel of LoRA. So `freeze_to` computes every flag first, then
+writes them.
+"""
 
 from __future__ import annotations
 
-import operator
+import dataclasses
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsIndex
 
 import keras
 
+from dlr_tf.core._keras import (
+    all_layers,
+    compile_token,
+    direct_layers,
+    flagged_variables,
+    flags_at_compile,
+    lora_base_variables,
+    trained_variables,
+)
+from dlr_tf.core._validation import check_integer, unwrap_optimizer
 from dlr_tf.core.assignment import assign_layers, assign_variables
-from dlr_tf.core.groups import LayerGroup
+from dlr_tf.core.groups import LayerGroup, check_groups
+from dlr_tf.core.model_tree import LeafLayer, leaf_layers
 
-# Batch-norm layers that `freeze_batch_norm` was asked to hold. `freeze_to` must not thaw them, and
-# Keras has no place on a layer where that wish would be kept.
-_held_batch_norms: weakref.WeakSet[keras.layers.Layer] = weakref.WeakSet()
+# What one call must tell the next one is kept in attributes of the layers, variables and models
+# themselves. So it ends with them, and two models of one process cannot disturb each other. The
+# names are public because Keras objects belong to the user, who may look at them.
+FROZEN_BY_ITSELF = "dlr_tf_frozen_by_itself"  # layer or variable: frozen whatever its group does
+FROZEN_WITH_GROUP = "dlr_tf_frozen_with_group"  # layer or variable: it was on before `freeze_to`
+BATCH_NORM_FROZEN = "dlr_tf_batch_norm_frozen"  # the flag without `freeze_batch_norm`
+LAST_FLAGS = "dlr_tf_last_flags"  # model: the flags that the last call left
 
 
 def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex) -> None:
-    """Freezes the groups before group `n`, and lets the others learn.
+    """Freeze the groups before group `n`, and let the others learn.
 
     A frozen layer has `trainable = False`: its weights stay, its batch-norm statistics too, and it
-    costs no gradient. Layers that no group names are left alone. On a compiled model it takes
-    effect at the next step, also in the middle of `fit`: same optimizer, no `compile`, no lost
-    state. A model compiled with another optimizer than `MultiGroupOptimizer` needs a new one when
-    layers are thawed, since Keras' own do not take in variables later. Keras saves the flags with
-    Sequential and Functional models; after `load_model` of a subclassed one, call this again.
+    costs no gradient. Layers that no group names keep their flags.
+
+    Some variables stay frozen when their group learns, because they are frozen by themselves:
+
+    - the base weights of LoRA (`layer.enable_lora(4)`), always; LoRA's own weights learn;
+    - the weights of a quantised layer (`model.quantize("int8")`);
+    - a variable with `variable.trainable = False`, or a layer with `trainable = False` inside a
+      composite layer such as `Bidirectional`, if the rest of its layer was trainable at that time;
+    - in a model where only LoRA learns, as after `enable_lora` of a KerasHub backbone, all the
+      other layers;
+    - the layers that `freeze_batch_norm` froze.
+
+    A layer that was frozen as a whole (`layer.trainable = False`, `model.trainable = False`) learns
+    with its group again. To let a variable or an inner layer learn that is frozen by itself, set
+    its own flag to `True`.
+
+    On a compiled model the change takes effect at the next step, also in the middle of `fit`: same
+    optimizer, no `compile`, no lost state. Keras traces the training step again only if a flag has
+    changed. A model compiled with another optimizer than `MultiGroupOptimizer` needs a new one when
+    layers become trainable, since Keras' own optimizers do not accept more variables later. Keras
+    saves the flags of layers with Sequential and Functional models, but not the flags of variables;
+    after `load_model`, call this again.
 
     Args:
         model: A built model.
         groups: The groups, as `split_layers` and the others return them.
-        n: Number of the first group that learns: `0` lets all learn, `-1` only the head, and
+        n: Index of the first group that learns: `0` lets all learn, `-1` only the head, and
             `len(groups)` none. May be negative, as a list index.
 
     Raises:
-        TypeError: If `n` is not an integer.
+        TypeError: If `n` is not an integer, or `groups` is not a sequence of `LayerGroup`.
         ValueError: If `n` is out of range, or the model lacks a group's layer.
 
     Example:
@@ -55,54 +93,47 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.3 (gradual
     unfreezing).
     """
-    try:
-        first = operator.index(n)
-    except TypeError:
-        raise TypeError(f"Argument `n` should be an integer. Received: n={n!r}") from None
-    if not -len(groups) <= first <= len(groups):
-        raise ValueError(
-            f"Argument `n` should be the number of a group: from {-len(groups)} to {len(groups)} "
-            f"for {len(groups)} groups. Received: n={first}"
-        )
-    if first < 0:
-        first += len(groups)
-    units = assign_layers(model, groups)
-    places = assign_variables(model, groups)
-    # Setting a model's flag sets it for all it holds, so models come first, then their layers.
-    learning_models = {
-        id(ancestor): ancestor
-        for unit, group in units
-        if group >= first
-        for _, ancestor in unit.ancestors
-    }
-    kept = {layer: layer.trainable for layer in _layers_below(model)}
-    for parent in (model, *learning_models.values()):
-        parent.trainable = True
-    named = {unit.layer: group >= first for unit, group in units}
-    for layer, was_trainable in kept.items():
-        if layer not in named and not isinstance(layer, keras.Model):
-            layer.trainable = was_trainable
-    for layer, learns in named.items():
-        layer.trainable = learns
-    for layer in _layers_below(model):
-        if layer in _held_batch_norms:
-            layer.trainable = False
+    groups = check_groups(groups)
+    first = _first_group(len(groups), n)
+    leaves = assign_layers(model, groups)
+    group_of = {id(entry.variable): entry.group for entry in assign_variables(model, groups)}
+    before = _flags_now(model)
+    flags = _Flags(model)
+    holders = {id(model): model}
+    for leaf, _ in leaves:
+        holders.update((id(ancestor), ancestor) for _, ancestor in leaf.ancestors)
+    only_lora_learns = _models_where_only_lora_learns(model)
+    for leaf, _ in leaves:
+        _remember_frozen_parts(leaf, _enclosing(leaf, model) in only_lora_learns)
+    flags.set(model, True)
+    for leaf, group in leaves:
+        learns = group >= first
+        for _, ancestor in leaf.ancestors if learns else ():
+            flags.set(ancestor, True)
+        _mark(leaf.layer, FROZEN_WITH_GROUP, not learns)
+        for layer in _parts(leaf.layer):
+            _set_flags(flags, layer, learns)
     # Weights that a model adds itself go with a group, but with none of its layers.
-    group_of = {id(place.variable): place.group for place in places}
-    for holder in (model, *(ancestor for unit, _ in units for _, ancestor in unit.ancestors)):
-        for variable in holder._trainable_variables:
+    for holder in holders.values():
+        for variable in flagged_variables(holder):
             if id(variable) in group_of:
-                variable.trainable = group_of[id(variable)] >= first
-    _refresh(model)
+                learns = group_of[id(variable)] >= first
+                _remember_frozen_weight(holder, variable)
+                _mark(variable, FROZEN_WITH_GROUP, not learns)
+                flags.set(variable, learns and not hasattr(variable, FROZEN_BY_ITSELF))
+    flags.write()
+    _refresh(model, before)
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Makes every batch-normalisation layer use its stored statistics and stay as it is.
+    """Make every batch-normalisation layer use its stored statistics and stay as it is.
 
     Small batches of a new data set spoil the statistics a pretrained network was trained with, and
-    in Keras 3 `fit` moves them even through `base_model(x, training=False)`. The layers stay so
-    when `freeze_to` lets their group learn. The wish is not saved with the model (the layers'
-    `trainable = False` is): call this again after `load_model` and before `freeze_to`.
+    in Keras 3 `fit` moves them even through `base_model(x, training=False)`. The layers also stay
+    frozen when `freeze_to` lets their group learn, until `unfreeze_batch_norm`, or until
+    `layer.trainable = True` is set by hand: then the next `freeze_to` treats the layer as any
+    other. That the layers stay frozen is not saved with the model (their `trainable = False` is):
+    call this again after `load_model` and before `freeze_to`.
 
     Args:
         model: Any model; on a compiled one it takes effect at the next step.
@@ -118,28 +149,228 @@ def freeze_batch_norm(model: keras.Model) -> None:
 
     Source: Keras issue 20285, https://github.com/keras-team/keras/issues/20285.
     """
-    for layer in _layers_below(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
+    before = _flags_now(model)
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization) and not _is_held(layer):
+            if layer.trainable:
+                for variable in flagged_variables(layer):
+                    _mark(variable, FROZEN_BY_ITSELF, not variable.trainable)
+            setattr(layer, BATCH_NORM_FROZEN, layer.trainable)
             layer.trainable = False
-            _held_batch_norms.add(layer)
-    _refresh(model)
+    _refresh(model, before)
 
 
-def _layers_below(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    # Also the layers inside composite layers, which no public attribute lists.
-    yield from model._flatten_layers(include_self=False, recursive=True)
+def unfreeze_batch_norm(model: keras.Model) -> None:
+    """Undo `freeze_batch_norm`.
+
+    Each layer that `freeze_batch_norm` froze gets the flag that it would have without it: layers in
+    a group that `freeze_to` froze stay frozen with their group.
+
+    Args:
+        model: Any model; on a compiled one it takes effect at the next step.
+
+    Example:
+
+    >>> import keras
+    >>> from dlr_tf import freeze_batch_norm, unfreeze_batch_norm
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    >>> freeze_batch_norm(model)
+    >>> unfreeze_batch_norm(model)
+    >>> len(model.trainable_variables)
+    2
+    """
+    before = _flags_now(model)
+    for layer in all_layers(model):
+        if _is_held(layer):
+            layer.trainable = getattr(layer, BATCH_NORM_FROZEN)
+            for variable in flagged_variables(layer):
+                if hasattr(variable, FROZEN_BY_ITSELF):
+                    variable.trainable = False
+        _mark(layer, BATCH_NORM_FROZEN, False)
+    _refresh(model, before)
 
 
-def _refresh(model: keras.Model) -> None:
-    """Lets a compiled model take up which of its variables are trainable."""
+def _first_group(count: int, n: Any) -> int:
+    first = check_integer("n", n)
+    if not -count <= first <= count:
+        raise ValueError(
+            f"Argument `n` should be the index of a group: from {-count} to {count} "
+            f"for {count} groups. Received: n={first}"
+        )
+    return first + count if first < 0 else first
+
+
+class _Flags:
+    """The flags that all layers and variables of a model are to have, written together."""
+
+    def __init__(self, model: keras.Model) -> None:
+        layers = _parents_first(model)
+        variables = {id(v): v for layer in layers for v in flagged_variables(layer)}
+        self.items = [*layers, *variables.values()]
+        self.wanted = {id(item): item.trainable for item in self.items}
+
+    def set(self, item: Any, flag: bool) -> None:
+        self.wanted[id(item)] = flag
+
+    def write(self) -> None:
+        # A layer's flag overwrites those inside it, so parents come first and variables last.
+        for item in self.items:
+            if item.trainable != self.wanted[id(item)]:
+                item.trainable = self.wanted[id(item)]
+
+
+def _parents_first(model: keras.Model) -> list[keras.layers.Layer]:
+    """A model and all layers inside it, each after every layer that holds it."""
+    seen: set[int] = set()
+    children_first: list[keras.layers.Layer] = []
+
+    def visit(layer: keras.layers.Layer) -> None:
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            for child in direct_layers(layer):
+                visit(child)
+            children_first.append(layer)
+
+    visit(model)
+    return children_first[::-1]
+
+
+def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return [layer, *all_layers(layer)]
+
+
+def _enclosing(leaf: LeafLayer, model: keras.Model) -> int:
+    """Identity of the innermost model that holds a layer."""
+    return id(leaf.ancestors[-1][1] if leaf.ancestors else model)
+
+
+def _mark(item: Any, name: str, value: bool) -> None:
+    if value:
+        setattr(item, name, True)
+    elif hasattr(item, name):
+        delattr(item, name)
+
+
+def _is_held(layer: keras.layers.Layer) -> bool:
+    """Whether `freeze_batch_norm` froze the layer, and nobody set its flag since."""
+    return hasattr(layer, BATCH_NORM_FROZEN) and not layer.trainable
+
+
+def _is_on(layer: keras.layers.Layer) -> bool:
+    """Whether any part of a layer that is never split learns."""
+    return any(
+        part.trainable or any(v.trainable for v in flagged_variables(part))
+        for part in _parts(layer)
+    )
+
+
+def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
+    """Identities of the models in which LoRA learns and no layer without LoRA does."""
+    lora: set[int] = set()
+    others: set[int] = set()
+    for leaf in leaf_layers(model):
+        if _is_on(leaf.layer) and leaf.layer.weights:
+            has_lora = any(getattr(part, "lora_enabled", False) for part in _parts(leaf.layer))
+            (lora if has_lora else others).add(_enclosing(leaf, model))
+    return lora - others
+
+
+def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
+    """Mark what is frozen by itself in a layer that is never split, before its flag changes."""
+    layer = leaf.layer
+    held = [part for part in _parts(layer) if _is_held(part)]
+    parts = [part for part in _parts(layer) if not any(part is other for other in held)]
+    with_group = hasattr(layer, FROZEN_WITH_GROUP)
+    if not _is_on(layer):
+        # Frozen as a whole, so the flags inside it say nothing; marks from before are kept.
+        if only_lora_learns and not with_group:
+            _mark_all(parts, lambda item: True)
+    elif with_group and not layer.trainable:
+        # `freeze_to` turned the rest off, and a person turned on what is on.
+        _mark_all(parts, lambda item: hasattr(item, FROZEN_BY_ITSELF) and not item.trainable)
+    else:
+        _mark_all(parts, lambda item: item is not layer and not item.trainable)
+
+
+def _mark_all(layers: Iterable[keras.layers.Layer], is_frozen: Callable[[Any], bool]) -> None:
+    for layer in layers:
+        for item in (layer, *flagged_variables(layer)):
+            _mark(item, FROZEN_BY_ITSELF, is_frozen(item))
+
+
+def _remember_frozen_weight(holder: keras.Model, variable: Any) -> None:
+    """Mark a weight of a model's own that is frozen by itself, before its flag changes."""
+    if variable.trainable:
+        _mark(variable, FROZEN_BY_ITSELF, False)
+    elif holder.trainable and not hasattr(variable, FROZEN_WITH_GROUP):
+        _mark(variable, FROZEN_BY_ITSELF, True)
+
+
+def _set_flags(flags: _Flags, layer: keras.layers.Layer, learns: bool) -> None:
+    """Set the flags of one layer, and of its own variables, as its group and its marks say."""
+    flag = learns and not hasattr(layer, FROZEN_BY_ITSELF)
+    held = _is_held(layer)
+    if held:
+        setattr(layer, BATCH_NORM_FROZEN, flag)
+    else:
+        _mark(layer, BATCH_NORM_FROZEN, False)
+    flags.set(layer, flag and not held)
+    base = lora_base_variables(layer)
+    for variable in flagged_variables(layer):
+        by_itself = hasattr(variable, FROZEN_BY_ITSELF) or any(variable is v for v in base)
+        flags.set(variable, learns and not held and not by_itself)
+
+
+_FlagSet = frozenset[int]
+
+
+def _flags_now(model: keras.Model) -> _FlagSet:
+    """Identities of the variables and of the layers that learn."""
+    layers = (layer for layer in all_layers(model) if layer.trainable)
+    return frozenset(map(id, (*model.trainable_variables, *layers)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _LastFlags:
+    """The flags that the last call left, and the `compile` they are known for."""
+
+    flags: _FlagSet
+    compilation: Callable[[], Any]
+
+
+def _refresh(model: keras.Model, before: _FlagSet) -> None:
+    """Let a compiled model use the flags as they are now."""
     if not model.compiled:
         return
-    optimizer = model.optimizer
-    if optimizer is not None and optimizer.built and model.trainable_variables:
-        # `MultiGroupOptimizer` takes in the thawed variables here, outside of any graph; for
-        # Keras' own optimizers this does nothing.
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+    now = _flags_now(model)
+    is_traced = before == now and _is_traced_with(model, now)
+    if model.optimizer is not None and model.optimizer.built and model.trainable_variables:
+        # `MultiGroupOptimizer` creates state for newly trainable variables here, outside of any
+        # graph; for Keras' own optimizers this does nothing.
         with model.distribute_strategy.scope():
-            inner.build(model.trainable_variables)
-    if model.train_function is not None:
+            unwrap_optimizer(model.optimizer).build(model.trainable_variables)
+    if model.train_function is not None and not is_traced:
         model.make_train_function(force=True)
+    token = compile_token(model)
+    if token is not None:
+        setattr(model, LAST_FLAGS, _LastFlags(now, weakref.ref(token)))
+
+
+def _is_traced_with(model: keras.Model, flags: _FlagSet) -> bool:
+    """Whether the training step is known to be traced, or yet to be traced, with these flags.
+
+    Flags that were set by hand since the last call are not in the trace. Keras does not tell which
+    flags are, so this says yes only where nothing speaks against it.
+    """
+    if model.optimizer is None:
+        return False
+    trained = set(map(id, trained_variables(unwrap_optimizer(model.optimizer))))
+    trainable = set(map(id, model.trainable_variables))
+    if model.optimizer.built and not trainable <= trained:
+        return False
+    last = getattr(model, LAST_FLAGS, None)
+    if last is not None and last.compilation() is compile_token(model):
+        return bool(last.flags == flags)
+    layers = all_layers(model)
+    always_on = all(layer.trainable for layer in layers) and all(flags_at_compile(model))
+    return always_on and trained == trainable

@@ -6,7 +6,16 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf.core._keras import add_variables, copy_optimizer, shared_state_of, slots_of
+from dlr_tf.core._keras import (
+    add_variables,
+    compile_arguments,
+    compile_token,
+    copy_optimizer,
+    flags_at_compile,
+    shared_state_of,
+    slots_of,
+    trained_variables,
+)
 
 SHAPES = ((4, 3), (3,), (2, 3, 2), (), (3, 5), (5,))
 
@@ -178,3 +187,34 @@ def test_a_copy_of_an_optimizer_with_a_schedule_follows_no_schedule():
     copied = copy_optimizer(keras.optimizers.SGD(schedule, momentum=0.5))
     assert float(copied.learning_rate) == 0.0
     assert copied.momentum == 0.5
+
+
+def test_what_a_model_was_compiled_with():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
+    assert compile_arguments(model) == {}
+    assert compile_token(model) is None
+    assert flags_at_compile(model) == []
+
+    def loss(y_true, y_pred):  # cannot be serialised
+        return keras.ops.mean(y_true - y_pred)
+
+    model.get_layer("a").trainable = False
+    model.compile("adam", loss, metrics=["mae"], weighted_metrics=[], steps_per_execution=2)
+    found = compile_arguments(model)
+    assert found["loss"] is loss
+    assert found["metrics"] == ["mae"]
+    assert found["steps_per_execution"] == 2
+    assert {"loss_weights", "weighted_metrics", "run_eagerly", "jit_compile"} < found.keys()
+    assert flags_at_compile(model).count(False) == 1
+    token = compile_token(model)
+    assert token is compile_token(model)
+    model.compile("adam", loss)
+    assert compile_token(model) is not token
+
+
+def test_trained_variables_are_those_an_optimizer_was_built_for():
+    variables = make_variables()
+    optimizer = keras.optimizers.Adam()
+    assert trained_variables(optimizer) == []
+    optimizer.build(variables)
+    assert [id(v) for v in trained_variables(optimizer)] == [id(v) for v in variables]

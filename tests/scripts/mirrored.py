@@ -22,8 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.groups import split_layers
 from dlr_tf.core.schedules import SGDR
-from dlr_tf.training.distribution import mend_fit
+from dlr_tf.training.distribution import distributed_fit
+from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_to
 from tests.core.test_keras_expectations import ONES, SGD, SQUARE, Holder
 from tests.scripts.training import (
@@ -33,6 +35,7 @@ from tests.scripts.training import (
     WIDTH,
     Loop,
     assert_alike,
+    batches,
     data,
     optimizer_for,
     stack,
@@ -113,8 +116,8 @@ def custom_loop_with_sparse_gradients(strategy: tf.distribute.Strategy) -> None:
     )
 
 
-@check("custom loop: thawed in mid-training")
-def custom_loop_thawed(strategy: tf.distribute.Strategy) -> None:
+@check("custom loop: unfrozen in the middle of training")
+def custom_loop_unfrozen(strategy: tf.distribute.Strategy) -> None:
     """By `freeze_to`, which builds in the scope, and by the step itself, in a replica."""
     loops = []
     for place in (strategy, None):
@@ -216,10 +219,30 @@ def fit_on_uneven_batches(strategy: tf.distribute.Strategy) -> None:
         model = stack()
         model.compile(optimizer_for(model), "mse", jit_compile=False)
     x, y = data(model)
-    mend_fit(model, (x, y))
-    model.fit(x, y, batch_size=BATCH - 1, shuffle=False, verbose=0)
-    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == len(x) // (BATCH - 1)
-    assert np.isfinite(model.evaluate(x, y, batch_size=BATCH - 1, verbose=0))
+    with distributed_fit(model, (x, y)):
+        model.fit(x, y, batch_size=BATCH - 1, shuffle=False, verbose=0)
+        assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == len(x) // (BATCH - 1)
+        assert np.isfinite(model.evaluate(x, y, batch_size=BATCH - 1, verbose=0))
+    assert not {"_maybe_symbolic_build", "make_train_function"} & vars(model).keys()
+
+
+@check("fit: fine_tune, then the user's own compile and fit")
+def own_fit_after_fine_tuning(strategy: tf.distribute.Strategy) -> None:
+    """With metrics, which Keras builds inside a replica, and fails, where nothing built them."""
+    losses = []
+    for place in (strategy, None):
+        with place.scope() if place else tf.distribute.get_strategy().scope():
+            model = stack()
+        groups = split_layers(model, ["layer_1", "layer_2"])
+        train = {"loss": "mse", "metrics": ["mae"], "verbose": 0}
+        fine_tune(model, groups, batches(model), learning_rate=RATES, epochs=2, **train)
+        assert not {"_maybe_symbolic_build", "make_train_function"} & vars(model).keys()
+        x, y = data(model)
+        with place.scope() if place else tf.distribute.get_strategy().scope():
+            model.compile(keras.optimizers.SGD(1e-3), "mse", metrics=["mae"], jit_compile=False)
+        history = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0).history
+        losses.append((history["loss"][-1], history["mae"][-1]))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 @check("fit: two steps a call, as Keras' Adam does")
@@ -240,8 +263,8 @@ def fit_with_several_steps_a_call(strategy: tf.distribute.Strategy) -> None:
     assert works[0] == works[1], works
 
 
-@check("fit: frozen and thawed by epochs, with averages swapped in")
-def fit_frozen_and_thawed(strategy: tf.distribute.Strategy) -> None:
+@check("fit: frozen and unfrozen by epochs, with averages swapped in")
+def fit_frozen_and_unfrozen(strategy: tf.distribute.Strategy) -> None:
     model, _ = compare_fits(
         strategy, FreezeTo(), keras.callbacks.SwapEMAWeights(), epochs=3, use_ema=True
     )
@@ -290,7 +313,7 @@ STORES = {"weights.h5": store_file, "tf.train.Checkpoint": store_checkpoint}
 
 @for_each(STORES, "from one device to two and back")
 def interchange(strategy: tf.distribute.Strategy, name: str) -> None:
-    settings = {**SETTINGS["together"], "gradient_accumulation_steps": 4}  # amid an accumulation
+    settings = {**SETTINGS["together"], "gradient_accumulation_steps": 4}  # within an accumulation
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         one = Loop(settings=settings).epoch()

@@ -9,13 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_layers
-from dlr_tf.core.schedules import SGDR, OneCycle
-from dlr_tf.training import fine_tuning
+from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.fine_tuning import fine_tune, make_schedule, steps_in_epoch
 
 N_INPUTS, N_CLASSES, N_IMAGES = 6, 3, 24
@@ -38,8 +35,15 @@ def small_model(activation: str | None = "softmax", units: int = N_CLASSES) -> k
     )
 
 
+def eager_model(activation: str | None = "softmax", units: int = N_CLASSES) -> keras.Model:
+    """The same, without the time that tracing takes: `fine_tune` keeps `run_eagerly`."""
+    model = small_model(activation, units)
+    model.compile(run_eagerly=True)
+    return model
+
+
 def three_groups(model: keras.Model) -> tuple[LayerGroup, ...]:
-    return split_layers(model, ["body", "top"])
+    return split_layers(model, ["body", "top"], names=["stem", "body", "head"])
 
 
 def arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +54,24 @@ def arrays(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def batches(batch_size: int = 8) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(arrays()).batch(batch_size)
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = arrays()
+        return x[8 * index : 8 * index + 8], y[8 * index : 8 * index + 8]
+
+
+class Endless(Sequence):
+    """A `PyDataset` that does not know its length."""
+
+    num_batches = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
 
 class Watch(keras.callbacks.Callback):
@@ -77,7 +99,7 @@ class Watch(keras.callbacks.Callback):
 
 
 def test_head_first_then_all_with_one_optimizer() -> None:
-    model, watch = small_model(), Watch()
+    model, watch = small_model(), Watch()  # traced
     history = fine_tune(
         model,
         three_groups(model),
@@ -106,10 +128,11 @@ def test_head_first_then_all_with_one_optimizer() -> None:
 
 
 def test_only_the_head_all_the_way_and_no_frozen_epoch() -> None:
-    model, watch = small_model(), Watch()
+    model, watch = eager_model(), Watch()
     groups = three_groups(model)
     settings_ = {"learning_rate": 1e-2, "epochs": 2, "verbose": 0}
-    fine_tune(model, groups, batches(), frozen_epochs=2, callbacks=[watch], **settings_)
+    with pytest.warns(UserWarning, match="Only the head, group 'head', learns .* epochs=2, froz"):
+        fine_tune(model, groups, batches(), frozen_epochs=2, callbacks=[watch], **settings_)
     assert [watch.moved("body", epoch) for epoch in (1, 2)] == [False, False]
     assert model.get_layer("body").trainable
     watch = Watch()
@@ -161,9 +184,11 @@ def test_fine_tuning_equals_gradient_descent_by_hand() -> None:
     np.testing.assert_allclose(losses, np.mean(np.reshape(expected, (3, 2)), axis=1), rtol=1e-5)
 
 
-def rates_seen(**arguments: Any) -> np.ndarray:
-    model, watch = small_model(), Watch()
-    fine_tune(model, three_groups(model), batches(), callbacks=[watch], verbose=0, **arguments)
+def rates_seen(train_data: Any = None, **arguments: Any) -> np.ndarray:
+    model, watch = eager_model(), Watch()
+    data = batches() if train_data is None else train_data
+    arguments = {"frozen_epochs": 0, **arguments}
+    fine_tune(model, three_groups(model), data, callbacks=[watch], verbose=0, **arguments)
     return np.array(watch.rates)
 
 
@@ -191,49 +216,26 @@ def test_other_schedules() -> None:
 
 def test_schedules_given_one_by_one() -> None:
     schedules = [SGDR(rate, 2, t_mul=1.0) for rate in (1e-4, 1e-3, 1e-2)]
-    listed = rates_seen(learning_rate=None, epochs=1, schedule=schedules)
-    np.testing.assert_allclose(listed[:, 1], [1e-3, 5e-4, 1e-3], rtol=1e-6)
-    mixed = rates_seen(learning_rate=[1e-4, schedules[1], 1e-2], epochs=1)
-    np.testing.assert_allclose(mixed[:, 1], [1e-3, 5e-4, 1e-3], rtol=1e-6)
-    np.testing.assert_allclose(mixed[1, 0], 1e-4 * 0.75, rtol=1e-6)
-
-
-def test_make_schedule_takes_the_length_of_the_first_cycle() -> None:
-    make = make_schedule("sgdr", steps_per_epoch=10, epochs=20, cycle_epochs=0.5, t_mul=3)
-    schedule = make(0.1)
-    assert isinstance(schedule, SGDR)
-    assert schedule.restart_steps(100) == [0, 5, 20, 65]
-    assert make_schedule("constant", steps_per_epoch=10, epochs=20)(0.1) == 0.1
-    one_cycle = make_schedule("onecycle", steps_per_epoch=10, epochs=20)(0.1)
-    assert isinstance(one_cycle, OneCycle)
-    assert one_cycle.total_steps == 200
-
-
-@given(
-    steps=st.integers(1, 500),
-    epochs=st.integers(1, 60),
-    t_mul=st.sampled_from([1.0, 1.25, 1.5, 2.0, 3.0]),
-)
-@settings(max_examples=200, deadline=None)
-def test_default_cycles_end_with_the_training(steps: int, epochs: int, t_mul: float) -> None:
-    total = steps * epochs
-    first = fine_tuning.first_cycle_steps(total, epochs, t_mul)
-    assert first >= steps  # at least an epoch
-    starts = SGDR(0.1, first, t_mul=t_mul).restart_steps(10 * total + 1)
-    end = next(step for step in starts if step >= total)
-    # Rounding the first length up cuts the last cycle by no more than this.
-    cycles = sum(step < total for step in starts)
-    assert end - total <= sum(t_mul**i for i in range(cycles)) + cycles
-    if steps > 20:
-        # With cycles from one epoch on, one more would not fit.
-        assert sum(t_mul**i for i in range(cycles)) <= epochs
-        assert sum(t_mul**i for i in range(cycles + 1)) > epochs
+    listed = rates_seen(learning_rate=None, epochs=2, schedule=schedules)
+    np.testing.assert_allclose(listed[:, 1], [1e-3, 5e-4] * 3, rtol=1e-6)
+    mixed = rates_seen(learning_rate=[1e-4, schedules[1], 1e-2], epochs=2)
+    np.testing.assert_allclose(mixed[:, 1], [1e-3, 5e-4] * 3, rtol=1e-6)
+    np.testing.assert_allclose(mixed[3, 0], 1e-4 * 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"schedule": "cosine"}, r"one of \('sgdr', 'onecycle', 'constant'\).*'cosine'"),
+        ({"schedule": "one_cycle"}, "Received: schedule='one_cycle'. Did you mean 'onecycle'"),
+        ({"steps_per_epoch": 0}, "`steps_per_epoch` should be at least 1"),
+        ({"validation_split": 1.5, "train_data": arrays()}, r"`validation_split` .* in \[0, 1\]"),
+        ({"validation_split": 1.0, "train_data": arrays()}, "holds no batches"),
+        (
+            {"train_data": (*arrays(), np.ones(N_IMAGES)), "sample_weight": np.ones(N_IMAGES)},
+            "sample weights are given twice",
+        ),
+        ({"train_data": Endless(), "epochs": 2}, "`PyDataset` define `__len__` or the property"),
         ({"schedule": [SGDR(0.1, 3)] * 3}, r"pass `learning_rate=None` with it"),
         ({"epochs": 0}, "`epochs` should be at least 1. Received: epochs=0"),
         ({"frozen_epochs": -1}, "`frozen_epochs` should be at least 0"),
@@ -242,7 +244,7 @@ def test_default_cycles_end_with_the_training(steps: int, epochs: int, t_mul: fl
         ({"learning_rate": [1e-3, 1e-2]}, "3 groups, 3 rates. Received 2 rates"),
         ({"learning_rate": -1e-3}, "finite and not negative"),
         ({"groups": [LayerGroup("head", ("tip",))]}, "'tip', which the model does not have.*'top'"),
-        ({"train_data": batches().repeat()}, "not known or not finite.*assert_cardinality"),
+        ({"train_data": batches().repeat()}, "not finite.*`steps_per_epoch=`.*assert_cardinality"),
         ({"train_data": batches().filter(lambda x, y: True)}, "not known or not finite"),
         ({"train_data": batches().take(0)}, "holds no batches"),
         ({"train_data": (np.ones((4, N_INPUTS)),)}, r"\(inputs, labels, .* Received 1 entries"),
@@ -268,6 +270,12 @@ def test_mistakes_are_told_before_the_model_is_touched(
         ({"schedule": 3}, "a function from a rate to a `LearningRateSchedule`.*schedule=3"),
         ({"train_data": [1, 2]}, r"should be a `tf.data.Dataset`.*Received: \[1, 2\] of type list"),
         ({"groups": ["top"]}, "sequence of `LayerGroup`"),
+        ({"groups": 3}, "sequence of `LayerGroup`.*Received: groups=3"),
+        ({"batchsize": 8}, "no argument `batchsize`. .*batchsize=8. Did you mean 'batch_size'"),
+        ({"learning_rates": 1e-3}, "no argument `learning_rates`.*Did you mean 'learning_rate'"),
+        ({"x": [1]}, r"training data as `train_data`, not as `x` and `y`. Received: x=\[1\]"),
+        ({"batch_size": 8.0, "train_data": arrays()}, "`batch_size` should be an integer"),
+        ({"initial_epoch": "1"}, "`initial_epoch` should be an integer"),
     ],
 )
 def test_wrong_types(arguments: dict[str, Any], message: str) -> None:
@@ -279,55 +287,34 @@ def test_wrong_types(arguments: dict[str, Any], message: str) -> None:
     assert not model.compiled
 
 
-def test_make_schedule_refuses_bad_numbers() -> None:
-    with pytest.raises(ValueError, match=r"`t_mul` should be at least 1\. Received: t_mul=0\.5"):
-        make_schedule("sgdr", steps_per_epoch=3, epochs=2, t_mul=0.5)
-    with pytest.raises(ValueError, match=r"epochs above 0\. Received: cycle_epochs=0"):
-        make_schedule("sgdr", steps_per_epoch=3, epochs=2, cycle_epochs=0)
-
-
 # Keras warns at the end of any data set whose size it was not told.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 def test_a_schedule_without_a_length_needs_no_count_of_batches() -> None:
-    model = small_model()
     uncounted = batches().filter(lambda x, y: True)
-    history = fine_tune(
-        model,
-        three_groups(model),
-        uncounted,
-        learning_rate=1e-3,
-        epochs=2,
-        schedule="constant",
-        verbose=0,
-    )
-    assert len(history.history["loss"]) == 2
+    seen = rates_seen(uncounted, learning_rate=1e-3, epochs=2, schedule="constant")
+    assert len(seen) >= 6
+    # Whether the last cycle ends with the training is not known, so there is no warning.
+    seen = rates_seen(uncounted, learning_rate=1e-3, epochs=1, schedule=lambda r: SGDR(r, 2))
+    np.testing.assert_allclose(seen[:3, 2], [1e-3, 5e-4, 1e-3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-def test_batch_norm(batch_norm: str) -> None:
-    model = small_model()
-    before = model.get_layer("norm").get_weights()
-    fine_tune(
-        model,
-        three_groups(model),
-        batches(),
-        learning_rate=1e-2,
-        epochs=2,
-        batch_norm=batch_norm,
-        verbose=0,
-    )
-    after = model.get_layer("norm").get_weights()
-    moved = [bool((a != b).any()) for a, b in zip(before, after)]
-    assert moved == [batch_norm == "train"] * 4  # scale, shift, mean and variance
-
-
-class Sequence(keras.utils.PyDataset):
-    def __len__(self) -> int:
-        return 3
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        x, y = arrays()
-        return x[8 * index : 8 * index + 8], y[8 * index : 8 * index + 8]
+def test_batch_norm() -> None:
+    """Frozen, then trained: each call counts, whatever the one before it asked for."""
+    model = eager_model()
+    norm = model.get_layer("norm")
+    for batch_norm in ("frozen", "train", "frozen"):
+        before = norm.get_weights()
+        fine_tune(
+            model,
+            three_groups(model),
+            batches(),
+            learning_rate=1e-2,
+            epochs=2,
+            batch_norm=batch_norm,
+            verbose=0,
+        )
+        moved = [bool((a != b).any()) for a, b in zip(before, norm.get_weights())]
+        assert moved == [batch_norm == "train"] * 4  # scale, shift, mean and variance
 
 
 @pytest.mark.parametrize(
@@ -344,89 +331,22 @@ class Sequence(keras.utils.PyDataset):
 )
 def test_kinds_of_data(train_data: Any, steps: int) -> None:
     assert steps_in_epoch(train_data) == steps
-    model = small_model()
-    fine_tune(model, three_groups(model), train_data, learning_rate=1e-3, epochs=1, verbose=0)
+    model = eager_model()
+    fine_tune(
+        model,
+        three_groups(model),
+        train_data,
+        learning_rate=1e-3,
+        epochs=1,
+        frozen_epochs=0,
+        verbose=0,
+    )
     assert int(model.optimizer.iterations.numpy()) == steps
-
-
-def test_sample_weights_are_used() -> None:
-    model = small_model()
-    weights = model.get_weights()
-    data = (*arrays(), np.zeros(N_IMAGES))
-    fine_tune(model, three_groups(model), data, learning_rate=1e-1, epochs=2, verbose=0)
-    for before, after in zip(weights, model.get_weights()):
-        np.testing.assert_array_equal(before, after)
-
-
-WHOLE = np.arange(4) % 2
-ONE_HOT = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
-
-
-@pytest.mark.parametrize(
-    ("activation", "units", "labels", "loss", "from_logits"),
-    [
-        ("softmax", 3, WHOLE, keras.losses.SparseCategoricalCrossentropy, False),
-        (None, 3, WHOLE, keras.losses.SparseCategoricalCrossentropy, True),
-        ("softmax", 3, WHOLE[:, None], keras.losses.SparseCategoricalCrossentropy, False),
-        ("softmax", 3, ONE_HOT, keras.losses.CategoricalCrossentropy, False),
-        (None, 3, ONE_HOT, keras.losses.CategoricalCrossentropy, True),
-        ("sigmoid", 3, ONE_HOT, keras.losses.BinaryCrossentropy, False),
-        ("sigmoid", 1, WHOLE, keras.losses.BinaryCrossentropy, False),
-        ("sigmoid", 1, WHOLE.astype("float32"), keras.losses.BinaryCrossentropy, False),
-        (None, 1, WHOLE, keras.losses.BinaryCrossentropy, True),
-    ],
-)
-def test_default_loss(
-    activation: str | None, units: int, labels: np.ndarray, loss: type, from_logits: bool
-) -> None:
-    model = small_model(activation, units)
-    data = (np.ones((4, N_INPUTS), "float32"), labels)
-    fine_tuning.compile_groups(model, three_groups(model), 1e-3, data)
-    assert type(model.loss) is loss
-    assert model.loss.get_config()["from_logits"] is from_logits
-
-
-def test_default_loss_looks_inside_and_behind() -> None:
-    inner = small_model("sigmoid", 1)
-    assert fine_tuning._last_activation(keras.Sequential([keras.Input((6,)), inner])) == "sigmoid"
-    inputs = keras.Input((6,))
-    softmax = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(3)(inputs)))
-    assert fine_tuning._last_activation(softmax) == "softmax"
-
-
-def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="top")])
-    model.set_weights([np.ones((1, 1)), np.zeros(1)])
-    x = np.array([[-2.0], [0.3], [0.3], [2.0]], "float32")  # 0.3 is above even chance
-    data = (x, np.array([0, 1, 1, 1]))
-    fine_tuning.compile_groups(model, split_layers(model, []), 1e-3, data)
-    assert model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("activation", "units", "labels"),
-    [
-        (None, 1, WHOLE.astype("float32")),  # as likely a regression
-        ("softmax", 1, WHOLE),
-        ("sigmoid", 3, WHOLE),
-        ("tanh", 3, WHOLE),
-        ("softmax", 3, WHOLE.astype("float32")),
-        ("softmax", 3, np.ones((4, 2), "float32")),
-    ],
-)
-def test_a_loss_that_is_not_clear_is_asked_for(
-    activation: str | None, units: int, labels: np.ndarray
-) -> None:
-    model = small_model(activation, units)
-    data = (np.ones((4, N_INPUTS), "float32"), labels)
-    with pytest.raises(ValueError, match=r"cannot be found out: expected .* Pass `loss=\.\.\.`"):
-        fine_tuning.compile_groups(model, three_groups(model), 1e-3, data)
-    fine_tuning.compile_groups(model, three_groups(model), 1e-3, data, loss="mse", metrics=["mae"])
-    assert model.loss == "mse"
 
 
 def test_models_of_every_kind(sample: Any) -> None:
     model = sample.model()
+    model.compile(run_eagerly=True)
     x, y = sample.data()
     history = fine_tune(
         model,
@@ -441,3 +361,220 @@ def test_models_of_every_kind(sample: Any) -> None:
     losses = history.history["loss"]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+
+
+# --- What `fit` takes ----------------------------------------------------------------------------
+
+
+def sgdr(steps: int) -> list[float]:
+    return [1e-3 * (1 + math.cos(math.pi * t / steps)) / 2 for t in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("train_data", "fit", "steps"),
+    [
+        (arrays(), {"batch_size": 6}, 4),
+        (arrays(), {"batch_size": 6, "validation_split": 0.5}, 2),
+        (arrays(), {"batch_size": 6, "validation_split": 0.5, "validation_data": arrays()}, 4),
+        (batches(), {"steps_per_epoch": 2}, 2),
+        (batches(6).repeat(), {"steps_per_epoch": 5}, 5),
+        (arrays(), {"batch_size": 8, "shuffle": False, "sample_weight": np.ones(N_IMAGES)}, 3),
+        (arrays(), {"class_weight": {0: 1.0, 1: 2.0, 2: 3.0}}, 1),
+        (
+            batches(),
+            {"validation_data": batches(), "validation_steps": 1, "validation_freq": 2},
+            3,
+        ),
+    ],
+    ids=["batch", "split", "no_split", "steps", "endless", "weights", "classes", "validation"],
+)
+def test_the_schedule_is_as_long_as_fit_is(train_data: Any, fit: Any, steps: int) -> None:
+    seen = rates_seen(train_data, learning_rate=1e-3, epochs=1, **fit)
+    np.testing.assert_allclose(seen[:, 2], sgdr(steps), rtol=1e-6)
+
+
+def test_weights_change_what_is_learnt() -> None:
+    for fit in (
+        {"sample_weight": np.zeros(N_IMAGES)},
+        {"class_weight": dict.fromkeys(range(3), 0)},
+    ):
+        model = eager_model()
+        before = model.get_weights()
+        fine_tune(
+            model, three_groups(model), arrays(), learning_rate=0.1, epochs=2, verbose=0, **fit
+        )
+        for value, known in zip(model.get_weights(), before):
+            np.testing.assert_array_equal(value, known)
+
+
+@pytest.mark.parametrize(("initial_epoch", "moves"), [(0, [0, 0, 1]), (1, [0, 1]), (2, [1])])
+def test_frozen_epochs_are_counted_by_the_number_of_the_epoch(
+    initial_epoch: int, moves: list[int]
+) -> None:
+    model, watch = eager_model(), Watch()
+    history = fine_tune(
+        model,
+        three_groups(model),
+        batches(),
+        learning_rate=1e-2,
+        epochs=3,
+        frozen_epochs=2,
+        initial_epoch=initial_epoch,
+        callbacks=[watch],
+        verbose=0,
+    )
+    assert history.epoch == list(range(initial_epoch, 3))
+    assert [watch.moved("body", epoch) for epoch in range(1, len(moves) + 1)] == moves
+
+
+# --- What the model was compiled with ------------------------------------------------------------
+
+
+def own_loss(y_true: Any, y_pred: Any) -> Any:
+    return 2.0 * keras.ops.mean(keras.ops.square(y_pred - keras.ops.one_hot(y_true, N_CLASSES)))
+
+
+def test_the_models_own_loss_and_metrics_are_used() -> None:
+    model = small_model()
+    metric = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2")
+    weighted = keras.metrics.SparseCategoricalAccuracy(name="weighted")
+    model.compile(
+        "sgd",
+        own_loss,  # not serialisable
+        metrics=[metric],
+        weighted_metrics=[weighted],
+        loss_weights=[0.5],
+        run_eagerly=True,
+        steps_per_execution=3,
+        jit_compile=False,
+    )
+    x, y = arrays()
+    expected = 0.5 * float(own_loss(y, model.predict(x, verbose=0)))
+    fine_tune_ = {"learning_rate": 0.0, "epochs": 2, "verbose": 0}
+    history = fine_tune(model, three_groups(model), arrays(), **fine_tune_).history
+    assert set(history) == {"loss", "top_2", "weighted"}
+    assert history["loss"] == pytest.approx([expected] * 2, rel=1e-4)
+    assert model.loss is own_loss
+    assert model.run_eagerly
+    assert model.steps_per_execution == 3
+    assert not model.jit_compile
+    history = fine_tune(
+        model, three_groups(model), arrays(), metrics=["accuracy"], **fine_tune_
+    ).history
+    assert set(history) == {"loss", "accuracy", "weighted"}
+    sparse = "sparse_categorical_crossentropy"
+    fine_tune(model, three_groups(model), arrays(), loss=sparse, **fine_tune_)
+    assert model.loss == sparse
+
+
+def test_a_loaded_models_own_loss_is_used(tmp_path: Any) -> None:
+    model = small_model()
+    model.compile("sgd", "mse", metrics=["mae"], run_eagerly=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x, _ = arrays()
+    data = x, np.ones((N_IMAGES, N_CLASSES), "float32")
+    history = fine_tune(
+        loaded, three_groups(loaded), data, learning_rate=1e-3, epochs=2, verbose=0
+    ).history
+    assert loaded.loss == "mse"
+    assert set(history) == {"loss", "mae"}
+
+
+def test_a_model_compiled_with_a_loss_alone_gets_no_metrics() -> None:
+    model = small_model()
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    history = fine_tune(
+        model, three_groups(model), arrays(), learning_rate=1e-3, epochs=2, verbose=0
+    ).history
+    assert set(history) == {"loss"}
+
+
+# --- Warnings ------------------------------------------------------------------------------------
+
+
+def test_rates_that_fall_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"fall from group 'body' \(0.01\) to group 'head' \(0.00"):
+        rates_seen(learning_rate=[1e-3, 1e-2, 1e-3], epochs=1)
+    rates = [SGDR(1e-2, 3), SGDR(1e-3, 3), 1e-2]
+    with pytest.warns(UserWarning, match="fall from group 'stem'"):
+        rates_seen(learning_rate=rates, epochs=1)
+    # The peak of a schedule of another kind is not known.
+    unknown = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.1])
+    rates_seen(learning_rate=[unknown, 1e-3, 1e-3], epochs=1)
+
+
+def test_cycles_that_do_not_end_with_the_training_are_warned_of() -> None:
+    match = r"ends at step 6, within the cycle that starts at step 4, .*`first_decay_steps=6`"
+    with pytest.warns(UserWarning, match=match):
+        rates_seen(learning_rate=None, schedule=[SGDR(1e-3, 4)] * 3, epochs=2)
+    halves = make_schedule("sgdr", steps_per_epoch=3, epochs=2, cycle_epochs=1, t_mul=1)
+    rates_seen(learning_rate=1e-3, schedule=halves, epochs=2)
+    with pytest.warns(UserWarning, match="within the warm-up"):
+        rates_seen(learning_rate=SGDR(1e-3, 4, warmup_steps=9), epochs=2)
+
+
+def test_one_group_may_learn_alone() -> None:
+    model = eager_model()
+    fine_tune(model, split_layers(model, []), batches(), learning_rate=1e-3, epochs=1, verbose=0)
+
+
+# --- Labels --------------------------------------------------------------------------------------
+
+
+def beyond(labels: Any, kind: str) -> Any:
+    x = np.ones((len(labels), N_INPUTS), "float32")
+    if kind == "arrays":
+        return x, labels
+    if kind == "dataset":
+        return tf.data.Dataset.from_tensor_slices((x, labels)).batch(8)
+
+    class Labelled(Sequence):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = slice(8 * index, 8 * index + 8)
+            return x[rows], labels[rows]
+
+    return Labelled()
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "sequence"])
+@pytest.mark.parametrize(
+    ("activation", "units", "label", "message"),
+    [
+        ("softmax", 3, 7, "from 0 to 2, since .* 3 units. Received: labels from 0 to 7. Correct"),
+        (None, 3, -1, "from 0 to 2, since .* 3 units. Received: labels from -1 to 0"),
+        (None, 1, 2, "0 and 1, since .* one unit. Received: labels from 0 to 2. Pass `loss=..."),
+        ("sigmoid", 1, 5, "0 and 1, since .* one unit. Received: labels from 0 to 5"),
+    ],
+)
+def test_labels_beyond_the_outputs(
+    kind: str, activation: str | None, units: int, label: int, message: str
+) -> None:
+    labels = np.zeros(24, int)
+    labels[17] = label  # in the third batch
+    model = small_model(activation, units)
+    with pytest.raises(ValueError, match=message):
+        fine_tune(model, three_groups(model), beyond(labels, kind), learning_rate=1e-3, epochs=2)
+    assert not model.compiled
+
+
+def test_labels_beyond_the_outputs_under_the_models_own_loss() -> None:
+    x, y = arrays()
+    sparse = keras.losses.SparseCategoricalCrossentropy
+    for loss in ("sparse_categorical_crossentropy", sparse()):
+        model = eager_model()
+        with pytest.raises(ValueError, match="from 0 to 2, .* Received: labels from 5 to 7"):
+            fine_tune(
+                model, three_groups(model), (x, y + 5), learning_rate=1e-3, epochs=2, loss=loss
+            )
+    model = eager_model()
+    ignoring = sparse(ignore_class=-1)
+    fine_tune(
+        model,
+        three_groups(model),
+        (x, y - 1),
+        learning_rate=0.1,
+        epochs=2,
+        loss=ignoring,
+        verbose=0,
+    )

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core._keras import slots_of
+from dlr_tf.core._keras import all_layers, slots_of, trained_variables
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to
+from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
+from tests.conftest import Template
 
 LAYERS = keras.layers
+DEFAULT = Template("fused_adam")
 
 
 def values(variables: Any) -> list[np.ndarray]:
@@ -40,7 +42,7 @@ def slot_values(optimizer: MultiGroupOptimizer) -> dict[tuple[int, str, int], np
         for number, member in enumerate(optimizer.group_optimizers)
         if member.built
         for name, slots in slots_of(member).items()
-        for variable, slot in zip(member._trainable_variables, slots)
+        for variable, slot in zip(trained_variables(member), slots)
     }
 
 
@@ -55,7 +57,7 @@ def compiled(sample: Any, template: Any, *, run_eagerly: bool = True) -> Any:
 def statistics(model: keras.Model) -> list[np.ndarray]:
     return values(
         v
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, LAYERS.BatchNormalization)
         for v in (layer.moving_mean, layer.moving_variance)
     )
@@ -73,17 +75,15 @@ class At(keras.callbacks.Callback):
             self.function()
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, -1, -2, -3, np.int64(1)])
-def test_the_groups_from_n_on_learn(sample, n):
+def test_the_groups_from_n_on_learn(sample):
     model = sample.model()
     groups = sample.groups(model)
     all_trainable = learning(model)
-    freeze_to(model, groups, n)
-    first = int(n) % 3 if n != 3 else 3
-    expected = paths_of(model, groups, range(first, 3))
-    assert learning(model) == sorted(set(expected) & set(all_trainable))
-    for n_again in (3, -1, 0):
-        freeze_to(model, groups, n_again)
+    for n in (0, 1, 2, 3, -1, -2, -3, np.int64(1), 0):
+        freeze_to(model, groups, n)
+        first = int(n) % 3 if n != 3 else 3
+        expected = paths_of(model, groups, range(first, 3))
+        assert learning(model) == sorted(set(expected) & set(all_trainable)), n
     assert learning(model) == all_trainable
 
 
@@ -98,7 +98,7 @@ def test_frozen_layers_have_their_flag_off_and_others_on(samples):
     assert model.trainable
 
 
-def test_a_model_frozen_as_a_whole_is_thawed(samples):
+def test_a_model_frozen_as_a_whole_is_unfrozen(samples):
     model = samples["nested"].model()
     groups = samples["nested"].groups(model)
     everything = learning(model)
@@ -121,16 +121,16 @@ def test_a_composite_layer_freezes_whole(samples):
     groups = samples["attention"].groups(model)
     attention = model.get_layer("attention")
     freeze_to(model, groups, 2)
-    assert not any(layer.trainable for layer in attention._flatten_layers())
+    assert not any(layer.trainable for layer in (attention, *all_layers(attention)))
     freeze_to(model, groups, 1)
-    assert all(layer.trainable for layer in attention._flatten_layers())
+    assert all(layer.trainable for layer in (attention, *all_layers(attention)))
     assert len(attention.trainable_variables) == 8
 
 
 def test_layers_that_no_group_names_are_left_alone(samples):
     model = samples["attention"].model()
     attention = model.get_layer("attention")
-    inner = list(attention._flatten_layers(include_self=False))
+    inner = all_layers(attention)
     inner[0].trainable = False
     model.get_layer("norm").trainable = False
     before = {layer: layer.trainable for layer in [*model.layers, *inner]}
@@ -155,11 +155,11 @@ def test_layers_of_a_nested_model_that_no_group_names_are_left_alone(samples):
 @pytest.mark.parametrize(
     ("n", "error", "message"),
     [
-        (4, ValueError, "`n` should be the number of a group: from -3 to 3 for 3 groups. .* n=4"),
+        (4, ValueError, "`n` should be the index of a group: from -3 to 3 for 3 groups. .* n=4"),
         (-4, ValueError, "from -3 to 3 for 3 groups. Received: n=-4"),
-        (1.0, TypeError, "`n` should be an integer. Received: n=1.0"),
-        ("1", TypeError, "`n` should be an integer. Received: n='1'"),
+        (1.0, TypeError, "`n` should be an integer. Received: n=1.0 of type float"),
         (None, TypeError, "`n` should be an integer. Received: n=None"),
+        (True, TypeError, "`n` should be an integer. Received: n=True"),
     ],
 )
 def test_wrong_numbers_change_nothing(samples, n, error, message):
@@ -210,7 +210,8 @@ def test_a_frozen_group_costs_no_gradient(samples):
     assert products() == 3 + 1
 
 
-def test_a_group_that_never_trained_costs_no_optimizer_memory(sample, template):
+def test_a_group_that_never_trained_costs_no_optimizer_memory(samples, template):
+    sample = samples["nested"]
     model, groups, optimizer = compiled(sample, template)
     freeze_to(model, groups, -1)
     model.fit(*sample.data(), verbose=0)
@@ -220,19 +221,27 @@ def test_a_group_that_never_trained_costs_no_optimizer_memory(sample, template):
     assert len(slot_values(optimizer)) == 2 * len(model.trainable_variables)
 
 
-def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, template):
-    # Tracing takes long: each optimizer runs half of the models traced, the other half eagerly.
-    traced = (sample.kind in ("sequential", "nested", "subclassed")) == (
-        template.kind == "fused_adam"
-    )
-    model, groups, optimizer = compiled(sample, template, run_eagerly=not traced)
+@pytest.mark.parametrize(
+    ("kind", "traced"),
+    [
+        ("sequential", True),
+        ("functional", False),
+        ("nested", False),
+        ("subclassed", True),
+        ("shared", False),
+        ("attention", False),
+    ],
+)
+def test_unfreezing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples, kind, traced):
+    sample = samples[kind]
+    model, groups, optimizer = compiled(sample, DEFAULT, run_eagerly=not traced)
     freeze_to(model, groups, -1)
     frozen = [p.variable for p in assign_variables(model, groups) if p.group < 2]
-    thawed = [v for v in frozen if v.trainable or v.path.split("/")[-1][:6] != "moving"]
+    unfrozen = [v for v in frozen if v.trainable or v.path.split("/")[-1][:6] != "moving"]
     start = values(frozen)
     seen: dict[str, Any] = {}
 
-    def thaw() -> None:
+    def unfreeze() -> None:
         seen["frozen"] = values(frozen)
         seen["before"] = slot_values(optimizer)
         seen["head"] = {key: v for key, v in seen["before"].items() if key[0] == 2}
@@ -240,9 +249,9 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, 
         seen["after"] = slot_values(optimizer)
         seen["steps"] = optimizer.group_steps.numpy().tolist()
 
-    one_step = At(2, lambda: seen.update(next=values(thawed)))
+    one_step = At(2, lambda: seen.update(next=values(unfrozen)))
     x, y = sample.data()
-    model.fit(x, y, batch_size=12, epochs=3, verbose=0, callbacks=[At(1, thaw), one_step])
+    model.fit(x, y, batch_size=12, epochs=3, verbose=0, callbacks=[At(1, unfreeze), one_step])
     assert model.optimizer is optimizer
     assert same(seen["frozen"], start)  # batch-norm statistics too
     assert seen["steps"] == [0, 0, 1]
@@ -254,16 +263,16 @@ def test_thawing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(sample, 
     assert not any(np.any(value) for value in fresh.values())
     # All of it moved at the very next step, and the state of the head went on.
     now = dict(zip(map(id, frozen), start))
-    for variable, value in zip(thawed, seen["next"]):
+    for variable, value in zip(unfrozen, seen["next"]):
         if variable.trainable:
             assert not np.array_equal(value, now[id(variable)]), variable.path
     assert optimizer.group_steps.numpy().tolist() == [2, 2, 3]
     assert int(optimizer.iterations) == 3
 
 
-def test_freezing_in_the_middle_of_fit_stops_the_layers_and_keeps_their_state(samples, template):
+def test_freezing_in_the_middle_of_fit_stops_the_layers_and_keeps_their_state(samples):
     sample = samples["nested"]
-    model, groups, optimizer = compiled(sample, template, run_eagerly=False)
+    model, groups, optimizer = compiled(sample, DEFAULT, run_eagerly=False)
     seen: dict[str, Any] = {}
     frozen = [p.variable for p in assign_variables(model, groups) if p.group == 0]
 
@@ -330,18 +339,18 @@ def test_a_model_that_is_not_compiled_can_be_frozen(samples):
     assert len(model.trainable_variables) == 4
 
 
-def test_under_mixed_precision(samples, template):
+def test_under_mixed_precision(samples):
     sample = samples["sequential"]
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model, groups, optimizer = compiled(sample, template, run_eagerly=False)
+        model, groups, optimizer = compiled(sample, DEFAULT, run_eagerly=False)
         freeze_to(model, groups, -1)
         x, y = sample.data()
         start = values(model.get_layer("stem").weights)
-        thaw = At(1, lambda: freeze_to(model, groups, 0))
+        unfreeze = At(1, lambda: freeze_to(model, groups, 0))
         model.fit(x, y, epochs=1, verbose=0)
         assert same(values(model.get_layer("stem").weights), start)
-        model.fit(x, y, epochs=2, verbose=0, callbacks=[thaw])
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[unfreeze])
     finally:
         keras.config.set_dtype_policy("float32")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -379,13 +388,13 @@ def test_the_statistics_of_a_frozen_group_stay(samples, keras_adam):
 
 def test_freeze_batch_norm_holds_statistics_and_scale_through_fit(sample, keras_adam):
     model, groups, _ = compiled(sample, keras_adam)
-    norms = [n for n in model._flatten_layers() if isinstance(n, LAYERS.BatchNormalization)]
+    norms = [n for n in all_layers(model) if isinstance(n, LAYERS.BatchNormalization)]
     before = values(v for norm in norms for v in norm.weights)
     assert len(before) == 4
     freeze_batch_norm(model)
     x, y = sample.data()
-    for n in (None, 0, -1, 0):
-        if n is not None:
+    for plan in ((), (0, -1, 0)):
+        for n in plan:
             freeze_to(model, groups, n)
         model.fit(x, y, verbose=0)
         assert same(values(v for norm in norms for v in norm.weights), before)
@@ -438,3 +447,329 @@ def test_batch_norm_inside_composite_layers_is_frozen_too():
     assert len(model.trainable_variables) == 2
     freeze_to(model, split_layers(model, [model.layers[-1]]), 0)
     assert len(model.trainable_variables) == 2
+
+
+# --- What is frozen by itself --------------------------------------------------------------------
+
+
+def names(model: keras.Model) -> set[str]:
+    return {"/".join(v.path.split("/")[-2:]) for v in model.trainable_variables}
+
+
+def body_and_top(layer: Any = None) -> Any:
+    """A model of two groups, and the first layer of the first one."""
+    layer = layer or LAYERS.Dense(4, name="body")
+    model = keras.Sequential([keras.Input((4,)), layer, LAYERS.Dense(2, name="top")])
+    return model, split_layers(model, ["top"]), layer
+
+
+def freeze_and_unfreeze(model: Any, groups: Any) -> None:
+    for n in (1, 2, -1, 0):
+        freeze_to(model, groups, n)
+
+
+TOP = {"top/kernel", "top/bias"}
+
+
+def test_the_base_of_lora_stays_frozen_and_loras_own_weights_learn():
+    model, groups, layer = body_and_top()
+    layer.enable_lora(2)
+    expected = names(model)
+    assert "body/lora_kernel_a" in expected
+    assert "body/kernel" not in expected
+    for by_hand in (None, False, True):
+        if by_hand is not None:
+            model.trainable = by_hand
+        freeze_to(model, groups, 1)
+        assert names(model) == TOP
+        freeze_to(model, groups, 0)
+        assert names(model) == expected
+        model.trainable = False
+        model.trainable = True  # Keras turns the base on
+        freeze_to(model, groups, 0)
+        assert names(model) == expected
+    base = layer.get_weights()[0]
+    model.compile(MultiGroupOptimizer(groups, 0.1), "mse", run_eagerly=True)
+    model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    np.testing.assert_array_equal(layer.get_weights()[0], base)
+
+
+def test_lora_enabled_in_a_frozen_group_learns_when_the_group_does():
+    model, groups, layer = body_and_top()
+    freeze_to(model, groups, 1)
+    layer.enable_lora(2)
+    freeze_to(model, groups, 0)
+    assert names(model) == TOP | {"body/bias", "body/lora_kernel_a", "body/lora_kernel_b"}
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method")
+def test_quantised_layers_stay_frozen_with_and_without_lora():
+    model, groups, layer = body_and_top()
+    model.quantize("int8")
+    assert names(model) == {"body/bias", "top/bias"}
+    freeze_and_unfreeze(model, groups)
+    assert names(model) == {"body/bias", "top/bias"}
+    layer.enable_lora(2)
+    expected = {"body/bias", "top/bias", "body/lora_kernel_a", "body/lora_kernel_b"}
+    freeze_and_unfreeze(model, groups)
+    assert names(model) == expected
+
+
+def test_a_variable_frozen_by_hand_stays_frozen_until_it_is_set_by_hand():
+    model, groups, layer = body_and_top()
+    layer.kernel.trainable = False
+    freeze_and_unfreeze(model, groups)
+    assert names(model) == TOP | {"body/bias"}
+    freeze_to(model, groups, 1)
+    layer.kernel.trainable = True  # in a frozen layer
+    freeze_to(model, groups, 0)
+    assert names(model) == TOP | {"body/bias", "body/kernel"}
+
+
+def test_a_layer_with_all_its_variables_frozen_by_hand_stays_frozen():
+    model, groups, layer = body_and_top(LAYERS.Dense(4, use_bias=False, name="body"))
+    layer.kernel.trainable = False
+    freeze_and_unfreeze(model, groups)
+    assert names(model) == TOP
+    layer.trainable = False
+    layer.trainable = True  # Keras turns the kernel on
+    freeze_to(model, groups, 0)
+    assert names(model) == TOP | {"body/kernel"}
+
+
+def test_biases_alone():
+    """All frozen but the biases, which are set after their layers."""
+    model, groups, _ = body_and_top()
+    for each in model.layers:
+        each.trainable = False
+        each.bias.trainable = True
+    freeze_and_unfreeze(model, groups)
+    assert names(model) == {"body/bias", "top/bias"}
+
+
+def test_a_layer_frozen_inside_a_composite_layer_stays_frozen():
+    layer = LAYERS.Bidirectional(LAYERS.GRU(2), name="body")
+    model = keras.Sequential([keras.Input((3, 4)), layer, LAYERS.Dense(2, name="top")])
+    groups = split_layers(model, ["top"])
+    layer.backward_layer.trainable = False
+    expected = learning(model)
+    assert len(expected) == 5
+    freeze_and_unfreeze(model, groups)
+    assert learning(model) == expected
+    assert not layer.backward_layer.trainable
+    layer.backward_layer.trainable = True
+    freeze_and_unfreeze(model, groups)
+    assert len(learning(model)) == 8
+
+
+def test_variables_frozen_inside_a_composite_layer_stay_frozen(samples):
+    model = samples["attention"].model()
+    groups = samples["attention"].groups(model)
+    inner = [part for part in all_layers(model.get_layer("attention")) if part.weights]
+    inner[0].enable_lora(2)
+    inner[1].kernel.trainable = False
+    expected = learning(model)
+    freeze_and_unfreeze(model, groups)
+    assert learning(model) == expected
+
+
+def test_a_backbone_in_which_only_lora_learns():
+    """As KerasHub's `backbone.enable_lora` leaves it: every other layer of the backbone is off."""
+    inputs = keras.Input((3, 4))
+    norm = LAYERS.LayerNormalization(name="norm")
+    attention = LAYERS.MultiHeadAttention(2, 2, name="attention")
+    x = norm(inputs)
+    backbone = keras.Model(inputs, LAYERS.Add()([x, attention(x, x)]), name="backbone")
+    top = LAYERS.Dense(2, name="top")
+    model = keras.Sequential([keras.Input((3, 4)), backbone, LAYERS.Flatten(), top])
+    groups = split_layers(model, ["backbone/attention", "top"])
+    for layer in all_layers(backbone):
+        layer.trainable = False
+    query = next(part for part in all_layers(attention) if part.name == "query")
+    query.trainable = True
+    query.enable_lora(2)
+    top.trainable = False  # the head is not in the backbone
+    top.trainable = True
+    expected = learning(model)
+    assert len(expected) == 3 + 2
+    for n in (1, 2, 0, -1, 0):
+        freeze_to(model, groups, n)
+    assert learning(model) == expected
+    norm.trainable = True
+    freeze_to(model, groups, 0)
+    assert len(learning(model)) == 5 + 2
+
+
+def test_layers_frozen_beside_lora_in_a_model_where_more_learns_are_unfrozen():
+    model, groups, layer = body_and_top()
+    model.get_layer("top").enable_lora(2)
+    layer.trainable = False
+    model.get_layer("top").trainable = True
+    freeze_to(model, groups, 1)
+    layer.trainable = True
+    freeze_to(model, groups, 1)
+    freeze_to(model, groups, 0)
+    assert {"body/kernel", "body/bias"} < names(model)
+
+
+def test_a_weight_of_the_models_own_frozen_by_hand_stays_frozen(samples):
+    model = samples["subclassed"].model()
+    groups = samples["subclassed"].groups(model)
+    model.offset.trainable = False
+    freeze_and_unfreeze(model, groups)
+    assert not model.offset.trainable
+    model.offset.trainable = True
+    freeze_and_unfreeze(model, groups)
+    assert model.offset.trainable
+
+
+def test_layers_that_no_group_names_keep_the_flags_of_their_variables():
+    model, _, layer = body_and_top()
+    layer.kernel.trainable = False
+    for n in (1, 0):
+        freeze_to(model, (LayerGroup("head", ("top",)),), n)
+        assert not layer.kernel.trainable
+        assert layer.bias.trainable
+
+
+def test_marks_are_not_saved_and_do_not_disturb_saving(samples, tmp_path):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
+    freeze_batch_norm(model)
+    freeze_to(model, groups, 1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    freeze_to(loaded, groups, 0)
+    assert len(loaded.trainable_variables) == len(model.trainable_variables) + 4
+
+
+# --- Batch normalisation, held and released ------------------------------------------------------
+
+
+def norm_of(model: keras.Model) -> Any:
+    return next(n for n in all_layers(model) if isinstance(n, LAYERS.BatchNormalization))
+
+
+def test_unfreezing_batch_norm_undoes_freezing(sample):
+    model = sample.model()
+    groups = sample.groups(model)
+    everything = learning(model)
+    freeze_batch_norm(model)
+    freeze_batch_norm(model)
+    assert len(learning(model)) == len(everything) - 2
+    unfreeze_batch_norm(model)
+    assert learning(model) == everything
+    unfreeze_batch_norm(model)  # nothing left to do
+    freeze_batch_norm(model)
+    freeze_to(model, groups, 1)
+    unfreeze_batch_norm(model)
+    assert not norm_of(model).trainable  # with its group
+    freeze_batch_norm(model)
+    freeze_to(model, groups, 0)
+    assert not norm_of(model).trainable
+    unfreeze_batch_norm(model)
+    assert learning(model) == everything
+
+
+def test_batch_norm_set_by_hand_counts_at_the_next_call(samples):
+    model = samples["sequential"].model()
+    groups = samples["sequential"].groups(model)
+    freeze_batch_norm(model)
+    freeze_to(model, groups, 0)
+    norm_of(model).trainable = True
+    for n, learns in ((0, True), (1, False), (0, True)):
+        freeze_to(model, groups, n)
+        assert norm_of(model).trainable is learns
+
+
+def test_a_variable_of_batch_norm_frozen_by_hand_stays_frozen(samples):
+    model = samples["sequential"].model()
+    norm_of(model).gamma.trainable = False
+    freeze_batch_norm(model)
+    freeze_to(model, samples["sequential"].groups(model), 0)
+    unfreeze_batch_norm(model)
+    assert (norm_of(model).gamma.trainable, norm_of(model).beta.trainable) == (False, True)
+
+
+# --- Traces --------------------------------------------------------------------------------------
+
+
+class Counting(LAYERS.Layer):
+    """Counts how often it is traced."""
+
+    traces = 0
+
+    def call(self, inputs: Any) -> Any:
+        self.traces += 1
+        return inputs
+
+
+def traced_model() -> Any:
+    """A compiled model, its groups, and a function that trains it and returns the new traces."""
+    counting = Counting()
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            LAYERS.Dense(3, name="body"),
+            LAYERS.BatchNormalization(name="norm"),
+            counting,
+            LAYERS.Dense(2, name="top"),
+        ]
+    )
+    groups = split_layers(model, ["top"])
+    model.compile(MultiGroupOptimizer(groups, 0.1), "mse", jit_compile=False)
+
+    def traces() -> int:
+        before = counting.traces
+        model.train_on_batch(np.eye(4), np.ones((4, 2)))
+        return counting.traces - before
+
+    return model, groups, traces
+
+
+def test_keras_traces_again_only_if_a_flag_has_changed():
+    model, groups, traces = traced_model()
+    assert traces() == 1
+    freeze_to(model, groups, 0)
+    assert traces() == 0
+    for n, expected in ((1, 1), (1, 0), (-1, 0), (0, 1), (0, 0)):
+        freeze_to(model, groups, n)
+        assert traces() == expected
+    freeze_batch_norm(model)
+    assert traces() == 1
+    freeze_batch_norm(model)
+    freeze_to(model, groups, 0)
+    assert traces() == 0
+    unfreeze_batch_norm(model)
+    assert traces() == 1
+
+
+def test_a_flag_set_by_hand_takes_effect_at_the_next_call():
+    model, groups, traces = traced_model()
+    top = model.get_layer("top")
+    traces()
+    freeze_to(model, groups, 1)
+    traces()
+    for flag in (False, True):
+        top.bias.trainable = flag
+        freeze_to(model, groups, 1)
+        before = top.bias.numpy().copy()
+        assert traces() == 1
+        assert np.array_equal(before, top.bias.numpy()) is not flag
+
+
+@pytest.mark.parametrize("new_optimizer", [False, True])
+def test_flags_set_by_hand_around_a_compile_take_effect(new_optimizer):
+    model, groups, traces = traced_model()
+    freeze_to(model, groups, 0)
+    traces()
+    body = model.get_layer("body")
+    body.trainable = False
+    optimizer = MultiGroupOptimizer(groups, 0.1) if new_optimizer else model.optimizer
+    model.compile(optimizer, "mse", jit_compile=False)
+    traces()
+    body.trainable = True
+    freeze_to(model, groups, 0)
+    before = values(body.weights)
+    assert traces() == 1
+    assert not same(values(body.weights), before)

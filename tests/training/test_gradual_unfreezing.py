@@ -1,4 +1,4 @@
-"""The gradual thaw in a real `fit`."""
+"""The groups learn one by one in a real `fit`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,10 @@ import pytest
 
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.callbacks import GradualUnfreezing
+from dlr_tf.training.gradual_unfreezing import GradualUnfreezing
 
 # Keras saves variables through NumPy's old protocol.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def data(count=24):
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(count, 4)).astype("float32")
-    return x, (x[:, 0] > 0).astype("int32")
 
 
 def three_groups():
@@ -27,7 +21,7 @@ def three_groups():
     layers = [keras.layers.Dense(4, name=name) for name in ("a", "b", "c")]
     model = keras.Sequential([keras.Input((4,)), *layers])
     groups = split_layers(model, ["b", "c"], names=["A", "B", "C"])
-    model.compile(MultiGroupOptimizer(groups, 1e-2), loss="mse")
+    model.compile(MultiGroupOptimizer(groups, 1e-2), loss="mse", run_eagerly=True)
     return model, groups
 
 
@@ -49,8 +43,8 @@ class Moves(keras.callbacks.Callback):
         )
 
 
-def thaw(model, *members, **arguments):
-    x = data()[0]
+def train(model, *members, **arguments):
+    x = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
     moves = Moves()
     history = model.fit(x, x, verbose=0, callbacks=[*members, moves], **arguments)
     return moves.moved, history.history
@@ -59,21 +53,21 @@ def thaw(model, *members, **arguments):
 def test_one_more_group_learns_each_time():
     model, groups = three_groups()
     optimizer = model.optimizer
-    moved, history = thaw(model, GradualUnfreezing(groups), epochs=4)
+    moved, history = train(model, GradualUnfreezing(groups), epochs=4)
     assert moved == {0: "c", 1: "bc", 2: "abc", 3: "abc"}
     assert history["trainable_groups"] == [1, 2, 3, 3]
     assert model.optimizer is optimizer
 
 
 def test_every_few_epochs():
-    model, groups = three_groups()
-    moved, _ = thaw(model, GradualUnfreezing(groups, epochs_per_group=2), epochs=5)
-    assert list(moved.values()) == ["c", "c", "bc", "bc", "abc"]
+    _, groups = three_groups()
+    unfreezing = GradualUnfreezing(groups, epochs_per_group=2)
+    assert [unfreezing.first_trainable_group(epoch) for epoch in range(6)] == [2, 2, 1, 1, 0, 0]
 
 
 def test_a_run_that_starts_later_starts_at_its_group():
     model, groups = three_groups()
-    moved, history = thaw(model, GradualUnfreezing(groups), initial_epoch=1, epochs=3)
+    moved, history = train(model, GradualUnfreezing(groups), initial_epoch=1, epochs=3)
     assert moved == {1: "bc", 2: "abc"}
     assert history["trainable_groups"] == [2, 3]
 
@@ -81,8 +75,8 @@ def test_a_run_that_starts_later_starts_at_its_group():
 def test_a_second_fit_starts_with_the_head_again():
     model, groups = three_groups()
     unfreezing = GradualUnfreezing(groups)
-    thaw(model, unfreezing, epochs=3)
-    moved, _ = thaw(model, unfreezing, epochs=2)
+    train(model, unfreezing, epochs=3)
+    moved, _ = train(model, unfreezing, epochs=2)
     assert moved == {0: "c", 1: "bc"}
 
 
@@ -93,30 +87,30 @@ def test_a_run_that_was_killed_goes_on_at_its_group(tmp_path):
                 raise RuntimeError("killed")
 
     straight, groups = three_groups()
-    thaw(straight, GradualUnfreezing(groups), epochs=3, shuffle=False)
+    train(straight, GradualUnfreezing(groups), epochs=3, shuffle=False)
 
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
     model, groups = three_groups()
     with pytest.raises(RuntimeError, match="killed"):
-        thaw(model, GradualUnfreezing(groups), backup, Dies(), epochs=3, shuffle=False)
+        train(model, GradualUnfreezing(groups), backup, Dies(), epochs=3, shuffle=False)
     resumed, groups = three_groups()
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-    moved, _ = thaw(resumed, GradualUnfreezing(groups), backup, epochs=3, shuffle=False)
+    moved, _ = train(resumed, GradualUnfreezing(groups), backup, epochs=3, shuffle=False)
     assert moved == {2: "abc"}
     for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_what_thaws_is_logged(caplog):
+def test_each_group_that_starts_to_learn_is_logged(caplog):
     model, groups = three_groups()
-    with caplog.at_level(logging.INFO, logger="dlr_tf.training.callbacks"):
-        thaw(model, GradualUnfreezing(groups), epochs=4)
-        thaw(model, GradualUnfreezing(groups), initial_epoch=1, epochs=2)
+    with caplog.at_level(logging.INFO, logger="dlr_tf.training.gradual_unfreezing"):
+        train(model, GradualUnfreezing(groups), epochs=4)
+        train(model, GradualUnfreezing(groups), initial_epoch=1, epochs=2)
     assert [record.getMessage() for record in caplog.records] == [
-        "Epoch 1: C learns now.",
-        "Epoch 2: B learns now.",
-        "Epoch 3: A learns now.",
-        "Epoch 2: B, C learns now.",
+        "Epoch 1: starts to train C.",
+        "Epoch 2: starts to train B.",
+        "Epoch 3: starts to train A.",
+        "Epoch 2: starts to train B, C.",
     ]
 
 
@@ -131,7 +125,7 @@ def test_what_thaws_is_logged(caplog):
         (("groups", True), TypeError, "should be an integer"),
     ],
 )
-def test_arguments_of_the_thaw_are_checked(arguments, error, message):
+def test_arguments_are_checked(arguments, error, message):
     _, groups = three_groups()
     arguments = [groups if argument == "groups" else argument for argument in arguments]
     with pytest.raises(error, match=message):

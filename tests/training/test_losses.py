@@ -1,0 +1,78 @@
+"""The loss that fits the labels and the last activation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from dlr_tf.core.groups import split_layers
+from dlr_tf.training import losses
+from dlr_tf.training.fine_tuning import compile_groups
+from tests.training.test_fine_tuning import N_INPUTS, small_model, three_groups
+
+WHOLE = np.arange(4) % 2
+ONE_HOT = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "labels", "loss", "from_logits"),
+    [
+        ("softmax", 3, WHOLE, keras.losses.SparseCategoricalCrossentropy, False),
+        (None, 3, WHOLE, keras.losses.SparseCategoricalCrossentropy, True),
+        ("softmax", 3, WHOLE[:, None], keras.losses.SparseCategoricalCrossentropy, False),
+        ("softmax", 3, ONE_HOT, keras.losses.CategoricalCrossentropy, False),
+        (None, 3, ONE_HOT, keras.losses.CategoricalCrossentropy, True),
+        ("sigmoid", 3, ONE_HOT, keras.losses.BinaryCrossentropy, False),
+        ("sigmoid", 1, WHOLE, keras.losses.BinaryCrossentropy, False),
+        ("sigmoid", 1, WHOLE.astype("float32"), keras.losses.BinaryCrossentropy, False),
+        (None, 1, WHOLE, keras.losses.BinaryCrossentropy, True),
+    ],
+)
+def test_default_loss(
+    activation: str | None, units: int, labels: np.ndarray, loss: type, from_logits: bool
+) -> None:
+    model = small_model(activation, units)
+    data = (np.ones((4, N_INPUTS), "float32"), labels)
+    compile_groups(model, three_groups(model), 1e-3, data)
+    assert type(model.loss) is loss
+    assert model.loss.get_config()["from_logits"] is from_logits
+
+
+def test_default_loss_looks_inside_and_behind() -> None:
+    inner = small_model("sigmoid", 1)
+    assert losses.last_activation(keras.Sequential([keras.Input((6,)), inner])) == "sigmoid"
+    inputs = keras.Input((6,))
+    softmax = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(3)(inputs)))
+    assert losses.last_activation(softmax) == "softmax"
+
+
+def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="top")])
+    model.set_weights([np.ones((1, 1)), np.zeros(1)])
+    x = np.array([[-2.0], [0.3], [0.3], [2.0]], "float32")  # 0.3 is above even chance
+    data = (x, np.array([0, 1, 1, 1]))
+    compile_groups(model, split_layers(model, []), 1e-3, data)
+    assert model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "labels"),
+    [
+        (None, 1, WHOLE.astype("float32")),  # as likely a regression
+        ("softmax", 1, WHOLE),
+        ("sigmoid", 3, WHOLE),
+        ("tanh", 3, WHOLE),
+        ("softmax", 3, WHOLE.astype("float32")),
+        ("softmax", 3, np.ones((4, 2), "float32")),
+    ],
+)
+def test_a_loss_that_is_not_clear_is_asked_for(
+    activation: str | None, units: int, labels: np.ndarray
+) -> None:
+    model = small_model(activation, units)
+    data = (np.ones((4, N_INPUTS), "float32"), labels)
+    with pytest.raises(ValueError, match=r"cannot be found out: expected .* Pass `loss=\.\.\.`"):
+        compile_groups(model, three_groups(model), 1e-3, data)
+    compile_groups(model, three_groups(model), 1e-3, data, loss="mse", metrics=["mae"])
+    assert model.loss == "mse"
