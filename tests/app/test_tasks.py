@@ -69,7 +69,7 @@ def test_groups_by_number(model: keras.Model, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("n_groups", "boundaries", "message"),
     [
-        (9, None, "`n_groups` should be from 1 to 3"),
+        (9, None, "can be cut into at most 3 groups"),
         (3, ["lat"], "Did you mean 'late'"),
         (3, ["late", "early"], "out of order"),
         (3, ["late", "late"], "would have no weights"),
@@ -127,7 +127,7 @@ def test_a_list_of_rates_has_one_per_group() -> None:
     ("options", "message"),
     [
         (["--boundaries", "stm"], "Did you mean 'stem'"),
-        (["--groups", "9"], "`n_groups` should be from 1 to 4"),
+        (["--groups", "9"], "can be cut into at most 3 groups"),
         (["--learning-rate", "1,2"], "There are 3 groups"),
         (["--image-size", "8"], "8 x 8 pixels: Input size must .* Give a larger"),
         (["--model", "mobilenetv2"], "Did you mean 'MobileNetV2'"),

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app import cli
+from dlr_tf.app import cli, finetune
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy, read_tf_config
 from tests.scripts import mirrored
 
@@ -97,24 +97,11 @@ def test_a_chief_and_its_workers():
     assert read_tf_config(text) == (workers, "chief 0")
 
 
-def test_a_batch_that_does_not_divide_is_refused(monkeypatch, tmp_path, capsys):
-    class Three:
-        num_replicas_in_sync = 3
-
-    monkeypatch.setattr(cli, "make_strategy", lambda name, wait: Three())
-    options = ["--strategy", "mirrored", "--output", str(tmp_path / "run")]
-    assert cli.main(["finetune", *options]) == 2
-    *_, devices, error = capsys.readouterr().err.splitlines()
-    assert devices == "training on 3 devices"
-    assert "--batch-size 16 cannot be split evenly over 3 devices" in error
-    assert "such as 18" in error
-
-
 def test_a_worker_that_died_is_told_in_one_line(monkeypatch, tmp_path, capsys):
     def broken(*_: object, **__: object) -> None:
         raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
 
-    monkeypatch.setattr(cli.fine_tuning, "fine_tune", broken)
+    monkeypatch.setattr(finetune.fine_tuning, "fine_tune", broken)
     options = ["--epochs", "1", "--no-compare", "--output", str(tmp_path / "run")]
     assert cli.main(["finetune", *options]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
