@@ -1,0 +1,76 @@
+"""Models whose variables are first made inside the traced step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlr_tf.core.groups import LayerGroup
+from dlr_tf.core.optimizer import MultiGroupOptimizer
+
+GROUPS = (LayerGroup("body", ("a",)), LayerGroup("head", ("b",)))
+X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+Y = X @ np.ones((3, 2), "float32")
+
+
+def deferred() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")])
+
+
+TEMPLATES: dict[str, Any] = {
+    "Adam": lambda: keras.optimizers.Adam(0.05),
+    "ScheduleFreeAdamW": lambda: keras.optimizers.ScheduleFreeAdamW(0.05),
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+@pytest.mark.parametrize("use_ema", [False, True])
+@pytest.mark.parametrize("way", ["fit", "train_on_batch"])
+def test_variables_made_in_the_first_step(kind, use_ema, way):
+    """Trained as by one Keras optimizer whose variables are made beforehand."""
+    template = TEMPLATES[kind]
+    model, twin = deferred(), deferred()
+    optimizer = MultiGroupOptimizer(GROUPS, 0.05, template(), use_ema=use_ema)
+    model.compile(optimizer, "mse", jit_compile=False)
+    twin.build(X.shape)
+    plain = template()
+    plain.use_ema, plain.ema_momentum, plain.ema_overwrite_frequency = use_ema, 0.99, None
+    twin.compile(plain, "mse", jit_compile=False)
+    for each in (model, twin):
+        for _ in range(2):
+            each.train_on_batch(X, Y)
+        if way == "fit":
+            each.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+    for one, other in zip(model.weights, twin.weights, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=2e-6, atol=1e-7)
+    if use_ema and way == "train_on_batch":
+        averages = [v for n, v in optimizer.state.variables().items() if n.endswith("average")]
+        expected = plain.variables  # Keras makes the averages first
+        for average in averages:
+            assert any(
+                v.shape == average.shape and np.allclose(v.numpy(), average.numpy(), atol=1e-6)
+                for v in expected
+            )
+
+
+def test_a_function_that_makes_the_model_and_its_state():
+    model = deferred()
+    optimizer = MultiGroupOptimizer(GROUPS, 0.05, use_ema=True, gradient_accumulation_steps=2)
+    model.compile(optimizer, "mse")
+
+    @tf.function
+    def step(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x) - y) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    losses = [float(step(X, Y)) for _ in range(6)]
+    assert losses[0] == losses[1] > losses[2] == losses[3] > losses[4]
+    assert int(optimizer.iterations) == 3
