@@ -7,7 +7,7 @@ import contextlib
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,17 +17,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
 from dlr_tf.core.assignment import GroupAssignment
-from dlr_tf.core.checkpointing import (
-    MANIFEST,
-    MANIFEST_NAMES,
-    WEIGHT,
-    CheckpointManifest,
-    GroupFingerprint,
-    OptimizerState,
-    RestorePlan,
-    decode,
-    encode,
-)
+from dlr_tf.core.checkpointing import CheckpointManifest, OptimizerState, SavedState
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.inner_optimizers import (
@@ -41,24 +31,10 @@ from dlr_tf.core.inner_optimizers import (
     restore_exclusions,
 )
 from dlr_tf.core.learning_rates import resolve_learning_rates
+from dlr_tf.core.manifest import MANIFEST, MANIFEST_NAMES, decode, encode
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
 from dlr_tf.core.variable_state import StateKind, VariableState
-
-
-class _Pending:
-    """What waits until the model is known. A plain object, whose contents Keras does not track."""
-
-    def __init__(self) -> None:
-        # What `from_config` was told about weight decay, one entry per group.
-        self.exclusions: Sequence[Mapping[str, Any] | None] = ()
-        # The manifest of a checkpoint that was read before.
-        self.manifest: dict[str, Any] | None = None
-        # The manifest and the arrays of the optimizer that this one is a copy of.
-        self.copied: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
-        # The names in a checkpoint that differ from this optimizer's; `None`: no longer there.
-        self.names: dict[str, str | None] = {}
-        self.fingerprint: GroupFingerprint | None = None
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -169,7 +145,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         self._assignment = assignment
-        self._pending = _Pending()
+        # What `from_config` was told about weight decay; a function hides it from Keras' tracking.
+        self._waiting_exclusions: Callable[[], Sequence[Any]] = tuple
         self._group_optimizers = GroupOptimizers(inner)
         self._has_strategy = tf.distribute.has_strategy()
         self._rates: GroupRates = GroupRates(
@@ -197,8 +174,14 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             "group_steps": self._group_steps,
         }
         self._update = GroupUpdate(self, **parts)
-        self._state = OptimizerState(self, variable_state=self._variable_state, **parts)
-        self._manifest = CheckpointManifest(self._state.manifest, self._restore_manifest)
+        self._state = OptimizerState(
+            self,
+            variable_state=self._variable_state,
+            build=self.build,
+            creation_scope=self._creation_scope,
+            **parts,
+        )
+        self._manifest = CheckpointManifest(self._state.manifest, self._load_checkpoint)
 
     def _head_rate(self) -> tf.Tensor:
         return self._rates.head()
@@ -446,7 +429,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 for variable in fresh:
                     _keras.register_variable(self, variable)
                     self._variable_state.add(variable)
-            self._restore_deferred()
+            self._state.load_waiting(checkpoint=True)
+            for name, part in self._state.checkpoint_parts().items():
+                self.restore_deferred(name, part)
 
     def _knows(self, variable: Any) -> bool:
         return _keras.knows(self, variable)
@@ -461,15 +446,14 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
 
     def _after_binding(self) -> None:
         """Take up what waited for the model."""
-        for inner, excluded in zip(self._group_optimizers, self._pending.exclusions):
+        entries = self._assignment.entries()
+        for inner, excluded in zip(self._group_optimizers, self._waiting_exclusions()):
             if excluded is not None:
                 keys = excluded_keys(excluded)
-                named = [e.variable for e in self._assignment.entries() if e.key in keys]
+                named = [entry.variable for entry in entries if entry.key in keys]
                 restore_exclusions(inner, excluded, map(_keras.variable_key, named))
-        self._pending.exclusions = ()
-        if self._pending.copied is not None:
-            (manifest, arrays), self._pending.copied = self._pending.copied, None
-            self._load(manifest, arrays)
+        self._waiting_exclusions = tuple
+        self._state.load_waiting()
 
     def _locate(self) -> bool:
         """Make sure the model is known before any variable is; `False` if it cannot be."""
@@ -479,14 +463,6 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         if is_known and self._assignment.model is not before:
             self._after_binding()
         return is_known
-
-    def _fingerprint(self) -> GroupFingerprint:
-        values, made = self._state.fingerprints(), self._pending.fingerprint
-        if made is None or made.numpy().tolist() != values:
-            with self._creation_scope(), keras.name_scope(self.name, caller=self):
-                made = GroupFingerprint(values, dtype="int64", trainable=False, name="groups")
-            self._pending.fingerprint = made
-        return made
 
     # --- Updating
 
@@ -568,7 +544,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         In one order whatever the order of the groups, since `LossScaleOptimizer` stores them by
         position.
         """
-        first = [self._fingerprint()] if self._assignment.is_known else []
+        first = [self._state.fingerprint()] if self._assignment.is_known else []
         return [*first, *self._small_variables, *self._state.variables().values()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
@@ -606,7 +582,13 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def save_own_variables(self, store: Any) -> None:
         """Write the state under names that do not depend on the order of the groups."""
         self._locate()
-        self._warn_of_orphans()
+        orphans = self._state.orphans()
+        if orphans:
+            warnings.warn(
+                "The model no longer has these variables that the optimizer trained, so their "
+                f"optimizer state is not saved: {[v.path for v in orphans]}.",
+                stacklevel=2,
+            )
         store[MANIFEST] = encode(self._state.manifest())
         for name, array in self._state.arrays().items():
             store[name] = array
@@ -640,60 +622,11 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 "The optimizer does not know its model, so no state can be loaded. Compile the "
                 "model with it, or call `optimizer.bind(model)`, first."
             )
-        self._load(manifest, self._state.read_arrays(manifest, contents))
+        self._state.load(manifest, self._state.read_arrays(manifest, contents))
 
-    def _warn_of_orphans(self) -> None:
-        if not self._assignment.is_known:
-            return
-        orphans = [v for v in _keras.known_variables(self) if self._assignment.entry_of(v) is None]
-        if orphans:
-            warnings.warn(
-                "The model no longer has these variables that the optimizer trained, so their "
-                f"optimizer state is not saved: {[v.path for v in orphans]}.",
-                stacklevel=3,
-            )
-
-    def _load(self, manifest: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        plan = self._prepare(manifest)
-        with self._creation_scope():
-            self._state.restore_manifest(plan)
-            self._state.write_arrays(plan, arrays)
-
-    def _prepare(self, manifest: dict[str, Any]) -> RestorePlan:
-        """Check a manifest, and create the state that it names."""
-        self._assignment.refresh()
-        plan = self._state.check(manifest)
-        self.build(self._state.variables_to_build(plan))
-        self._state.check_slots(plan)
-        plan.warn_of_gone()
-        return plan
-
-    def _restore_manifest(self, manifest: dict[str, Any]) -> None:
-        """Take the manifest of a checkpoint."""
-        if not self._locate():
-            self._pending.manifest = manifest
-            return
-        plan = self._prepare(manifest)
-        self._pending.names = plan.renamed()
-        with self._creation_scope():
-            self._state.restore_manifest(plan)
-
-    def _restore_deferred(self) -> None:
-        """Take what a `tf.train.Checkpoint` restored before the state existed."""
-        manifest, self._pending.manifest = self._pending.manifest, None
-        if manifest is not None:
-            self._restore_manifest(manifest)
-        for name, child in self._checkpoint_names().items():
-            self.restore_deferred(name, child)
-
-    def _checkpoint_names(self) -> dict[str, Any]:
-        """The parts of a checkpoint by name, also under the names that differ in the one read."""
-        parts = self.checkpoint_children("checkpoint")
-        renamed = {
-            saved: None if name is None else parts.get(name)
-            for saved, name in self._pending.names.items()
-        }
-        return {name: part for name, part in {**parts, **renamed}.items() if part is not None}
+    def _load_checkpoint(self, manifest: dict[str, Any]) -> None:
+        self._locate()
+        self._state.load_checkpoint(manifest)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
         if "_manifest" not in vars(self):  # TensorFlow asks while the base class is initialised
@@ -701,12 +634,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         if save_type != "checkpoint":
             # Every resource that a traced step uses must be reachable from the object saved.
             variables = [*self._small_variables, *self._rates.variables]
-            state = self._state.variables()
-            return {**{v.name: v for v in variables}, **state}
-        # The weights too, by key: TensorFlow does not track the layers a Keras model holds in
-        # lists.
-        weights = {f"{e.key}.{WEIGHT}": e.variable for e in self._assignment.entries()}
-        return {MANIFEST: self._manifest, **self._state.variables(), **weights}
+            return {**{v.name: v for v in variables}, **self._state.variables()}
+        return {MANIFEST: self._manifest, **self._state.checkpoint_parts()}
 
     def checkpoint_child(self, name: str) -> Any:
         if "_manifest" not in vars(self):
@@ -714,15 +643,10 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         if name in MANIFEST_NAMES:  # first of the children, so that the others find their keys
             self._locate()
             return self._manifest
-        key, _, kept = (self._pending.names.get(name, name) or "").rpartition(".")
-        waiting = [
-            entry.variable
-            for entry in self._assignment.entries()
-            if entry.key == key and kept != WEIGHT and not self._knows(entry.variable)
-        ]
+        waiting = self._state.variables_waiting_for(name)
         if waiting:
             self.build(waiting)
-        return self._checkpoint_names().get(name)
+        return self._state.checkpoint_parts().get(name)
 
     # --- Configuration and copies
 
@@ -749,8 +673,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         }
 
     def _exclusions_config(self) -> list[Any]:
-        if self._pending.exclusions:
-            return list(self._pending.exclusions)
+        if self._waiting_exclusions():
+            return list(self._waiting_exclusions())
         key_of = {_keras.variable_key(e.variable): e.key for e in self._assignment.entries()}
         return [exclusions_config(inner, key_of) for inner in self._group_optimizers]
 
@@ -778,43 +702,26 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         optimizer = cls(**config)
         optimizer._rates.restore_config(rate_config)
         if any(exclusions):
-            optimizer._pending.exclusions = exclusions
+            optimizer._waiting_exclusions = functools.partial(tuple, exclusions)
             if optimizer._assignment.is_known:
                 optimizer._after_binding()
         return optimizer
 
-    def _copied_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        if self._pending.copied is not None or not self._assignment.is_known:
-            return self._pending.copied
-        return self._state.manifest(), self._state.arrays()
-
-    def take_copied_state(self, state: tuple[dict[str, Any], dict[str, np.ndarray]] | None) -> None:
-        """Take the state of the optimizer that this one is a copy of.
-
-        Steps and rates are taken now, the state of variables when the model is known.
-        """
-        self._pending.copied = state
-        if state is not None:
-            self._state.restore_small(state[0], range(len(self.groups)))
-
     def __deepcopy__(self, memo: dict[int, Any]) -> MultiGroupOptimizer:
         """Copy the optimizer with its state, which the copy takes up when it meets its model."""
-        copied = _copy_of(
-            type(self), {**self.get_config(), "groups": self.groups}, self._copied_state()
-        )
+        config = {**self.get_config(), "groups": self.groups}
+        copied = _copy_of(type(self), config, self._state.copy())
         memo[id(self)] = copied
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copy_of, (type(self), self.get_config(), self._copied_state())
+        return _copy_of, (type(self), self.get_config(), self._state.copy())
 
 
 def _copy_of(
-    kind: type[MultiGroupOptimizer],
-    config: dict[str, Any],
-    state: tuple[dict[str, Any], dict[str, np.ndarray]] | None,
+    kind: type[MultiGroupOptimizer], config: dict[str, Any], saved: SavedState | None
 ) -> MultiGroupOptimizer:
     """Make a copy of an optimizer; outside the class, so that it can be pickled by name."""
     optimizer = kind.from_config(config)
-    optimizer.take_copied_state(state)
+    optimizer.state.load_copy(saved)
     return optimizer

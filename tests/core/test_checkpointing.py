@@ -729,7 +729,7 @@ def test_another_model_is_refused(running, tmp_path):
         tmp_path / "wider"
     )
     with pytest.raises(
-        ValueError, match=r"trained 'layer_0/kernel' of shape \[4, 5\].*'layer_0/kernel' of shape"
+        ValueError, match=r"trained 'layer_0/kernel' of shape \[4, 5\].*'layer_0/kernel' has shape"
     ):
         checkpoint.restore(path)
     running.assert_untouched()
