@@ -16,7 +16,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf.core import _keras
 from dlr_tf.core.inner_optimizers import ValueView
 from dlr_tf.core.learning_rates import check_rate
-from dlr_tf.core.schedules import known_peak, stack_schedules
+from dlr_tf.core.schedules import is_own, stack_schedules
 
 # A rate that was read as float32 and is set again gives a factor this near to 1.
 _ROUNDING = 1e-6
@@ -42,7 +42,8 @@ class GroupRates:
     Args:
         sources: One float, `LearningRateSchedule` or function without arguments per group.
         names: The names of the groups, for messages.
-        iterations: Returns the number of steps made.
+        iterations: Returns the number of steps made, int64: a number, or a tensor while a function
+            is traced.
         add_variable: Creates a variable from a shape, a dtype, a name and an initial value.
     """
 
@@ -55,7 +56,9 @@ class GroupRates:
         add_variable: Callable[..., keras.Variable],
     ) -> None:
         self._names = tuple(names)
-        self._schedules = tuple(source if callable(source) else None for source in sources)
+        self._schedules: tuple[Any, ...] = tuple(
+            source if callable(source) else None for source in sources
+        )
         self._stacked = tuple(stack_schedules(self._schedules))
         self._iterations = iterations
         self._updates_in_progress = 0
@@ -67,7 +70,7 @@ class GroupRates:
         self.scale = add_variable((), "float64", "rate_scale")
         self.scale.assign(1.0)
         self.limits = add_variable((count,), "float64", "rate_limits")
-        self.limits.assign([self._known_peak(schedule) for schedule in self._schedules])
+        self.limits.assign(self._known_peaks())
         self.set_steps = add_variable((count,), "int64", "rate_set_steps")
         self.set_steps.assign([-1] * count)
         self.last_rates = add_variable((count,), keras.config.floatx(), "last_rates")
@@ -93,14 +96,15 @@ class GroupRates:
         """
         rates = self._limited(self._bases())
         if tf.executing_eagerly():
-            self._check_scheduled(np.asarray(rates))
+            self._check_scheduled(rates)
+            return tf.constant(rates, keras.config.floatx())
         return tf.cast(rates, keras.config.floatx())
 
     def of_group(self, group: int) -> tf.Tensor:
         """Return the rate of a group now; during an update, the rate it is updated with."""
         if self._updates_in_progress:
             return self.last_rates.value[group]
-        rate = self._limited(self._base(group), group)
+        rate = self._limited(self._value_of(self._schedules[group]), group)
         if tf.executing_eagerly():
             return tf.constant(float(rate), keras.config.floatx())
         return tf.cast(rate, keras.config.floatx())
@@ -141,13 +145,12 @@ class GroupRates:
     def set_head(self, rate: Any) -> None:
         """Scale every group by the same factor, so that the head has this rate now."""
         rate = check_assigned_rate(rate)
-        head = len(self._names) - 1
-        unscaled = self._base(head) * _value_now(self.factors)[head]
+        bases, factors = self._all_bases(), _value_now(self.factors)
+        unscaled = bases[-1] * factors[-1]
         if _both_zero(rate, unscaled):
             return
-        self._refuse_zero(unscaled, head)
-        scale = rate / unscaled
-        self._set(_value_now(self.factors), scale, range(len(self._names)))
+        self._refuse_zero(unscaled, len(self._names) - 1)
+        self._set(bases, factors, rate / unscaled, range(len(self._names)))
 
     def set_all(self, rates: Any) -> None:
         """Set the rate of every group.
@@ -170,22 +173,21 @@ class GroupRates:
                 f"`learning_rates` should be set with one rate per group: {len(self._names)} "
                 f"rates. Received {len(rates)}: {rates}"
             )
-        now = _value_now(self.factors) * _value_now(self.scale)
+        bases, now = self._all_bases(), _value_now(self.factors) * _value_now(self.scale)
         factors = []
         for number, rate in enumerate(rates):
-            base = self._base(number)
-            if _both_zero(rate, base):
+            if _both_zero(rate, bases[number]):
                 factors.append(now[number])
                 continue
-            self._refuse_zero(base, number)
-            factors.append(rate / base)
-        self._set(_stack(factors), 1.0, range(len(rates)))
+            self._refuse_zero(bases[number], number)
+            factors.append(rate / bases[number])
+        self._set(bases, _stack(factors), 1.0, range(len(rates)))
 
     def set_group(self, group: int, rate: Any) -> None:
         """Set the rate of one group."""
         rate = check_assigned_rate(rate)
-        scale = _value_now(self.scale)
-        unit = self._base(group) * scale
+        bases, scale = self._all_bases(), _value_now(self.scale)
+        unit = bases[group] * scale
         if _both_zero(rate, unit):
             return
         if tf.executing_eagerly() and not float(scale):
@@ -196,34 +198,28 @@ class GroupRates:
             )
         self._refuse_zero(unit, group)
         factors = _value_now(self.factors)
-        factors = _stack([rate / unit if n == group else factors[n] for n in range(len(factors))])
-        self._set(factors, scale, [group])
+        count = len(self._names)
+        factors = _stack([rate / unit if n == group else factors[n] for n in range(count)])
+        self._set(bases, factors, scale, [group])
 
-    def _set(self, factors: Any, scale: Any, groups: Sequence[int]) -> None:
+    def _set(self, bases: Any, factors: Any, scale: Any, groups: Sequence[int]) -> None:
         """Write factors and scale, and limit what they do to the schedules of these groups."""
-        scheduled = [group for group in groups if self._schedules[group] is not None]
-        if scheduled:
-            step = tf.cast(tf.convert_to_tensor(self._iterations()), tf.int64)
-            limits, set_steps = _value_now(self.limits), _value_now(self.set_steps)
-            limits = [limits[group] for group in range(len(self._names))]
-            set_steps = [set_steps[group] for group in range(len(self._names))]
-            lifted = []
-            for group in scheduled:
-                base, factor = self._base(group), factors[group] * scale
-                peak = self._peak(group, base)
-                limits[group] = _minimum(base * factor, peak)
-                set_steps[group] = step
-                if tf.executing_eagerly() and float(factor) > 1 + _ROUNDING:
-                    lifted.append(group)
-            if lifted:
-                self._warn_of_limit(lifted, limits)
-            self.limits.assign(_stack(limits))
-            self.set_steps.assign(_stack(set_steps, np.int64))
+        chosen = np.array([n in groups and s is not None for n, s in enumerate(self._schedules)])
+        if chosen.any():
+            xp: Any = np if tf.executing_eagerly() else tf
+            limits = xp.minimum(bases * factors * scale, self._peaks(bases))
+            self.limits.assign(xp.where(chosen, limits, _value_now(self.limits)))
+            steps = _value_now(self.set_steps)
+            self.set_steps.assign(xp.where(chosen, self._iterations(), steps))
+            if tf.executing_eagerly():
+                lifted = np.flatnonzero(chosen & (factors * scale > 1 + _ROUNDING))
+                if len(lifted):
+                    self._warn_of_limit(lifted, limits)
         self.factors.assign(factors)
         self.scale.assign(scale)
 
-    def _warn_of_limit(self, groups: Sequence[int], limits: Sequence[Any]) -> None:
-        named = ", ".join(f"{self._names[g]!r} at {float(limits[g]):.3g}" for g in groups[-3:])
+    def _warn_of_limit(self, groups: np.ndarray, limits: np.ndarray) -> None:
+        named = ", ".join(f"{self._names[g]!r} at {limits[g]:.3g}" for g in groups[-3:])
         warnings.warn(
             "A rate was set above what the group's schedule gives at this step. Later steps take "
             "at most that rate, or the schedule's own value where it is higher, and never more "
@@ -290,7 +286,7 @@ class GroupRates:
         """Take what `state` returned, one entry per group in the order of these groups."""
         self.factors.assign([state["rate_factor"] for state in states])
         self.scale.assign(scale)
-        peaks = [self._known_peak(schedule) for schedule in self._schedules]
+        peaks = self._known_peaks()
         # Version 0.1.0 had no limits.
         self.limits.assign(
             [
@@ -307,22 +303,29 @@ class GroupRates:
         values = [self._value_of(schedule) for schedule, _ in self._stacked]
         if len(self._stacked) == 1:
             return values[0]
-        rows = [
-            tf.broadcast_to(value, [len(groups)])
-            for value, (_, groups) in zip(values, self._stacked)
-        ]
         order = np.argsort([group for _, groups in self._stacked for group in groups])
+        counts = [len(groups) for _, groups in self._stacked]
+        if tf.executing_eagerly():
+            return np.concatenate([np.broadcast_to(v, n) for v, n in zip(values, counts)])[order]
+        rows = [tf.broadcast_to(value, [count]) for value, count in zip(values, counts)]
         return tf.gather(tf.concat(rows, axis=0), order)
 
-    def _base(self, group: int) -> Any:
-        return self._value_of(self._schedules[group])
+    def _all_bases(self) -> Any:
+        xp: Any = np if tf.executing_eagerly() else tf
+        return xp.broadcast_to(self._bases(), [len(self._names)])
 
     def _value_of(self, schedule: Any) -> Any:
         if schedule is None:
             return np.float64(1.0) if tf.executing_eagerly() else tf.constant(1.0, tf.float64)
         if isinstance(schedule, LearningRateSchedule):
-            return tf.cast(schedule(tf.convert_to_tensor(self._iterations())), tf.float64)
-        return tf.cast(schedule(), tf.float64)
+            step = self._iterations()
+            # Ours compute quicker with a number; others may expect a tensor.
+            rate = schedule(step if is_own(schedule) else tf.convert_to_tensor(step))
+        else:
+            rate = schedule()
+        if tf.executing_eagerly():
+            return np.asarray(keras.ops.convert_to_numpy(rate), np.float64)
+        return tf.cast(rate, tf.float64)
 
     def _limited(self, base: Any, group: int | None = None) -> Any:
         """The rates from the schedules' values: of one group, or of all."""
@@ -331,28 +334,31 @@ class GroupRates:
         schedules = self._schedules if group is None else (self._schedules[group],)
         if not any(schedules):
             return rates
-        step = tf.cast(tf.convert_to_tensor(self._iterations()), tf.int64)
-        limited = _minimum(rates, _maximum(base, _value_now(self.limits)[chosen]))
-        is_set_now = tf.equal(_value_now(self.set_steps)[chosen], step)
-        return tf.where(is_set_now, rates, limited)
+        xp: Any = np if tf.executing_eagerly() else tf
+        limited = xp.minimum(rates, xp.maximum(base, _value_now(self.limits)[chosen]))
+        is_set_now = xp.equal(_value_now(self.set_steps)[chosen], self._iterations())
+        return xp.where(is_set_now, rates, limited)
 
-    def _peak(self, group: int, base: Any) -> Any:
-        """The highest rate of a group's own schedule.
+    def _peaks(self, bases: Any) -> Any:
+        """The highest rate of each group's own schedule.
 
         Of a schedule that is not ours only values are known: that at step 0 and that of now.
         """
-        schedule = self._schedules[group]
-        if not isinstance(schedule, LearningRateSchedule):
-            return math.inf  # a function of no argument is no schedule
-        peak = known_peak(schedule)
-        if peak is not None:
-            return peak
-        return _maximum(base, tf.cast(schedule(tf.constant(0, tf.int64)), tf.float64))
+        peaks = []
+        for schedule, base, known in zip(self._schedules, _unstack(bases), self._known_peaks()):
+            if is_own(schedule) or not isinstance(schedule, LearningRateSchedule):
+                peaks.append(known)
+                continue
+            first = schedule(tf.constant(0, tf.int64))
+            if tf.executing_eagerly():
+                peaks.append(np.maximum(base, keras.ops.convert_to_numpy(first)))
+            else:
+                peaks.append(tf.maximum(base, tf.cast(first, tf.float64)))
+        return _stack(peaks)
 
-    @staticmethod
-    def _known_peak(schedule: Any) -> float:
-        peak = None if schedule is None else known_peak(schedule)
-        return math.inf if peak is None else peak
+    def _known_peaks(self) -> list[float]:
+        """The peak of our own schedules; infinity where there is none or it is not known."""
+        return [s.peak_learning_rate if is_own(s) else math.inf for s in self._schedules]
 
     def _check_scheduled(self, rates: np.ndarray) -> None:
         if not any(self._schedules):
@@ -361,7 +367,7 @@ class GroupRates:
             if not 0 <= rate < math.inf:
                 raise ValueError(
                     f"The schedule of group {name!r} gives the rate {rate} at step "
-                    f"{int(self._iterations())}. A rate should be finite and not negative. "
+                    f"{self._iterations()}. A rate should be finite and not negative. "
                     "Nothing was updated."
                 )
 
@@ -369,7 +375,7 @@ class GroupRates:
         if tf.executing_eagerly() and not float(value):
             raise ValueError(
                 f"The rate of group {self._names[group]!r} is 0 at step "
-                f"{int(self._iterations())} before any factor, so no factor gives the rate asked "
+                f"{self._iterations()} before any factor, so no factor gives the rate asked "
                 "for. Set it at another step, or build the optimizer with a rate above 0."
             )
 
@@ -405,12 +411,8 @@ def _value_now(variable: keras.Variable) -> Any:
     return variable.value
 
 
-def _minimum(a: Any, b: Any) -> Any:
-    return np.minimum(a, b) if tf.executing_eagerly() else tf.minimum(a, b)
-
-
-def _maximum(a: Any, b: Any) -> Any:
-    return np.maximum(a, b) if tf.executing_eagerly() else tf.maximum(a, b)
+def _unstack(values: Any) -> Sequence[Any]:
+    return values if tf.executing_eagerly() else tf.unstack(values)
 
 
 def _stack(values: Sequence[Any], dtype: Any = np.float64) -> Any:

@@ -152,7 +152,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         self._rates: GroupRates = GroupRates(
             sources,
             [group.name for group in groups],
-            iterations=lambda: self.iterations,
+            iterations=self._iterations_now,
             add_variable=self._add_wrapper_variable,
         )
         self._group_steps = self._add_wrapper_variable((len(groups),), "int64", "group_steps")
@@ -185,6 +185,12 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
 
     def _head_rate(self) -> tf.Tensor:
         return self._rates.head()
+
+    def _iterations_now(self) -> Any:
+        if not tf.executing_eagerly():
+            return tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
+        count = _keras.eager_read_fn(self.step_counter)().numpy()
+        return np.int64(count // (self.gradient_accumulation_steps or 1))
 
     def _add_wrapper_variable(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
         return self.add_variable(shape, dtype=dtype, name=name, aggregation="only_first_replica")

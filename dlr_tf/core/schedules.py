@@ -748,19 +748,18 @@ def stack_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     return found
 
 
-def known_peak(schedule: Any) -> float | None:
-    """Return the highest rate of a schedule; `None` for one that is not of this module.
+def is_own(schedule: Any) -> bool:
+    """Whether a schedule is one of this module, and not of a subclass with another formula.
 
-    >>> known_peak(SGDR(0.1, 5)), known_peak(keras.optimizers.schedules.CosineDecay(0.1, 5))
-    (0.1, None)
+    >>> is_own(SGDR(0.1, 5)), is_own(keras.optimizers.schedules.CosineDecay(0.1, 5))
+    (True, False)
     """
-    # A subclass may have another formula.
-    return schedule.peak_learning_rate if type(schedule) in _RATE_ARGUMENTS else None
+    return type(schedule) in _RATE_ARGUMENTS
 
 
 def _stack_key(schedule: Any) -> Any:
     """Return a key that is equal for schedules which can be stacked."""
-    if type(schedule) not in _RATE_ARGUMENTS:
+    if not is_own(schedule):
         return id(schedule)
     apart = (*_RATE_ARGUMENTS[type(schedule)], "name")
     shared = ((key, value) for key, value in schedule.get_config().items() if key not in apart)
