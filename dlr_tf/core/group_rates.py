@@ -88,17 +88,26 @@ class GroupRates:
     # --- Reading
 
     def current(self) -> tf.Tensor:
-        """Return the rates now, of shape `(n_groups,)`.
+        """Return the rates now, of shape `(n_groups,)`."""
+        return tf.cast(self._limited(self._bases()), keras.config.floatx())
+
+    def check(self, rates: tf.Tensor) -> None:
+        """Refuse rates of schedules that are negative or not finite, before anything is written.
+
+        Inside a `tf.function` the values are not known, and nothing is checked.
 
         Raises:
-            ValueError: If a schedule gives a rate that is negative or not finite. Inside a
-                `tf.function` that cannot be known.
+            ValueError: If there is such a rate.
         """
-        rates = self._limited(self._bases())
-        if tf.executing_eagerly():
-            self._check_scheduled(rates)
-            return tf.constant(rates, keras.config.floatx())
-        return tf.cast(rates, keras.config.floatx())
+        if not tf.executing_eagerly() or not any(self._schedules):
+            return
+        for name, rate in zip(self._names, rates.numpy()):
+            if not 0 <= rate < math.inf:
+                raise ValueError(
+                    f"The schedule of group {name!r} gives the rate {rate} at step "
+                    f"{self._iterations()}. A rate should be finite and not negative. "
+                    "Nothing was updated."
+                )
 
     def of_group(self, group: int) -> tf.Tensor:
         """Return the rate of a group now; during an update, the rate it is updated with."""
@@ -359,17 +368,6 @@ class GroupRates:
     def _known_peaks(self) -> list[float]:
         """The peak of our own schedules; infinity where there is none or it is not known."""
         return [s.peak_learning_rate if is_own(s) else math.inf for s in self._schedules]
-
-    def _check_scheduled(self, rates: np.ndarray) -> None:
-        if not any(self._schedules):
-            return
-        for name, rate in zip(self._names, np.broadcast_to(rates, (len(self._names),))):
-            if not 0 <= rate < math.inf:
-                raise ValueError(
-                    f"The schedule of group {name!r} gives the rate {rate} at step "
-                    f"{self._iterations()}. A rate should be finite and not negative. "
-                    "Nothing was updated."
-                )
 
     def _refuse_zero(self, value: Any, group: int) -> None:
         if tf.executing_eagerly() and not float(value):

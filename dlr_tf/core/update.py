@@ -90,6 +90,7 @@ class GroupUpdate:
         group_of = [self._assignment.group_of(v) for v in variables]
         moved = sorted(set(group_of))
         rates = self._rates.current()
+        self._rates.check(rates)
         with self._rates.update_with(rates, moved):
             by_group = tf.unstack(rates, num=len(self._inner_optimizers))
             for group in moved:
