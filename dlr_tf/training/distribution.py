@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +19,8 @@ import keras
 import tensorflow as tf
 
 from dlr_tf.core._keras import attribute_set, build_metrics, skip_symbolic_build
+
+_logger = logging.getLogger(__name__)
 
 STRATEGIES = ("mirrored", "multi-worker")
 WAIT = 300.0  # seconds that workers wait for each other
@@ -29,8 +31,8 @@ def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
 
     On several machines, TensorFlow returns when all workers are there. A worker that waits for
     longer than `wait` seconds ends its process with exit status 1: TensorFlow waits in a call that
-    Python cannot interrupt, so no exception can be raised. Before it waits, it writes to stderr
-    which workers it expects.
+    Python cannot interrupt, so no exception can be raised. Before it waits, it logs which workers
+    it expects, as a warning.
 
     Args:
         name: `"mirrored"` for every GPU of this machine (or its CPU, where there is none), or
@@ -54,12 +56,15 @@ def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
     workers, own = read_tf_config(os.environ.get("TF_CONFIG"))
     others = [f"{name} at {address}" for name, address in workers.items() if name != own]
     if others:
-        print(
-            f"{own} of {len(workers)}: waiting up to {wait:g} s for {', '.join(others)}, as "
-            "TF_CONFIG says. Without them this process then ends: start every worker with the same "
-            "TF_CONFIG but its own index, and check that the ports can be reached.",
-            file=sys.stderr,
-            flush=True,
+        # A warning, which is shown on stderr where nobody has set up logging.
+        _logger.warning(
+            "%s of %d: waiting up to %g s for %s, as TF_CONFIG says. Without them this process "
+            "then ends: start every worker with the same TF_CONFIG but its own index, and check "
+            "that the ports can be reached.",
+            own,
+            len(workers),
+            wait,
+            ", ".join(others),
         )
     with open(os.devnull, "w") as nowhere:
         # TensorFlow waits in C++ and keeps Python's lock: no Python thread, Ctrl-C or SIGTERM gets
@@ -132,11 +137,6 @@ def read_tf_config(text: str | None) -> tuple[dict[str, str], str]:
             f"cluster of {', '.join(workers) or 'no worker'}. Received: {text}"
         )
     return workers, own
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 @contextlib.contextmanager
