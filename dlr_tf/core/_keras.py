@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.random import seed_generator
 from keras.src.utils.naming import to_snake_case
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.ops import control_flow_util, stateful_random_ops
@@ -553,13 +553,17 @@ def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
 # --- Random generators ---------------------------------------------------------------------------
 
 
+# Before Keras 3.13 the name had no constant.
+_GLOBAL_SEED_GENERATOR = getattr(seed_generator, "GLOBAL_SEED_GENERATOR", "global_seed_generator")
+
+
 def keras_generator() -> Any:
     """Keras' global seed generator, `None` before its first use."""
-    return global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    return global_state.get_global_attribute(_GLOBAL_SEED_GENERATOR)
 
 
 def set_keras_generator(generator: Any) -> None:
-    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+    global_state.set_global_attribute(_GLOBAL_SEED_GENERATOR, generator)
 
 
 def tensorflow_generator() -> Any:
