@@ -1,7 +1,7 @@
-"""Runs all benchmarks, and writes their results and the tables of the READMEs.
+"""Run all benchmarks, and write their results and the tables of README.md and docs/reliability.md.
 
-All but `range_test`, which needs a folder of images. They run one after the other in this process,
-each as its own command line would.
+`range_test` is left out, because it needs a folder of images. The benchmarks run one after the
+other in this process, each as with its own command.
 
     python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
 """
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 def _reliability_tables(rows: Sequence[Mapping[str, Any]], *, in_short: bool = False) -> str:
-    """A table per competitor; in short that of ours, and how many cells are exact with others."""
+    """Return a table per competitor; `in_short`: our table, and the counts of the others."""
     parts = []
     for number, competitor in enumerate(dict.fromkeys(row["competitor"] for row in rows)):
         chosen = [row for row in rows if row["competitor"] == competitor]
@@ -59,12 +59,13 @@ TABLES: dict[str, Callable[[Any], str]] = {
 SHORT_TABLES = {"reliability": functools.partial(_reliability_tables, in_short=True)}
 
 GOALS = "goals"
-# What the README of the project shows of them.
-IN_SHORT = (GOALS, *SHORT_TABLES)
+# The page of the documentation with the short tables.
+SHORT_PAGE = HERE.parent / "docs" / "reliability.md"
+IN_SHORT = tuple(SHORT_TABLES)
 
 
 def run(device: str, quick: bool, folder: Path) -> None:
-    """Runs every benchmark and stores its rows in `folder`."""
+    """Run every benchmark, and write its rows to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     options = ["--quick"] if quick else []
     exactness_device = f"{device.upper()}:0"
@@ -84,12 +85,15 @@ def run(device: str, quick: bool, folder: Path) -> None:
 
 
 def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS)) -> str:
-    """Puts the tables of all results in `folder` between the marks of a Markdown page.
+    """Return a Markdown page with the tables of all results in `folder` between its marks.
 
     Args:
         page: The page; a table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
         folder: Where the JSON files are, named `<benchmark>-<device>.json`.
         names: The tables that the page shows.
+
+    Raises:
+        ValueError: If the page lacks a mark.
     """
     for name in names:
         if name == GOALS:
@@ -103,7 +107,7 @@ def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS
         if page.count(begin) != 1 or page.count(end) != 1:
             raise ValueError(
                 f"The page should hold the marks {begin!r} and {end!r} once each. Put them where "
-                "the table is to stand."
+                "the table belongs."
             )
         before, rest = page.split(begin)
         _, after = rest.split(end)
@@ -118,7 +122,7 @@ def _section(report: Mapping[str, Any], table: Callable[[Any], str]) -> str:
         f"Python {versions['python']}; {report['date']}"
     )
     if report["quick"]:
-        where += "; **a quick run: it shows that the benchmark works, its numbers mean nothing**"
+        where += "; **a quick run: it shows that the benchmark works; its numbers mean nothing**"
     return f"{where}\n\n{table(report['rows'])}"
 
 
@@ -150,8 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page = write_tables((HERE / "README.md").read_text(), folder / "results")
     (folder / "README.md").write_text(page)
     if folder == HERE:
-        readme = HERE.parent / "README.md"
-        readme.write_text(write_tables(readme.read_text(), folder / "results", IN_SHORT))
+        SHORT_PAGE.write_text(write_tables(SHORT_PAGE.read_text(), folder / "results", IN_SHORT))
     print(f"\nThe tables are in {folder / 'README.md'}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the device, timing in turn, models, results as JSON and as tables."""
+"""What the benchmarks share: device, timing, models, and results as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def make_parser(description: str | None, output: str) -> argparse.ArgumentParser:
-    """The options every benchmark has; `output` says what `--output` is."""
+    """Return a parser with the options of every benchmark; `output` is the help of `--output`."""
     parser = argparse.ArgumentParser(
         description=(description or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,7 +42,7 @@ def make_parser(description: str | None, output: str) -> argparse.ArgumentParser
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line, and makes TensorFlow use the device it names."""
+    """Read the command line, and make TensorFlow use the device that it names."""
     arguments = parser.parse_args(argv)
     gpus = tf.config.list_physical_devices("GPU")
     if arguments.device is None:
@@ -61,13 +61,13 @@ def main(
     table: Callable[[Sequence[Mapping[str, Any]]], str],
     argv: Sequence[str] | None,
 ) -> int:
-    """A benchmark as a command: prints its table, and stores its rows if asked to.
+    """Run a benchmark as a command: print its table, and write its rows with `--output`.
 
     Args:
         benchmark: Its name.
         description: The module's docstring.
-        run: Takes the device and whether to be quick, and returns the rows.
-        table: Makes Markdown of the rows.
+        run: Takes the device and whether the run is quick, and returns the rows.
+        table: Turns the rows into Markdown.
         argv: Command line; `None` for the process's own.
     """
     arguments = parse(make_parser(description, "JSON file for the rows"), argv)
@@ -79,7 +79,7 @@ def main(
 
 
 def device_name(device: str) -> str:
-    """The device in words, such as `"AMD EPYC, 2 cores"`."""
+    """Return the name of the device, such as `"AMD EPYC, 2 cores"`."""
     if device == "gpu":
         gpu = tf.config.list_physical_devices("GPU")[0]
         return str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
@@ -99,12 +99,12 @@ def _n_cores() -> int:
 
 
 def synchronize() -> None:
-    """Waits until every device has done what it was given."""
+    """Wait until every device has finished its work."""
     tf.test.experimental.sync_devices()
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """How long one call takes, its work on the device included."""
+    """Return the seconds of one call, with its work on the device."""
     synchronize()
     start = time.perf_counter()
     call()
@@ -115,11 +115,11 @@ def seconds_of(call: Callable[[], Any]) -> float:
 def time_in_turn(
     competitors: Mapping[Name, Callable[[], Any]], rounds: int, warm_up: int = 2
 ) -> dict[Name, list[float]]:
-    """Times the competitors one after the other, again and again.
+    """Time the competitors in turn, in many rounds.
 
-    What slows the machine down for a while then hits all of them, and entry `i` of all lists is
-    one round, to be compared pair by pair. Every round starts with another competitor, so that
-    none always runs in the wake of the same one.
+    So a slow period of the machine affects all of them. Entry `i` of all lists is one round, and
+    entries of one round are compared. Every round starts with another competitor, so that no
+    competitor always runs after the same one.
 
     Args:
         competitors: What to call, by name.
@@ -154,7 +154,7 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(times: Sequence[float], reference: Sequence[float]) -> Ratio:
-    """Compares two lists from `time_in_turn` round by round.
+    """Compare two lists from `time_in_turn` round by round.
 
     >>> ratio_of([2.0, 4.0, 9.0], [1.0, 2.0, 3.0])
     Ratio(median=2.0, low=2.0, high=2.5)
@@ -167,10 +167,10 @@ def ratio_of(times: Sequence[float], reference: Sequence[float]) -> Ratio:
 
 
 def peak_bytes_of(call: Callable[[], Any], device: str) -> int | None:
-    """Memory a call takes at its height beyond what is held before it.
+    """Return the peak memory of a call in bytes, beyond what was in use before it.
 
-    On a GPU, TensorFlow's allocator says; on Linux, the kernel's high-water mark of the process
-    does, which is coarse. `None` where neither can be asked.
+    On a GPU, TensorFlow's allocator gives it. On Linux, it is the peak of the process, which is not
+    precise. `None` where neither is known.
     """
     synchronize()
     if device == "gpu":
@@ -181,8 +181,8 @@ def peak_bytes_of(call: Callable[[], Any], device: str) -> int | None:
         return int(tf.config.experimental.get_memory_info("GPU:0")["peak"] - before)
     gc.collect()
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else the call is served from what is left over
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the high-water mark
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise the call reuses freed memory
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = _status_bytes("VmRSS")
         call()
         synchronize()
@@ -199,7 +199,7 @@ def _status_bytes(entry: str) -> int:
 
 
 def transformer() -> keras.Model:
-    """The layers of ViT-B/16, which hold 86 M weights; without class token and positions."""
+    """Return the layers of ViT-B/16, with 86 M weights, without class token and positions."""
     layers = keras.layers
     inputs = keras.Input((224, 224, 3))
     x = layers.Conv2D(768, 16, strides=16, name="patches")(inputs)
@@ -218,7 +218,7 @@ def transformer() -> keras.Model:
 
 
 def small_convnet(size: int = 16) -> keras.Model:
-    """Two convolutions and a head, to see that a benchmark runs."""
+    """Return two convolutions and a head, to test that a benchmark runs."""
     inputs = x = keras.Input((size, size, 3))
     for block in range(2):
         x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name=f"conv_{block}")(x)
@@ -230,7 +230,7 @@ def small_convnet(size: int = 16) -> keras.Model:
 
 
 def classifier(name: str, size: int, n_classes: int = 10) -> keras.Model:
-    """A network of `keras.applications` with random weights under a new head."""
+    """Return a network of `keras.applications` with random weights and a new head."""
     backbone = getattr(keras.applications, name)(
         include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg"
     )
@@ -242,7 +242,7 @@ def classifier(name: str, size: int, n_classes: int = 10) -> keras.Model:
 def write_report(
     path: Path, benchmark: str, arguments: argparse.Namespace, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Stores a benchmark's rows with what is needed to judge them."""
+    """Write a benchmark's rows, with date, device and versions."""
     report = {
         "benchmark": benchmark,
         "date": datetime.date.today().isoformat(),
@@ -262,7 +262,7 @@ def write_report(
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
-    """A Markdown table, padded so that it also reads well on a terminal.
+    """Return a Markdown table, padded so that it can be read in a terminal too.
 
     Args:
         columns: Headings.
@@ -291,12 +291,12 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], n_left
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number for a table; a dash where there is none."""
+    """Return a number for a table; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def number_with_quartiles(ratio: Sequence[float]) -> str:
-    """A `Ratio`, or the list it is stored as, for a table.
+    """Return a `Ratio`, or the list that a report has for it, as text for a table.
 
     >>> number_with_quartiles(Ratio(0.5, 0.45, 0.6))
     '0.50 (0.45 to 0.60)'

@@ -1,4 +1,4 @@
-"""What was to be reached, set before anything was measured, and what was measured."""
+"""The goals, which were set before anything was measured, and the measured values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Goal(NamedTuple):
 
     Args:
         text: What is compared.
-        benchmark: Whose rows say so.
-        measure: Gives the worst value in the rows and the limit it should stay under.
+        benchmark: The benchmark whose rows are compared.
+        measure: Returns the worst value in the rows, and the limit for it.
     """
 
     text: str
@@ -30,7 +30,7 @@ def _select(rows: Rows, **conditions: Any) -> list[Mapping[str, Any]]:
 
 
 def _update(key: str, limit: float, **conditions: Any) -> Callable[[Rows], tuple[float, float]]:
-    """The largest median ratio `key` of our updates."""
+    """Return a measure: the largest median ratio `key` of our updates."""
 
     def measure(rows: Rows) -> tuple[float, float]:
         chosen = _select(rows, competitor=update_step.GROUPS_FUSED, **conditions)
@@ -40,7 +40,7 @@ def _update(key: str, limit: float, **conditions: Any) -> Callable[[Rows], tuple
 
 
 def _ops_per_variable(rows: Rows) -> tuple[float, float]:
-    """Growth from the smaller to the larger model, so that a constant number does not count."""
+    """Return the operations per additional variable, from the smaller to the larger model."""
     chosen = _select(rows, competitor=update_step.GROUPS_FUSED, xla=False, groups=3)
     small, large = sorted(chosen, key=lambda row: row["n_variables"])[:: len(chosen) - 1]
     growth = large["graph_ops"] - small["graph_ops"]
@@ -48,13 +48,13 @@ def _ops_per_variable(rows: Rows) -> tuple[float, float]:
 
 
 def _state(rows: Rows) -> tuple[float, float]:
-    # A few numbers per group, such as its rate, belong to no parameter.
+    # A few numbers per group, such as its rate, are state too, but of no parameter.
     chosen = _select(rows, competitor=update_step.GROUPS_FUSED)
     return max(row["state_bytes_per_parameter"] for row in chosen), 8.005
 
 
 def _training(**conditions: Any) -> Callable[[Rows], tuple[float, float]]:
-    """The step that did worst, against what Keras Adam's ratio to itself reaches by chance."""
+    """Return a measure: the slowest step. Its limit is the noise, Keras Adam's ratio to itself."""
 
     def measure(rows: Rows) -> tuple[float, float]:
         pairs = [
@@ -106,7 +106,7 @@ GOALS = (
         "update_step",
         _update("to_one_group", 1.10, model="MobileNetV2", xla=False, groups=update_step.PER_LAYER),
     ),
-    Goal("operations in the graph that a variable more adds", "update_step", _ops_per_variable),
+    Goal("operations in the graph per additional variable", "update_step", _ops_per_variable),
     Goal(
         "any update under XLA: time to Keras Adam's",
         "update_step",
@@ -119,7 +119,7 @@ GOALS = (
     ),
     Goal("optimizer state, bytes per parameter", "update_step", _state),
     Goal(
-        "any training step, all groups learn: time to Keras Adam's",
+        "any training step, all groups trainable: time to Keras Adam's",
         "train_step",
         _training(n_frozen=0),
     ),

@@ -1,7 +1,8 @@
 """Does it cost anything to record the rates of every step?
 
-Small networks, trained by `model.fit` with and without a `LearningRateLogger`, in turn. Without a
-callback is also timed against itself: what that ratio is off 1 is noise. Without XLA.
+Small networks, trained by `model.fit` with and without a `LearningRateLogger`, in turn. Training
+without a callback is also timed against itself: the distance of that ratio from 1 is noise. Without
+XLA.
 
     python -m benchmarks.logger_cost [--device cpu|gpu] [--quick] [--output FILE.json]
 """

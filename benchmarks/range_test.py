@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     suggestions = {}
     for method in SUGGESTIONS:
         try:
-            suggestions[method] = float(sweep.suggestion(method))
+            suggestions[method] = float(sweep.suggest(method))
         except ValueError as error:
             print(f"{method}: {error}")
     print({method: f"{rate:.2e}" for method, rate in suggestions.items()}, flush=True)

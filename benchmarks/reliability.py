@@ -1,10 +1,10 @@
-"""Does training go on bit for bit after a stop: with `MultiGroupOptimizer`, with `MultiOptimizer`?
+"""Does training continue bit for bit after a stop?
 
-A table of ways to store training against situations to store it in. In each cell a small model of
-three groups with equal shapes trains five steps, is stored, and trains five more. A new process
-builds the model anew from other weights, restores it, and trains the same five steps. Weights,
-slots, step counts, rates, averages, accumulators and the loss scale should then be the same, bit
-for bit.
+`MultiGroupOptimizer` is compared with Keras' `MultiOptimizer`, in a table with one row per
+situation and one column per file format. In each cell, a small model of three groups with equal
+shapes trains five steps, is saved, and trains five more. A new process builds the model again from
+other weights, restores it, and trains the same five steps. Weights, slots, step counts, rates,
+averages, accumulators and the loss scale should then be the same, bit for bit.
 
     python -m benchmarks.reliability [--quick] [--output FILE.json]
 """
@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from benchmarks import common
 from dlr_tf import LayerGroup, MultiGroupOptimizer
-from dlr_tf.core._keras import slots_of
+from dlr_tf.core._keras import known_variables, slots_of, step_counter_of
 from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.core.schedules import SGDR
 
@@ -94,8 +94,8 @@ def layers_by_group(model: keras.Model) -> dict[str, list[tuple[str, keras.layer
     parts = ("early", "norm", "middle", "late", "top")
     of_part = dict(zip(parts, ("early", "early", "middle", "head", "head")))
     grouped: dict[str, list[tuple[str, keras.layers.Layer]]] = {name: [] for name in GROUPS}
-    for unit in leaf_layers(model):
-        grouped[of_part[unit.path.split("/")[-1]]].append((unit.path, unit.layer))
+    for leaf in leaf_layers(model):
+        grouped[of_part[leaf.path.split("/")[-1]]].append((leaf.path, leaf.layer))
     return grouped
 
 
@@ -111,7 +111,7 @@ class Situation:
     """What training is like when it is stopped.
 
     Args:
-        label: In words, for the table.
+        label: Its name in the table.
         make_model: Builds the model.
         scheduled: Whether the rates follow SGDR instead of being constant.
         policy: Keras' dtype policy.
@@ -133,15 +133,15 @@ class Situation:
 
 def rescale(model: keras.Model) -> None:
     optimizer = inner(model.optimizer)
-    for member in getattr(optimizer, "optimizers", [optimizer]):
-        member.learning_rate = 0.25 * float(member.learning_rate)
+    for one in getattr(optimizer, "optimizers", [optimizer]):
+        one.learning_rate = 0.25 * float(one.learning_rate)
 
 
 def freeze_middle(model: keras.Model) -> None:
     set_trainable(model, "middle", False)
 
 
-def thaw_all(model: keras.Model) -> None:
+def unfreeze_all(model: keras.Model) -> None:
     for group in GROUPS:
         set_trainable(model, group, True)
 
@@ -155,17 +155,17 @@ SITUATIONS = {
     "renamed": Situation("model rebuilt under other automatic names", automatic_model),
     "idle": Situation("a group that never trained", frozen=("early",)),
     "thawed": Situation(
-        "saved frozen, resumed thawed",
+        "saved frozen, resumed trainable",
         frozen=("early",),
-        events={3: freeze_middle, STEPS: thaw_all},
+        events={3: freeze_middle, STEPS: unfreeze_all},
     ),
     "rescaled": Situation("rates rescaled", events={2: rescale}),
     "sgdr": Situation("SGDR", scheduled=True),
     "ema": Situation("EMA", settings=_AVERAGED),
-    "accumulation": Situation("amid an accumulation", settings=_ACCUMULATED),
+    "accumulation": Situation("in the middle of gradient accumulation", settings=_ACCUMULATED),
     "mixed_float16": Situation("`mixed_float16`", policy="mixed_float16"),
     "together": Situation(
-        "the last five and another order",
+        "the last five, with groups in another order",
         scheduled=True,
         policy="mixed_float16",
         reordered=True,
@@ -182,21 +182,21 @@ def ours(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
 
 
 def of_keras(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
-    """`MultiOptimizer`, with everything it does not do itself asked of its inner optimizers."""
+    """`MultiOptimizer`; what it does not do itself is passed to its inner optimizers."""
     grouped = layers_by_group(model)
-    members = {
+    inner_optimizers = {
         name: keras.optimizers.Adam(rate, **situation.settings)
         for name, rate in zip(order, rates(situation, order))
     }
-    # One pattern a group, since an optimizer that stands twice comes back from a configuration as
-    # two; the head's is the default.
-    routes = {
-        f"(.*/)?({'|'.join(layer.name for _, layer in grouped[name])})/.*": members[name]
+    # One pattern per group: an optimizer that is listed twice becomes two optimizers when it is
+    # made from its configuration. The head's optimizer is the default.
+    patterns = {
+        f"(.*/)?({'|'.join(layer.name for _, layer in grouped[name])})/.*": inner_optimizers[name]
         for name in order
         if name != "head"
     }
     return keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(members["head"], optimizer_map=routes)
+        keras.optimizers.OptimizerMap(inner_optimizers["head"], optimizer_map=patterns)
     )
 
 
@@ -219,7 +219,7 @@ def batches() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def make_run(make_optimizer: Callable[..., Any], situation: Situation, seed: int) -> keras.Model:
-    """A compiled model, from weights that depend on the seed; the stop is between seeds 0 and 1."""
+    """A compiled model with weights from the seed: 0 before the stop, 1 after it."""
     keras.utils.set_random_seed(seed)
     model = situation.make_model()
     for group in situation.frozen:
@@ -234,7 +234,7 @@ def compile_with(model: keras.Model, optimizer: Any) -> None:
 
 
 def prepare(situation: Situation, n_others: int = 0) -> None:
-    """Begins as a new program would, which may make other layers before the model's."""
+    """Start as a new program does. It may create other layers before those of the model."""
     keras.backend.clear_session()
     keras.config.set_dtype_policy(situation.policy)
     for _ in range(n_others):
@@ -249,7 +249,7 @@ def train(model: keras.Model, situation: Situation, steps: range) -> None:
 
 
 class Events(keras.callbacks.Callback):
-    """The situation's events inside `fit`, and what is to happen at a step of its own."""
+    """The situation's events inside `fit`, and the stop at a given step."""
 
     def __init__(self, situation: Situation, stop_at: int | None = None, stop: Any = None) -> None:
         super().__init__()
@@ -273,7 +273,7 @@ class Events(keras.callbacks.Callback):
 
 
 class StoppedError(Exception):
-    """Ends `fit` in mid-epoch without its callbacks hearing of an end."""
+    """Ends `fit` in the middle of an epoch, without a call of `on_train_end`."""
 
 
 def fit(model: keras.Model, situation: Situation, folder: Path, **stop: Any) -> Any:
@@ -286,39 +286,39 @@ def fit(model: keras.Model, situation: Situation, folder: Path, **stop: Any) -> 
 
 
 def snapshot(model: keras.Model) -> dict[str, np.ndarray]:
-    """All that training depends on, by names that depend on the place in the model alone."""
+    """Return all that training depends on, under names that depend only on the model's order."""
     values = {f"weight {n}": v.numpy() for n, v in enumerate(model.weights)}
     number = {id(variable): n for n, variable in enumerate(model.weights)}
     optimizer = inner(model.optimizer)
     if optimizer is not model.optimizer:
         values["loss scale"] = model.optimizer.dynamic_scale.numpy()
         values["steps since the loss scale changed"] = model.optimizer.step_counter.numpy()
-    values["iterations"] = np.asarray(optimizer.step_counter.numpy())
-    members = list(getattr(optimizer, "group_optimizers", None) or optimizer.optimizers)
-    for member in [optimizer, *members]:
-        for name, slots in slots_of(member).items():
-            for variable, slot in zip(member._trainable_variables, slots):
+    values["iterations"] = np.asarray(step_counter_of(optimizer).numpy())
+    inner_optimizers = list(getattr(optimizer, "group_optimizers", None) or optimizer.optimizers)
+    for one in [optimizer, *inner_optimizers]:
+        for name, slots in slots_of(one).items():
+            for variable, slot in zip(known_variables(one), slots):
                 values[f"{name} of weight {number[id(variable)]}"] = slot.numpy()
-    for member in members:
-        trained = [number[id(variable)] for variable in getattr(member, "_trainable_variables", [])]
+    for one in inner_optimizers:
+        trained = [number[id(v)] for v in known_variables(one)] if one.built else []
         if trained:
             values[f"steps of the group of weight {min(trained)}"] = np.asarray(
-                member.iterations.numpy()
+                one.iterations.numpy()
             )
             values[f"rate of the group of weight {min(trained)}"] = np.asarray(
-                member.learning_rate, np.float32
+                one.learning_rate, np.float32
             )
     return values
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A way to store training.
+    """A way to save training.
 
     Args:
-        label: In words, for the table.
-        save: Stores a model in a folder.
-        restore: Makes the model again from what is in the folder.
+        label: Its name in the table.
+        save: Saves a model in a folder.
+        restore: Makes the model again from the files in the folder.
     """
 
     label: str
@@ -346,7 +346,7 @@ def save_weights(model: keras.Model, folder: Path) -> None:
 def restore_weights(make: Callable[[], keras.Model], situation: Situation, folder: Path) -> Any:
     model = make()
     if STEPS in situation.events:
-        situation.events[STEPS](model)  # thawed already when the state of the frozen comes
+        situation.events[STEPS](model)  # trainable before the state of the frozen layers is loaded
     model.optimizer.build(model.trainable_variables)
     model.load_weights(folder / "model.weights.h5")
     return model
@@ -410,7 +410,7 @@ LABELS = {name: way.label for name, way in FORMATS.items()} | {BACKUP: "`BackupA
 
 
 def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], folder: Path) -> None:
-    """The process that trains, stores and is killed."""
+    """The process that trains, saves and is killed."""
     errors: dict[str, dict[str, str]] = {}
     for name in situations:
         situation, errors[name] = SITUATIONS[name], {}
@@ -463,7 +463,7 @@ def die() -> None:
 def restore_all(
     make_optimizer: Callable[..., Any], situations: Sequence[str], folder: Path
 ) -> None:
-    """The process that restores, goes on, and compares."""
+    """The process that restores, continues, and compares."""
     errors = json.loads((folder / "errors.json").read_text())
     cells: dict[str, dict[str, dict[str, Any]]] = {}
     for name in situations:
@@ -503,7 +503,7 @@ def restore_cell(
 
 
 def compare(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What became of one cell: whether all values are there, and the same bit for bit."""
+    """Return the result of one cell: whether all values are there, and equal bit for bit."""
     names = sorted({*expected, *found})
     wrong = [
         name
@@ -532,13 +532,13 @@ def run(competitor: str, situations: Sequence[str], folder: Path) -> dict[str, A
     Args:
         competitor: One of `COMPETITORS`.
         situations: Some of `SITUATIONS`.
-        folder: An empty folder for what they store.
+        folder: An empty folder for their files.
 
     Returns:
         For each situation and format: `"outcome"`, `"detail"` and `"warnings"`.
 
     Raises:
-        RuntimeError: If a process ends otherwise than it should.
+        RuntimeError: If a process ends with an unexpected exit status.
     """
     for phase, expected in (("save", -signal.SIGKILL), ("restore", 0)):
         command = [sys.executable, "-m", "benchmarks.reliability", "--phase", phase]
@@ -577,7 +577,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.phase:
         tf.config.set_visible_devices([], "GPU")
-        # What is loaded by now stays to the end: no collection needs to look at it again.
+        # What is loaded now stays until the end, so no collection needs to look at it again.
         gc.freeze()
         phase = save_all if arguments.phase == "save" else restore_all
         phase(COMPETITORS[arguments.competitor], arguments.situations, arguments.folder)

@@ -3,8 +3,8 @@
 A small network, trained by `model.fit`, where the step itself is cheap and any overhead shows. The
 rate is constant; or follows cosine restarts inside the compiled step (`SGDR`, and Keras'
 `CosineDecayRestarts`); or is set by a callback before every batch, which is how it is often done
-by hand. Everything in turn. The constant rate is also timed against itself: what that ratio is off
-1 is noise. Without XLA.
+by hand. All are timed in turn. The constant rate is also timed against itself: the distance of that
+ratio from 1 is noise. Without XLA.
 
     python -m benchmarks.schedule_cost [--device cpu|gpu] [--quick] [--output FILE.json]
 """
@@ -47,7 +47,7 @@ class RestartsByHand(keras.callbacks.Callback):
         cycle = int(math.log2(self._step / FIRST_DECAY_STEPS + 1))
         length = FIRST_DECAY_STEPS * 2**cycle
         position = (self._step - FIRST_DECAY_STEPS * (2**cycle - 1)) / length
-        # Never 0, from which no factor leads back to a rate.
+        # Never 0: no factor turns 0 into another rate.
         rate = RATE * max(1e-6, (1 + math.cos(math.pi * position)) / 2)
         self.model.optimizer.learning_rate = rate
         self._step += 1

@@ -1,10 +1,10 @@
-"""Which cosine restarts come at the right step: those of `SGDR`, of Keras' `CosineDecayRestarts`?
+"""Do the cosine restarts of `SGDR` and of Keras' `CosineDecayRestarts` come at the right step?
 
 Each schedule is called as an optimizer calls it, one scalar step at a time inside a `tf.function`,
-at every restart up to step 2**40 and at the steps before and after it. A restart is missed if the
-rate there is not the one expected (0.1 % of the peak is allowed), and blurred if that holds at a
-step beside it. Each is held to its own definition of a cycle, evaluated in exact arithmetic:
-lengths rounded to whole steps for `SGDR`, not rounded for Keras.
+at every restart up to step 2**40 and at the steps before and after it. A restart is *missed* if its
+rate is wrong by more than 0.1 % of the peak. It is *blurred* if the rate one step before or after
+is wrong. Each schedule is compared with its own definition of a cycle, in exact arithmetic:
+lengths rounded to integers for `SGDR`, not rounded for Keras.
 
     python -m benchmarks.schedule_exactness [--quick] [--device CPU:0] [--output FILE.json]
 """

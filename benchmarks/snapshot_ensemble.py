@@ -2,8 +2,8 @@
 
 The embedded default of `dlr-tf finetune` (a small network pretrained on the digits 0 to 4, trained
 on 5 to 9 with 20 images a class), fine-tuned in three cosine cycles of equal length. Test accuracy
-of each member and of the ensemble, for several seeds; and how far the ensemble's predictions are
-from the mean of the members' own, each loaded into a model of its own.
+of each snapshot and of the ensemble, for several seeds. Also the largest difference between the
+ensemble's predictions and the mean of the snapshots' predictions, each from a model of its own.
 
     python -m benchmarks.snapshot_ensemble [--device cpu|gpu] [--quick] [--output FILE.json]
 """

@@ -3,8 +3,8 @@
 Forward pass, gradients and update: in the step that `model.fit` compiles, and in a custom loop
 (`tf.function` around a `GradientTape`). `MultiGroupOptimizer` has three groups; plain Keras Adam
 trains a second copy of the model. With two of the three groups frozen, both copies have the same
-layers frozen. Keras Adam is also timed against itself: what that ratio is off 1 is noise. Without
-XLA. Images are of 224 by 224 pixels on a GPU; on a CPU they are of 64 by 64 for MobileNetV2 and of
+layers frozen. Keras Adam is also timed against itself: the distance of that ratio from 1 is noise.
+Without XLA. Images have 224 by 224 pixels on a GPU. On a CPU they have 64 by 64 for MobileNetV2 and
 32 by 32 for ResNet50, and half precision, which is slow there, runs at batch 1 only.
 
     python -m benchmarks.train_step [--device cpu|gpu] [--quick] [--output FILE.json]
@@ -60,7 +60,7 @@ class Trainer(NamedTuple):
 
 
 def batches(model: keras.Model, batch_size: int) -> tf.data.Dataset:
-    """The same random batch for ever; its size is not known when the step is traced."""
+    """Repeat one random batch without end; its size is not known when the step is traced."""
     generator = tf.random.Generator.from_seed(0)
     images = generator.uniform((batch_size, *model.input_shape[1:]))
     labels = generator.uniform((batch_size,), maxval=model.output_shape[-1], dtype=tf.int64)

@@ -1,13 +1,13 @@
 """What does one update of all weights cost, with one Keras Adam and with many groups?
 
-Only the update: a `tf.function` around `apply` on gradients that are fixed random tensors. The
-function holds them rather than taking them as arguments, since in training they never pass through
-Python, and handing over 158 arguments takes about as long as the update itself. All competitors
-update the weights of one model, in turn. Beside them stand two limits: a bare loop over
-TensorFlow's Adam kernel, and the memory traffic that any Adam must cause, 28 bytes a parameter (it
-reads weight, gradient and two moments, and writes all but the gradient), as one sum over a long
-array moves it. The first call is tracing, compiling and the first run of a fresh `tf.function` on a
-fresh optimizer. Peak memory is what the update takes beyond weights, gradients and optimizer state.
+Only the update: a `tf.function` around `apply` on fixed random gradients. The gradients are
+constants of the function, not arguments: in training they never pass through Python, and passing
+158 arguments takes about as long as the update itself. All competitors update the weights of one
+model, in turn. Two limits are shown as well: a plain loop over TensorFlow's Adam kernel, and the
+memory traffic that any Adam needs, measured as one sum over a long array. It is 28 bytes per
+parameter: Adam reads the weight, the gradient and two moments, and writes all but the gradient. The
+first call is tracing, compiling and the first run of a new `tf.function` on a new optimizer. Peak
+memory is what the update needs beyond weights, gradients and optimizer state.
 
     python -m benchmarks.update_step [--device cpu|gpu] [--quick] [--output FILE.json]
 """
@@ -47,7 +47,7 @@ class Case(NamedTuple):
     Args:
         model: Its name.
         make_model: Builds it.
-        groups: How many groups to try: numbers, or `"per layer"`.
+        groups: The numbers of groups to try, or `"per layer"`.
         xla: Whether the update is compiled by XLA.
         rounds: How often each competitor is timed.
         first_calls: How often each competitor is built and traced afresh.
@@ -62,14 +62,14 @@ class Case(NamedTuple):
 
 
 class Competitor(NamedTuple):
-    """What is timed: its name, and into how many groups it splits the model, if it does."""
+    """What is timed: its name, and the number of groups, `None` without groups."""
 
     name: str
     groups: int | str | None = None
 
 
 class KernelLoop:
-    """The hand-written limit: Adam as a loop over its kernel, with what is shared computed once."""
+    """The hand-written limit: Adam as a loop over its kernel. Shared values are computed once."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -113,15 +113,15 @@ def split(model: keras.Model, groups: int | str) -> tuple[LayerGroup, ...]:
 def multi_optimizer(model: keras.Model, groups: tuple[LayerGroup, ...]) -> Any:
     """Keras' own wrapper, with one Adam per group."""
     rates = MultiGroupOptimizer(groups, RATES).learning_rates
-    members = [keras.optimizers.Adam(rate) for rate in rates]
-    group_of = {id(place.variable): place.group for place in assign_variables(model, groups)}
-    return keras.optimizers.MultiOptimizer(lambda variable: members[group_of[id(variable)]])
+    optimizers = [keras.optimizers.Adam(rate) for rate in rates]
+    group_of = {id(entry.variable): entry.group for entry in assign_variables(model, groups)}
+    return keras.optimizers.MultiOptimizer(lambda variable: optimizers[group_of[id(variable)]])
 
 
 def optimizer_makers(
     model: keras.Model, groups: Sequence[int | str]
 ) -> dict[Competitor, Callable[[], Any]]:
-    """How to make each competitor's optimizer, afresh at every call."""
+    """Return functions that make a new optimizer of each competitor."""
     makers: dict[Competitor, Callable[[], Any]] = {
         Competitor(KERAS_ADAM): lambda: keras.optimizers.Adam(RATES.stop)
     }
@@ -141,7 +141,7 @@ def optimizer_makers(
 
 
 class FirstCall(NamedTuple):
-    """A competitor after its first call, and what that cost in seconds."""
+    """A competitor after its first call, and the seconds that the call took."""
 
     step: Callable[[], Any]
     build: float
@@ -183,22 +183,22 @@ def first_call(
 
 
 def count_ops(function: Any) -> int:
-    """All operations of a traced function, those in the functions it calls included."""
+    """Count the operations of a traced function and of the functions that it calls."""
     definition = function.graph.as_graph_def()
     return len(definition.node) + sum(len(f.node_def) for f in definition.library.function)
 
 
 def state_bytes(optimizer: Any) -> int:
-    """Memory of everything an optimizer keeps, the optimizers inside it included."""
+    """Return the memory of an optimizer's state in bytes, with that of its inner optimizers."""
     inner = getattr(optimizer, "group_optimizers", getattr(optimizer, "optimizers", ()))
-    kept = {id(v): v for member in (optimizer, *inner) for v in member.variables}
+    kept = {id(v): v for one in (optimizer, *inner) for v in one.variables}
     return sum(
         tf.as_dtype(v.dtype).size * tf.TensorShape(v.shape).num_elements() for v in kept.values()
     )
 
 
 def traffic(n_parameters: int) -> Callable[[], Any]:
-    """Moves 28 bytes a parameter: reads two long arrays and writes one, 12 bytes an element."""
+    """Move 28 bytes per parameter: read two long arrays and write one, 12 bytes per element."""
     length = round(n_parameters * BYTES_PER_PARAMETER / 12)
     total, part = tf.Variable(tf.zeros(length), trainable=False), tf.zeros(length)
 
@@ -221,7 +221,7 @@ def measure(case: Case, device: str) -> list[dict[str, Any]]:
     firsts: dict[Competitor, list[FirstCall]] = {competitor: [] for competitor in makers}
     for _ in range(case.first_calls):
         for competitor, make in makers.items():
-            # Of earlier calls only the cost is kept: a step holds its optimizer's state.
+            # Only the cost of earlier calls is kept: a step keeps its optimizer's state alive.
             earlier = [call._replace(step=lambda: None) for call in firsts[competitor]]
             firsts[competitor] = earlier
             firsts[competitor].append(first_call(make, variables, gradients, case.xla))
@@ -299,7 +299,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
     """All rows."""
     if not quick:
         for case in cases(quick=True):
-            measure(case, device)  # what a process loads once should count for nobody
+            measure(case, device)  # what a process loads only once is not timed
     rows = []
     for case in cases(quick):
         rows += measure(case, device)

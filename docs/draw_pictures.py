@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 
-from dlr_tf import SGDR, plotting
+from dlr_tf import SGDR
+from dlr_tf.training import plotting
 
 GROUP_RATES = {"early layers": 1e-5, "middle layers": 1e-4, "head": 1e-3}
 

@@ -14,10 +14,10 @@ from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT
 
 # A network pretrained on a million photographs and one pretrained on 720 digits need different
-# settings: the second forgets less that is of use, and has more to learn.
+# settings: the second needs higher rates and more epochs.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
 DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
-# What only a model of `keras.applications` takes. The model's own image size is the third default.
+# Only for a model of `keras.applications`. Image size `None` means the size of the model.
 MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
 
 
@@ -124,7 +124,7 @@ def _default(name: str) -> str:
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that two commands share: what is trained on what."""
+    """Add the arguments for data, model, groups and rates, which two commands share."""
     parser.add_argument(
         "data",
         nargs="?",
@@ -157,7 +157,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         type=integer(1),
         default=3,
         metavar="N",
-        help="number of groups, the head alone in the last, the others of about equal size "
+        help="number of groups: the last is the head alone, the others have about equal sizes "
         "(default: 3)",
     )
     split.add_argument(
@@ -202,7 +202,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose",
         action="store_true",
-        help="show the pretraining, and the traceback of an error (default: neither)",
+        help="show the pretraining, and the traceback of an error (default: off)",
     )
 
 
@@ -276,8 +276,8 @@ def _add_find_lr(commands: Any) -> None:
     parser = commands.add_parser(
         "find-lr",
         help="find a learning rate by a range test",
-        description="Raise the rate of the head step by step, the other groups in ratio to it, "
-        "and suggest rates.",
+        description="Raise the rate of the head step by step, keep the ratios of the other groups "
+        "to it, and suggest rates.",
         allow_abbrev=False,
     )
     _add_task(parser)

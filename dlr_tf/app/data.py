@@ -1,7 +1,7 @@
 """Labelled images to fine-tune on: folders and TensorFlow Datasets.
 
-This module finds everything that can be wrong with the images, before a model is trained or a file
-is written. It imports tensorflow_datasets only when a data set of it is asked for.
+This module checks the images before a model is trained or a file is written. It imports
+tensorflow_datasets only to read one of its data sets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow as tf
 from dlr_tf.core._validation import some_of
 
 READABLE = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-# Images that TensorFlow cannot decode. Without an error, half of a folder could be left out.
+# Images that TensorFlow cannot decode. They give an error, so that none is left out unnoticed.
 UNREADABLE = (".avif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
 TRAINING_FOLDER = "train"
 TEST_FOLDERS = ("test",)
@@ -62,13 +62,13 @@ def class_names(source: str) -> tuple[str, ...]:
 
     Raises:
         ImportError: If the source needs tensorflow_datasets, which is not installed.
-        ValueError: If there is no such source, or it has not two classes or more.
+        ValueError: If there is no such source, or it has fewer than two classes.
     """
     dataset = _dataset_name(source)
     if dataset is not None:
         builder, label = _tfds_builder(dataset)
         if label.num_classes is None:
-            builder.download_and_prepare()  # the data itself names its classes
+            builder.download_and_prepare()  # the names of the classes are in the data
         return tuple(label.names)
     return tuple(_parts_and_classes(Path(source))[1])
 

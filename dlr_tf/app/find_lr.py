@@ -1,4 +1,4 @@
-"""The command `find-lr`: a learning-rate range test, its picture and its suggestions."""
+"""The command `find-lr`: a learning-rate range test, its plot and its suggestions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlr_tf.training.lr_finder import SUGGESTIONS
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sweep the rate of the head, print the suggestions, and write the picture.
+    """Sweep the rate of the head, print the suggestions, and write the plot.
 
     Args:
         args: What `parse_arguments` returns for `find-lr`.

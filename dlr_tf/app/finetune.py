@@ -1,4 +1,4 @@
-"""The command `finetune`: train a pretrained model, and write what happened."""
+"""The command `finetune`: train a pretrained model, and write the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dlr_tf.training.distribution import distributed_fit, is_chief, make_strateg
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one training gives."""
+    """The results of one training."""
 
     history: dict[str, list[float]]
     accuracy: float
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_rates(args: argparse.Namespace, rates: Sequence[float]) -> tuple[str, str]:
-    """Say in words at which rates a model is trained.
+    """Describe the rates at which a model is trained.
 
     Args:
         args: The arguments of the command.
@@ -188,7 +188,7 @@ def _train(
 
 
 class _ShowGroups(keras.callbacks.Callback):
-    """Prints the table of groups when the optimizer knows its variables."""
+    """Print the table of groups when the optimizer knows its variables."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=say)

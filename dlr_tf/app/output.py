@@ -10,7 +10,7 @@ def check_output_folder(folder: Path) -> None:
     """Check that a folder is new or empty and that it can be written.
 
     Raises:
-        ValueError: If it is a file, holds anything, or there is no permission.
+        ValueError: If it is a file, is not empty, or there is no permission.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output {str(folder)!r} is a file. Give another --output.")
@@ -20,7 +20,7 @@ def check_output_folder(folder: Path) -> None:
 
 
 def check_new_file(path: Path) -> None:
-    """Check that a picture is a new file, of a format that can be written, in a folder that exists.
+    """Check that a plot is a new file, in a format that can be written, in a folder that exists.
 
     Raises:
         ValueError: If it is not, or there is no permission.

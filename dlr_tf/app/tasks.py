@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer | None]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained on what.
+    """The data, the model, its groups and their rates.
 
     Args:
         data: The images.
@@ -86,7 +86,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
 def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
     applications.check_application(args.model)
     applications.check_weights(args.weights)
-    # Written back, so that the report names it.
+    # Stored, so that the report names it.
     args.image_size = args.image_size or applications.default_image_size(args.model)
     # Model, groups and rates come before the images, which can take minutes to read.
     classes = image_data.class_names(args.data)
@@ -170,7 +170,7 @@ def parse_rates(text: str) -> Any:
         rates = [number(part) for part in text.split(",")]
     else:
         rates = number(text)
-    # Refuses a wrong rate now; the number of groups is known when the model is.
+    # Refuses a wrong rate now. The number of groups is known only after the model is built.
     resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)
     return rates
 

@@ -1,1 +1,1 @@
-"""What people do with the optimizer: freezing, callbacks, the range test, fine-tuning."""
+"""Training with the optimizer: freezing, callbacks, the range test, fine-tuning."""

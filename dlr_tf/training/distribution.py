@@ -67,10 +67,9 @@ def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
             ", ".join(others),
         )
     with open(os.devnull, "w") as nowhere:
-        # TensorFlow waits in C++ and keeps Python's lock: no Python thread, Ctrl-C or SIGTERM gets
-        # through, and its own limit, `cluster_register_timeout_in_ms`, does not apply to the first
-        # worker. The timer of `faulthandler` is a thread in C. Its traceback would tell nobody
-        # anything.
+        # TensorFlow waits in C++ and keeps Python's lock, so no Python thread, Ctrl-C or SIGTERM
+        # can end it. Its own limit, `cluster_register_timeout_in_ms`, does not apply to the first
+        # worker. The timer of `faulthandler` is a thread in C. Its traceback is of no use.
         faulthandler.dump_traceback_later(wait, exit=True, file=nowhere)
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
@@ -179,7 +178,7 @@ def distributed_fit(model: keras.Model, batch: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(skip_symbolic_build(model))
         for kind in ("train", "test") if several_machines else ():
-            # Functions of Keras' own from before, and those of this block after it, are not used.
+            # Earlier functions of Keras are not used in this block, nor its own functions after it.
             setattr(model, f"{kind}_function", None)
             stack.callback(setattr, model, f"{kind}_function", None)
             maker = _function_maker(model, kind)

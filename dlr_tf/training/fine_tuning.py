@@ -39,7 +39,7 @@ __all__ = [
 
 BATCH_NORM = ("frozen", "train")
 
-# What a user's own `compile` says beside the optimizer, the loss and the metrics.
+# The arguments of a user's own `compile` that are kept, beside the loss and the metrics.
 _KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
 
 
@@ -63,24 +63,25 @@ def fine_tune(
 ) -> keras.callbacks.History:
     """Fine-tune a model: the head first, then all groups at their own rates.
 
-    For the first `frozen_epochs` only the last group learns; then all do, with one
-    `MultiGroupOptimizer` throughout. Which layers the last group holds follows from the boundaries:
-    see `groups[-1].layers`, or `model.optimizer.summary()` afterwards. With the peak rate `lr_g` of
-    group `g` and the schedule `s`, the rate at step `k`, counted from the first step of all, is
-    `s(lr_g)(k)`. Variables that are frozen by themselves stay so; see `freeze_to`.
+    In the first `frozen_epochs` epochs only the last group is trained, and then all groups. One
+    `MultiGroupOptimizer` is used throughout. The boundaries decide which layers are in the last
+    group: see `groups[-1].layers`, or `model.optimizer.summary()` afterwards. With the peak rate
+    `lr_g` of group `g` and the schedule `s`, the rate at step `k` is `s(lr_g)(k)`. Step 0 is the
+    first step of the first epoch. Variables that are frozen by themselves stay frozen; see
+    `freeze_to`.
 
     The model is compiled with a new optimizer. If it was compiled with a loss before, or loaded
     with one, its loss and metrics are used again, and so are `loss_weights`, `weighted_metrics`,
     `run_eagerly`, `steps_per_execution` and `jit_compile`; the arguments `loss` and `metrics`
     override them. Otherwise the loss is the cross-entropy that fits the labels and the last
-    activation. For that choice the labels are looked at: all of them in arrays, those in the first
-    3 batches of a data set, which shuffles anew when it is read again.
+    activation. For that choice the labels are read: all labels of arrays, and those in the first 3
+    batches of a data set. Reading a data set changes the order in which it shuffles later.
 
     A model built in the scope of a `tf.distribute.MirroredStrategy` or
     `MultiWorkerMirroredStrategy` is trained on all its devices.
 
-    Use `fit` with a `MultiGroupOptimizer` when the training needs another shape than this, and
-    `GradualUnfreezing` to let the groups learn one by one.
+    Use `fit` with a `MultiGroupOptimizer` for any other training, and `GradualUnfreezing` to
+    unfreeze the groups one by one.
 
     Args:
         model: A built model. Afterwards all its groups are trainable.
@@ -90,10 +91,11 @@ def fine_tune(
             or a tuple `(inputs, labels)` of arrays. Anything else that `fit` takes as `x` works
             with `steps_per_epoch`, and with a loss of your own.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
-            group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` in the place of a float is
-            used as it is.
-        epochs: Int, 1 or more: all epochs, `frozen_epochs` among them.
-        frozen_epochs: Int from 0 to `epochs`: epochs in which only the head learns. Defaults to 1.
+            group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
+            as it is.
+        epochs: Int, 1 or more: all epochs, the frozen ones included.
+        frozen_epochs: Int from 0 to `epochs`: epochs in which only the head is trained. Defaults
+            to 1.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"sgdr"` (cosine with warm restarts; cycles double in length, and the last one
             ends with the last epoch), `"onecycle"`, `"constant"`, a function from a group's peak
@@ -108,8 +110,8 @@ def fine_tune(
             was compiled with a loss, or else accuracy.
         batch_norm: `"frozen"`: batch-normalisation layers keep their weights and statistics, which
             is best for data sets much smaller than the one the model was pretrained on. `"train"`:
-            they learn with their group, also if `freeze_batch_norm` froze them before. Defaults to
-            `"frozen"`.
+            they are trained with their group, also if `freeze_batch_norm` froze them before.
+            Defaults to `"frozen"`.
         callbacks: As in `fit`.
         verbose: As in `fit`.
         **fit: Everything else that `fit` takes: `batch_size`, `class_weight`, `sample_weight`,
@@ -120,17 +122,17 @@ def fine_tune(
             the epochs left.
 
     Returns:
-        The `History` of all epochs, those with a frozen body among them.
+        The `History` of all epochs, the frozen ones included.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or unknown.
         ValueError: If an argument is out of range, the groups are not the model's, a label does
             not fit the model's outputs, or the loss or the number of steps in an epoch cannot be
-            found out.
+            determined.
 
     Warns:
-        UserWarning: If rates fall from the first group to the head, an `SGDR` ends within a cycle,
-            or only the head ever learns.
+        UserWarning: If rates fall from the first group to the head, the training ends within
+            a cycle of an `SGDR`, or only the head is trained.
 
     Example:
 
@@ -176,9 +178,8 @@ def fine_tune(
     doubts = _doubts_about_rates(groups, rates, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
-            f"Only the head, group {groups[-1].name!r}, learns in all of this training: "
-            f"epochs={epochs}, frozen_epochs={frozen_epochs}. Pass more epochs, or "
-            "`frozen_epochs=0`."
+            f"Only the head, group {groups[-1].name!r}, learns in this training: epochs={epochs}, "
+            f"frozen_epochs={frozen_epochs}. Pass more epochs, or `frozen_epochs=0`."
         )
     for doubt in doubts:
         warnings.warn(doubt, UserWarning, stacklevel=2)
@@ -210,7 +211,7 @@ def compile_groups(
     loss: Any = None,
     metrics: Any = None,
 ) -> None:
-    """Compile a model with a `MultiGroupOptimizer`, and what `fine_tune` does by default.
+    """Compile a model with a `MultiGroupOptimizer`, and with the loss and metrics of `fine_tune`.
 
     Args:
         model: A built model.
@@ -224,7 +225,7 @@ def compile_groups(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If the groups are not the model's, a label does not fit the outputs, or the loss
-            cannot be found out.
+            cannot be determined.
     """
     groups = check_groups(groups)
     with model.distribute_strategy.scope():
@@ -247,7 +248,7 @@ def compile_groups(
 
 
 class _UnfreezeAfter(keras.callbacks.Callback):
-    """Let all groups learn once the frozen epochs are over."""
+    """Unfreeze all groups after the frozen epochs."""
 
     def __init__(self, groups: Sequence[LayerGroup], frozen_epochs: int) -> None:
         super().__init__()
@@ -260,7 +261,7 @@ class _UnfreezeAfter(keras.callbacks.Callback):
             self._unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        # Also where every epoch was a frozen one: the caller gets a model that can train on.
+        # Also if every epoch was a frozen one: all groups of the model are trainable afterwards.
         if self.is_frozen:
             self._unfreeze()
 
@@ -293,7 +294,7 @@ class _TrainingLength:
         self, train_data: Any, epochs: int, fit: Mapping[str, Any], validation_data: Any
     ) -> None:
         self.epochs = epochs
-        # Keras leaves the split out where there are data to validate on.
+        # Keras ignores the split if there are validation data.
         split = fit.get("validation_split", 0.0) if validation_data is None else 0.0
         self._train_data = train_data
         self._options: dict[str, Any] = {
@@ -313,7 +314,7 @@ def _scheduled_rates(
     if isinstance(schedule, Sequence) and not isinstance(schedule, str):
         if learning_rate is not None:
             raise ValueError(
-                "A list of schedules holds every rate already: pass `learning_rate=None` with it. "
+                "A list of schedules contains every rate: pass `learning_rate=None` with it. "
                 f"Received: learning_rate={learning_rate!r}"
             )
         return resolve_learning_rates(schedule, len(groups))
@@ -339,7 +340,7 @@ def _scheduled_rates(
 def _doubts_about_rates(
     groups: Sequence[LayerGroup], rates: Sequence[Rate], length: _TrainingLength
 ) -> list[str]:
-    """Return warnings of rates that are accepted, but seldom meant."""
+    """Return warnings about rates that are allowed but often a mistake."""
     doubts = []
     peaks = [_peak(rate) for rate in rates]
     for number in range(1, len(peaks)):
@@ -358,7 +359,7 @@ def _doubts_about_rates(
         return doubts
     for rate in cyclic:
         fitting = first_cycle_steps(total, length.epochs, rate.t_mul)
-        # The length that `make_schedule` chooses is right but for rounding.
+        # The length that `make_schedule` chooses is right, apart from rounding.
         if rate.first_decay_steps != fitting and ends_within_a_cycle(rate, total):
             starts = rate.restart_steps(total)
             last = f"the cycle that starts at step {starts[-1]}" if starts else "the warm-up"
@@ -371,7 +372,7 @@ def _doubts_about_rates(
 
 
 def _peak(rate: Rate) -> float | None:
-    """Return a group's highest rate, where it can be known."""
+    """Return the highest rate of a group; `None` if it is not known."""
     if isinstance(rate, LearningRateSchedule):
         names = ("initial_learning_rate", "max_learning_rate")
         found = [getattr(rate, name) for name in names if hasattr(rate, name)]

@@ -29,9 +29,9 @@ from dlr_tf.core.assignment import assign_layers, assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.model_tree import LeafLayer, leaf_layers
 
-# What one call must tell the next one is kept in attributes of the layers, variables and models
-# themselves. So it ends with them, and two models of one process cannot disturb each other. The
-# names are public because Keras objects belong to the user, who may look at them.
+# What the next call must know is stored in attributes of the layers, variables and models. So it is
+# deleted with them, and two models of one process do not affect each other. The names are public
+# because Keras objects belong to the user, who may read them.
 FROZEN_BY_ITSELF = "dlr_tf_frozen_by_itself"  # layer or variable: frozen whatever its group does
 FROZEN_WITH_GROUP = "dlr_tf_frozen_with_group"  # layer or variable: it was on before `freeze_to`
 BATCH_NORM_FROZEN = "dlr_tf_batch_norm_frozen"  # the flag without `freeze_batch_norm`
@@ -39,23 +39,23 @@ LAST_FLAGS = "dlr_tf_last_flags"  # model: the flags that the last call left
 
 
 def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex) -> None:
-    """Freeze the groups before group `n`, and let the others learn.
+    """Freeze the groups before group `n`, and unfreeze the others.
 
     A frozen layer has `trainable = False`: its weights stay, its batch-norm statistics too, and it
     costs no gradient. Layers that no group names keep their flags.
 
-    Some variables stay frozen when their group learns, because they are frozen by themselves:
+    Some variables stay frozen when their group is unfrozen, because they are frozen by themselves:
 
-    - the base weights of LoRA (`layer.enable_lora(4)`), always; LoRA's own weights learn;
+    - the base weights of LoRA (`layer.enable_lora(4)`), always; LoRA's own weights are trained;
     - the weights of a quantised layer (`model.quantize("int8")`);
     - a variable with `variable.trainable = False`, or a layer with `trainable = False` inside a
       composite layer such as `Bidirectional`, if the rest of its layer was trainable at that time;
-    - in a model where only LoRA learns, as after `enable_lora` of a KerasHub backbone, all the
-      other layers;
+    - in a model where only LoRA is trainable, as after `enable_lora` of a KerasHub backbone, all
+      the other layers;
     - the layers that `freeze_batch_norm` froze.
 
-    A layer that was frozen as a whole (`layer.trainable = False`, `model.trainable = False`) learns
-    with its group again. To let a variable or an inner layer learn that is frozen by itself, set
+    A layer that was frozen as a whole (`layer.trainable = False`, `model.trainable = False`) is
+    unfrozen with its group. To unfreeze a variable or an inner layer that is frozen by itself, set
     its own flag to `True`.
 
     On a compiled model the change takes effect at the next step, also in the middle of `fit`: same
@@ -68,12 +68,12 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     Args:
         model: A built model.
         groups: The groups, as `split_layers` and the others return them.
-        n: Index of the first group that learns: `0` lets all learn, `-1` only the head, and
-            `len(groups)` none. May be negative, as a list index.
+        n: Index of the first trainable group: `0` unfreezes all, `-1` freezes all but the head, and
+            `len(groups)` freezes all. May be negative, as a list index.
 
     Raises:
         TypeError: If `n` is not an integer, or `groups` is not a sequence of `LayerGroup`.
-        ValueError: If `n` is out of range, or the model lacks a group's layer.
+        ValueError: If `n` is out of range, or a group names a layer that the model does not have.
 
     Example:
 
@@ -113,7 +113,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
         _mark(leaf.layer, FROZEN_WITH_GROUP, not learns)
         for layer in _parts(leaf.layer):
             _set_flags(flags, layer, learns)
-    # Weights that a model adds itself go with a group, but with none of its layers.
+    # Weights that a model adds itself belong to a group, but to none of its layers.
     for holder in holders.values():
         for variable in flagged_variables(holder):
             if id(variable) in group_of:
@@ -128,12 +128,12 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
 def freeze_batch_norm(model: keras.Model) -> None:
     """Make every batch-normalisation layer use its stored statistics and stay as it is.
 
-    Small batches of a new data set spoil the statistics a pretrained network was trained with, and
-    in Keras 3 `fit` moves them even through `base_model(x, training=False)`. The layers also stay
-    frozen when `freeze_to` lets their group learn, until `unfreeze_batch_norm`, or until
+    The small batches of a new data set give worse statistics than those of the pretraining, and in
+    Keras 3 `fit` updates the statistics even in `base_model(x, training=False)`. The layers also
+    stay frozen when `freeze_to` unfreezes their group, until `unfreeze_batch_norm`, or until
     `layer.trainable = True` is set by hand: then the next `freeze_to` treats the layer as any
-    other. That the layers stay frozen is not saved with the model (their `trainable = False` is):
-    call this again after `load_model` and before `freeze_to`.
+    other. The flag `trainable = False` is saved with the model, but not that it stays when
+    `freeze_to` is called: call this again after `load_model` and before `freeze_to`.
 
     Args:
         model: Any model; on a compiled one it takes effect at the next step.
@@ -252,12 +252,12 @@ def _mark(item: Any, name: str, value: bool) -> None:
 
 
 def _is_held(layer: keras.layers.Layer) -> bool:
-    """Whether `freeze_batch_norm` froze the layer, and nobody set its flag since."""
+    """Whether `freeze_batch_norm` froze the layer, and its flag was not set since then."""
     return hasattr(layer, BATCH_NORM_FROZEN) and not layer.trainable
 
 
 def _is_on(layer: keras.layers.Layer) -> bool:
-    """Whether any part of a layer that is never split learns."""
+    """Whether any part of a layer that is never split is trainable."""
     return any(
         part.trainable or any(v.trainable for v in flagged_variables(part))
         for part in _parts(layer)
@@ -265,7 +265,7 @@ def _is_on(layer: keras.layers.Layer) -> bool:
 
 
 def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
-    """Identities of the models in which LoRA learns and no layer without LoRA does."""
+    """Identities of the models in which LoRA is trainable and no layer without LoRA is."""
     lora: set[int] = set()
     others: set[int] = set()
     for leaf in leaf_layers(model):
@@ -286,7 +286,7 @@ def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
         if only_lora_learns and not with_group:
             _mark_all(parts, lambda item: True)
     elif with_group and not layer.trainable:
-        # `freeze_to` turned the rest off, and a person turned on what is on.
+        # `freeze_to` froze the rest, and a person unfroze what is trainable now.
         _mark_all(parts, lambda item: hasattr(item, FROZEN_BY_ITSELF) and not item.trainable)
     else:
         _mark_all(parts, lambda item: item is not layer and not item.trainable)
@@ -325,7 +325,7 @@ _FlagSet = frozenset[int]
 
 
 def _flags_now(model: keras.Model) -> _FlagSet:
-    """Identities of the variables and of the layers that learn."""
+    """Identities of the trainable variables and layers."""
     layers = (layer for layer in all_layers(model) if layer.trainable)
     return frozenset(map(id, (*model.trainable_variables, *layers)))
 
@@ -339,7 +339,7 @@ class _LastFlags:
 
 
 def _refresh(model: keras.Model, before: _FlagSet) -> None:
-    """Let a compiled model use the flags as they are now."""
+    """Make a compiled model use the flags as they are now."""
     if not model.compiled:
         return
     now = _flags_now(model)
@@ -359,8 +359,8 @@ def _refresh(model: keras.Model, before: _FlagSet) -> None:
 def _is_traced_with(model: keras.Model, flags: _FlagSet) -> bool:
     """Whether the training step is known to be traced, or yet to be traced, with these flags.
 
-    Flags that were set by hand since the last call are not in the trace. Keras does not tell which
-    flags are, so this says yes only where nothing speaks against it.
+    Flags that were set by hand since the last call are not in the trace. Keras does not record
+    which flags a trace has, so the answer is yes only if nothing contradicts it.
     """
     if model.optimizer is None:
         return False

@@ -1,4 +1,4 @@
-"""A callback that lets the groups learn one by one, from the head to the first group."""
+"""A callback that unfreezes the groups one by one, from the head to the first group."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _logger = logging.getLogger(__name__)
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
-    """Train the head first, and let one more group learn every few epochs.
+    """Train the head first, and unfreeze one more group every few epochs.
 
-    In epoch `e`, counted from 0, the groups from index `n - 1 - e // epochs_per_group` on learn,
-    for `n` groups; all of them once that is below 0. The group follows from the number of the
-    epoch, so a run resumed with `initial_epoch` or by `BackupAndRestore` goes on at the right one.
+    In epoch `e`, counted from 0, the groups from index `n - 1 - e // epochs_per_group` on are
+    trainable, for `n` groups. All groups are trainable once that index is below 0. The index
+    depends only on the number of the epoch, so a run that continues with `initial_epoch` or
+    `BackupAndRestore` trains the right groups.
 
-    The logs of an epoch get `trainable_groups`, the number of groups that learned in it. The
-    logger `dlr_tf.training.gradual_unfreezing` names each group that starts to learn, at level
+    The logs of an epoch get `trainable_groups`, the number of groups that were trainable. The
+    logger `dlr_tf.training.gradual_unfreezing` names each group that is unfrozen, at level
     `INFO`.
 
-    Use `fine_tune` when only the head is to learn first and then all groups together. When the
-    rates of the first groups are much lower than that of the head, freezing is often not needed.
+    Use `fine_tune` to train only the head first, and then all groups at once. If the rates of the
+    first groups are much lower than that of the head, freezing is often not needed.
 
     Args:
         groups: What `split_layers` and the others return, first to head.
-        epochs_per_group: Epochs until the next group learns too, at least 1. Defaults to `1`, as
+        epochs_per_group: Epochs until the next group is unfrozen, at least 1. Defaults to `1`, as
             in the source.
 
     Raises:
@@ -62,7 +63,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._first: int | None = None
 
     def first_trainable_group(self, epoch: int) -> int:
-        """Return the index of the first group that learns in an epoch, counted from 0."""
+        """Return the index of the first trainable group in an epoch, counted from 0."""
         return max(len(self.groups) - 1 - epoch // self.epochs_per_group, 0)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:

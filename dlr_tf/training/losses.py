@@ -12,7 +12,7 @@ from dlr_tf.training.training_data import label_range, labels_of
 
 
 class LossChoice(NamedTuple):
-    """A loss with what belongs to it.
+    """A loss, its accuracy, and the labels that it allows.
 
     Args:
         loss: The loss.
@@ -54,7 +54,7 @@ def choose_cross_entropy(
         if activation == "softmax":
             return "two or more units under softmax"
         binary = keras.losses.BinaryCrossentropy(from_logits=logits)
-        # Keras compares with 0.5 by default, but a logit of an even chance is 0.
+        # Keras compares with 0.5 by default. The logit of the probability 0.5 is 0.
         threshold = 0.0 if logits else 0.5
         return LossChoice(binary, keras.metrics.BinaryAccuracy("accuracy", threshold=threshold), 1)
     if units != 1 and is_integer and label_shape in (shape[:-1], (*shape[:-1], 1)):
@@ -75,7 +75,7 @@ def choose_cross_entropy(
 def cross_entropy_for(model: keras.Model, train_data: Any) -> LossChoice:
     """Return the cross-entropy that fits a model and its training data.
 
-    The labels are looked at: all of them in arrays, those in the first 3 batches of a data set.
+    The labels are read: all labels of arrays, and those in the first 3 batches of a data set.
 
     Args:
         model: A built model.
@@ -109,8 +109,8 @@ def check_labels(last_label: int, train_data: Any, units: int) -> None:
 
     Args:
         last_label: The largest label that is allowed.
-        train_data: As in `fine_tune`. The labels of arrays are all checked, of a data set those in
-            its first 3 batches.
+        train_data: As in `fine_tune`. All labels of arrays are checked, and those in the first 3
+            batches of a data set.
         units: Number of units of the model's output, for the message.
 
     Raises:

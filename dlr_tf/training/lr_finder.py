@@ -113,7 +113,7 @@ class LearningRateSweep:
             ) from error
 
     def suggestion(self, method: str = "valley") -> float:
-        """Return `suggest(method)`. This is its old name, kept for one release."""
+        """Return `suggest(method)`. This is the old name. It stays for one release."""
         return self.suggest(method)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -167,27 +167,27 @@ def find_learning_rate(
     (weights, batch-norm statistics, seeds, metrics, and what `compile` and `fit` stored on it), its
     optimizer (state and rates), and the random generators of `random`, NumPy, TensorFlow and Keras.
 
-    The data are read afresh. Nothing of a data set is copied, so its own `shuffle` moves on: its
-    next epoch comes in another order than without the sweep. A generator cannot be rewound, and
-    what the model's own code writes elsewhere stays.
+    The data are read again from their start, and nothing of them is copied. So the next epoch of a
+    data set that shuffles comes in another order than without the sweep. A generator cannot be
+    reset, and what the model's own code changes elsewhere is not restored.
 
     The suggestion depends on the batch size, on the data and on what is frozen: sweep again after a
-    change. It says nothing about long runs, and little about models whose first steps are not
+    change. It is not valid for long runs, and less reliable for models whose first steps are not
     typical.
 
     Args:
         model: A built and compiled model: with a `MultiGroupOptimizer`, or with a Keras optimizer
             whose rate is a number.
         x: What `fit` takes. Arrays are shuffled. Data that end early start again.
-        y: Targets, where `x` holds arrays.
+        y: Targets, if `x` is an array or a structure of arrays.
         start: Rate of the first step, above 0. Defaults to `1e-7`.
         end: Rate of the last step, above `start`. Defaults to `10.0`.
         steps: Number of optimizer steps, at least 1. Defaults to `100`: about 12 rates per factor
             of 10.
         smoothing: Weight of the past in the smoothed loss, in [0, 1). Defaults to `0.98`.
         stop_factor: Above 1. Defaults to `4.0`.
-        batch_size: Samples per batch, where `x` holds arrays. Defaults to `None`: 32, as in `fit`.
-            Other data come in batches already.
+        batch_size: Samples per batch, for arrays. Defaults to `None`: 32, as in `fit`. Other data
+            are in batches already.
         sample_weight: As in `fit`.
         class_weight: As in `fit`.
         verbose: `"auto"` or `1` for a progress bar, `2` for one line, `0` for no output, as in
@@ -199,7 +199,7 @@ def find_learning_rate(
     Raises:
         TypeError: If the optimizer's rate cannot be set, or an argument is of the wrong type.
         ValueError: If an argument is out of range, the model is not built or not compiled,
-            `batch_size` is given with data that come in batches, or the data hold no batch.
+            `batch_size` is given with data that are in batches already, or the data have no batch.
 
     Example:
 

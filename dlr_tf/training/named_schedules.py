@@ -27,7 +27,7 @@ def make_schedule(
         steps_per_epoch: Int, 1 or more: steps in an epoch.
         epochs: Int, 1 or more: all epochs of the training.
         cycle_epochs: Float above 0, for `"sgdr"`: length of the first cycle in epochs. Defaults to
-            the length of at least one epoch with which the last cycle ends with the training.
+            the length, at least one epoch, for which the last cycle ends with the training.
         t_mul: Float, 1 or more, for `"sgdr"`: each cycle is this many times longer than the one
             before. Defaults to 2.
 
@@ -74,9 +74,9 @@ def make_schedule(
 def first_cycle_steps(total_steps: int, epochs: int, t_mul: float) -> int:
     """Return the length of the first SGDR cycle with which the last one ends at the last step.
 
-    The number of cycles `n` is what the epochs hold when the first cycle lasts one epoch. The
-    result is the least length whose `n` cycles reach `total_steps`, so no restart falls into the
-    last few steps.
+    The number `n` of cycles is the number that fits into the epochs if the first cycle lasts one
+    epoch. The result is the smallest length whose `n` cycles reach `total_steps`, so no cycle
+    starts in the last few steps.
 
     Args:
         total_steps: Int, 1 or more: steps of the training.

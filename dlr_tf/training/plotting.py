@@ -460,7 +460,7 @@ def ascii_plot(
         part = part[np.isfinite(part)]
         if part.size == 0:
             continue
-        # A column that stands for many steps shows the range of their rates: no restart is lost.
+        # A column of many steps shows the range of their rates, so every restart is visible.
         top, bottom = (
             round(float(high - value) / span * (height - 1)) for value in (part.max(), part.min())
         )

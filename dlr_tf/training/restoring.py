@@ -18,8 +18,8 @@ from dlr_tf.core import _keras
 def restore_on_exit(variables: Iterable[Any]) -> Iterator[None]:
     """Restore the values of variables, bit for bit, also when the block raises.
 
-    The values are kept in host memory. Where a strategy holds one copy of a variable per device,
-    each copy gets its own value back.
+    The values are kept in host memory. If a strategy has one copy of a variable per device, each
+    copy gets its own value back.
 
     Args:
         variables: Keras or TensorFlow variables. The same one may be listed twice.

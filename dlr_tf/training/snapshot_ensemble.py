@@ -20,10 +20,11 @@ from dlr_tf.training.restoring import restore_on_exit
 
 
 class SnapshotEnsemble(keras.callbacks.Callback):
-    """Save the weights at the end of every SGDR cycle, and predict with all of them together.
+    """Save the weights at the end of every SGDR cycle, and average the predictions of all of them.
 
-    Each cycle ends in another minimum, so the mean of their predictions is often better than the
-    last model alone. It costs one prediction per member.
+    The files are the members of the ensemble. Each cycle ends in another minimum, so the mean of
+    the members' predictions is often better than the last model alone. It costs one prediction per
+    member.
 
     Cycle `i`, counted from 1, is saved as `cycle-01.weights.h5` and so on. A file is written under
     another name and then renamed, so it is complete or absent. The number follows from the
@@ -149,7 +150,7 @@ class SnapshotEnsemble(keras.callbacks.Callback):
         self._started = False
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # Not in `on_train_begin`: `BackupAndRestore` restores the steps there, maybe after this.
+        # Not in `on_train_begin`: `BackupAndRestore` restores the steps there, perhaps later.
         if not self._started:
             self._start()
             self._started = True
@@ -225,7 +226,7 @@ _CYCLE_FILE = re.compile(r"cycle-(\d+)\.weights\.h5")
 
 
 def probability_activation(losses: Sequence[Any]) -> Callable[[Any], Any]:
-    """Return the function that turns a model's output into probabilities, to judge by its loss.
+    """Return the function that turns a model's output into probabilities, according to its loss.
 
     Args:
         losses: The losses of a compiled model: names, functions or `keras.losses.Loss` objects.
@@ -269,7 +270,7 @@ class _Order:
         ):
             raise ValueError(
                 "The data set gives its elements in another order each time it is read, so the "
-                "members' predictions do not belong together. Leave out `shuffle`."
+                "members' predictions cannot be averaged. Leave out `shuffle`."
             )
         self._first = first
 

@@ -1,4 +1,4 @@
-"""What fine-tuning must know of the training data before `fit` reads them."""
+"""What fine-tuning must know about the training data before `fit` reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 from dlr_tf.core._validation import check_integer, check_number
 
 ARRAY_BATCH_SIZE = 32  # what `fit` uses for arrays
-LABEL_BATCHES = 3  # batches of a data set whose labels are looked at
+LABEL_BATCHES = 3  # batches of a data set whose labels are read
 
 
 def steps_in_epoch(
@@ -61,7 +61,7 @@ def steps_in_epoch(
             if batch_size is None
             else check_integer("batch_size", batch_size, minimum=1)
         )
-        # Keras rounds down what is left to train on.
+        # Keras rounds the number of training samples down.
         steps = math.ceil(math.floor(count * share) / size)
     elif isinstance(train_data, keras.utils.PyDataset):
         steps = -1 if train_data.num_batches is None else int(train_data.num_batches)
@@ -112,7 +112,7 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
                 "Leave out one of them."
             )
     elif isinstance(train_data, tf.data.Dataset):
-        # Keras warns that it cannot shuffle one, even when nobody asked for it.
+        # Otherwise Keras warns that it cannot shuffle a data set.
         arguments["shuffle"] = False
     return {**arguments, **others}
 
@@ -143,7 +143,7 @@ def _labels_in(batch: Any) -> Any:
 def label_range(train_data: Any) -> tuple[float, float] | None:
     """Return the smallest and the largest label; `None` if there is no number among them.
 
-    All labels of arrays count, and those in the first 3 batches of a data set.
+    All labels of arrays are read, and those in the first 3 batches of a data set.
 
     >>> label_range((np.zeros((4, 2)), np.array([0, 2, 1, 2])))
     (0.0, 2.0)
