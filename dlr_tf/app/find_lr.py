@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     found = False
     for method in SUGGESTIONS:
         try:
-            print(f"{method:8s} {sweep.suggestion(method):.2e}")
+            print(f"{method:8s} {sweep.suggest(method):.2e}")
             found = True
         except ValueError as error:
             say(f"{method}: {one_line(error)}")

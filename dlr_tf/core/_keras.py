@@ -56,7 +56,7 @@ def is_initialized(variable: Any) -> bool:
 
 
 def eager_read_fn(variable: keras.Variable) -> Callable[[], tf.Tensor]:
-    """Return a function that reads a variable eagerly, several times quicker than `.value`.
+    """Return a function that reads a variable eagerly, several times faster than `.value`.
 
     `ReadVariableOp` needs the handle of the variable, for a mirrored one that of its first copy.
     """
@@ -77,7 +77,7 @@ def copy_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Return an optimizer with the same settings and no state.
 
-    Keras does not store in the configuration what `exclude_from_weight_decay` was told.
+    Keras does not store the arguments of `exclude_from_weight_decay` in the configuration.
 
     Args:
         optimizer: Any Keras optimizer, a `LossScaleOptimizer` too.
@@ -101,7 +101,7 @@ def copy_optimizer(
 def weight_decay_exclusions(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[str | None, frozenset[Hashable]]:
-    """Return what `exclude_from_weight_decay` was told: a pattern of names, and variable keys."""
+    """Return the arguments of `exclude_from_weight_decay`: a pattern of names, and variable keys."""
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
     return None if pattern is None else pattern.pattern, frozenset(excluded)
@@ -131,7 +131,7 @@ def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: Callable[[], 
 
 
 def current_rate_object(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Return the object an optimizer takes its rate from, such as the view set by `set_views`."""
+    """Return the object from which an optimizer reads its rate, such as the view set by `set_views`."""
     return optimizer._learning_rate
 
 
@@ -172,7 +172,7 @@ def register_variable(optimizer: keras.optimizers.Optimizer, variable: Any) -> N
 
 
 def add_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
-    """Create state for more variables, and leave the state that is there alone.
+    """Create state for more variables. Existing state does not change.
 
     Args:
         optimizer: Any Keras optimizer.
@@ -292,18 +292,18 @@ def overrides(optimizer: keras.optimizers.Optimizer, method: str) -> bool:
 
 
 def apply_weight_decay(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
-    """Decay variables at the optimizer's rate, where it does so: `apply` alone calls it."""
+    """Decay variables at the optimizer's rate, if it has weight decay; only `apply` calls this."""
     if optimizer.weight_decay is not None or overrides(optimizer, "_apply_weight_decay"):
         optimizer._apply_weight_decay(list(variables))
 
 
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
-    """Whether weight decay acts on a variable, exclusions considered."""
+    """Whether weight decay acts on a variable, and the variable is not excluded."""
     return optimizer._use_weight_decay(variable)
 
 
 def update_shared_state(optimizer: keras.optimizers.Optimizer, rate: Any) -> None:
-    """Do what an optimizer does once per step beside its variables, such as Nadam's product.
+    """Update the state that an optimizer keeps once, not per variable, such as Nadam's product.
 
     Keras has no method for it: such optimizers override the one that updates all variables.
     """
@@ -329,7 +329,7 @@ def under_xla() -> bool:
 
 
 class CheckpointableOptimizer(keras.optimizers.Optimizer):
-    """A Keras optimizer that says itself under which names TensorFlow stores its parts.
+    """A Keras optimizer that defines the names under which TensorFlow stores its parts.
 
     By default TensorFlow stores every list that Keras keeps, by position, the model's weights
     among them. The names come from two private methods of TensorFlow's `Trackable`; both are
@@ -356,7 +356,7 @@ class CheckpointableOptimizer(keras.optimizers.Optimizer):
         return self.checkpoint_children(save_type)
 
     def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
-        # What TensorFlow looked up before is not asked: it may lack a part that is created now.
+        # `cached_dependencies` is not used: it may lack a part that is created now.
         return self.checkpoint_child(name)
 
 
@@ -473,7 +473,7 @@ def flagged_variables(layer: keras.layers.Layer) -> list[Any]:
 def lora_base_variables(layer: keras.layers.Layer) -> list[Any]:
     """The variables that `layer.enable_lora` froze; empty where LoRA is off.
 
-    Keras has no list of them. They are all weights of the layer itself but LoRA's own and the bias.
+    Keras has no list of them. They are all weights of the layer itself except LoRA's own and the bias.
     """
     if not getattr(layer, "lora_enabled", False):
         return []
@@ -537,7 +537,7 @@ def skip_symbolic_build(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def attribute_set(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of an object for the time of a block, past Keras' tracking."""
+    """Set an attribute of an object during a block, without Keras' tracking."""
     missing = object()
     before = vars(owner).get(name, missing)
     vars(owner)[name] = value

@@ -127,8 +127,8 @@ class GroupAssignment:
 
     The model is known from the groups, which `split_*` made from it, or from `bind`. Keras never
     tells an optimizer which model it trains, so after `load_model` the model that was compiled
-    with the optimizer is looked up among the living ones. The model is held by a weak reference,
-    its variables are held.
+    with the optimizer is found among the existing models. There is only a weak reference to the
+    model, and strong references to its variables.
 
     Args:
         groups: The groups, as `split_*` return them.
@@ -161,7 +161,7 @@ class GroupAssignment:
         return list(self._entries.values())
 
     def entry_of(self, variable: Any) -> AssignedVariable | None:
-        """The entry of a variable; `None` if the model does not have it (any more)."""
+        """The entry of a variable; `None` if the model does not have it, or no longer has it."""
         return self._entries.get(_keras.variable_key(variable))
 
     def group_of(self, variable: Any) -> int:
@@ -184,7 +184,7 @@ class GroupAssignment:
         return [tuple(sorted(of_group)) for of_group in numbers]
 
     def bind(self, model: keras.Model) -> None:
-        """Take the variables of a model, which replaces the model known before.
+        """Set the model and read its variables.
 
         Raises:
             ValueError: If the groups are not the model's.
@@ -204,7 +204,7 @@ class GroupAssignment:
         """Make sure the model is known.
 
         Args:
-            optimizer: The optimizer that asks.
+            optimizer: The optimizer.
             has_state: Whether it keeps state for variables of the model that is known.
 
         Returns:
@@ -228,7 +228,7 @@ class GroupAssignment:
 
         Args:
             variables: The variables to be trained.
-            optimizer: The optimizer that asks.
+            optimizer: The optimizer.
             has_state: Whether it keeps state for variables of the model that is known.
 
         Raises:
@@ -315,13 +315,13 @@ class GroupAssignment:
 
 
 def compiled_models(optimizer: Any) -> list[keras.Model]:
-    """Find the living models that were compiled with an optimizer.
+    """Find the existing models that were compiled with an optimizer.
 
     Only `keras.Model` objects are looked at, and of those only what `compile` stored.
     """
     objects = gc.get_objects()
-    # By type, since `isinstance` asks an object for its `__class__`, which lazy modules answer by
-    # importing themselves. There are few types and many objects.
+    # By type, since `isinstance` asks an object for its `__class__`, which makes lazy modules
+    # import themselves. There are few types and many objects.
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, keras.Model)}
     models = [item for item in objects if type(item) in kinds]
     return [m for m in models if unwrap_optimizer(vars(m).get("optimizer")) is optimizer]

@@ -42,7 +42,7 @@ SavedState: TypeAlias = "tuple[dict[str, Any], dict[str, np.ndarray]]"
 
 
 class GroupFingerprint(keras.Variable):
-    """Holds one integer per group that tells its layers, and refuses those of other groups.
+    """Hold one integer per group, computed from its layers; reject those of other groups.
 
     Keras' `LossScaleOptimizer` loads the wrapped optimizer's variables by position before it asks
     the optimizer itself. This variable is the first of them, so that the state of other groups is
@@ -85,7 +85,7 @@ class CheckpointManifest(tf.train.experimental.PythonState):
 
 
 class OptimizerState:
-    """What of an optimizer is saved, under which names, and checked before it is written.
+    """The state of an optimizer that is saved, with its names and its checks before loading.
 
     Args:
         optimizer: The wrapper, for the variables it knows.
@@ -119,7 +119,7 @@ class OptimizerState:
         self._build = build
         self._creation_scope = creation_scope
         self._fingerprint: GroupFingerprint | None = None
-        # What waits until the model is known: the manifest of a checkpoint that was read, and the
+        # State to load when the model is known: the manifest of a checkpoint that was read, and the
         # state of the optimizer that this one is a copy of.
         self._checkpoint: dict[str, Any] | None = None
         self._copy: SavedState | None = None
@@ -222,7 +222,7 @@ class OptimizerState:
         return arrays
 
     def fingerprint(self) -> GroupFingerprint:
-        """Return the variable that tells the groups' layers, the same in every process."""
+        """Return the variable that identifies the layers of the groups, the same in every process."""
         values = [
             int.from_bytes(hashlib.sha256(json.dumps(numbers).encode()).digest()[:7], "big")
             for numbers in self._assignment.layer_numbers()
@@ -389,7 +389,7 @@ class OptimizerState:
         ]
 
     def _restore_manifest(self, plan: RestorePlan) -> None:
-        """Take the small state, and give fresh state to what the file lacks."""
+        """Load the small state, and give fresh state to what the file lacks."""
         manifest, order = plan.manifest, plan.groups
         self._restore_small(manifest, order)
         fresh: dict[str, np.ndarray] = {}
@@ -402,7 +402,7 @@ class OptimizerState:
                 variable.assign(fresh[name])
 
     def _restore_small(self, manifest: Mapping[str, Any], order: Sequence[int]) -> None:
-        """Take steps and rates.
+        """Load steps and rates.
 
         Args:
             manifest: A manifest.

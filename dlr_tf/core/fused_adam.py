@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dlr_tf.core import _keras
 
-# In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, but not alike.
+# In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, but with another result.
 _KERNEL_DTYPES = (tf.float32, tf.float64)
 
 
@@ -36,7 +36,7 @@ class FusedAdam(_keras.FusedAdamBase):
         v <- v + (1 - beta_2) (g^2 - v)
         p <- p - lr sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)
 
-    and with `amsgrad`, `max(v)` over all steps in place of `v`. Same arguments, same variables and
+    and with `amsgrad`, `max(v)` over all steps instead of `v`. Same arguments, same variables and
     same result as `keras.optimizers.Adam`, up to rounding: after 100 float32 steps the weights
     differ by less than 1e-6 of their norm.
 
@@ -166,7 +166,7 @@ class FusedAdam(_keras.FusedAdamBase):
                 self.update_step(gradient, variable, shared)
 
     def decay_weights(self, variables: Sequence[Any]) -> None:
-        # One product of scalars and one pass, where Keras multiplies every element twice.
+        # One multiplication per element; Keras makes two.
         if self.weight_decay is None or tf.distribute.has_strategy():
             super().decay_weights(variables)
             return

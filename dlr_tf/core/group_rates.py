@@ -166,7 +166,7 @@ class GroupRates:
 
         Raises:
             TypeError: If `rates` is not a sequence of numbers.
-            ValueError: If it has not one rate per group, or a rate cannot be reached because the
+            ValueError: If it does not have one rate per group, or a rate cannot be reached because the
                 group's schedule is 0 now.
         """
         if tf.is_tensor(rates) and tf.executing_eagerly():
@@ -212,7 +212,7 @@ class GroupRates:
         self._set(bases, factors, scale, [group])
 
     def _set(self, bases: Any, factors: Any, scale: Any, groups: Sequence[int]) -> None:
-        """Write factors and scale, and limit what they do to the schedules of these groups."""
+        """Write factors and scale, and limit their effect on the schedules of these groups."""
         chosen = np.array([n in groups and s is not None for n, s in enumerate(self._schedules)])
         if chosen.any():
             xp: Any = np if tf.executing_eagerly() else tf
@@ -263,7 +263,7 @@ class GroupRates:
         }
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
-        """Take the factors and limits that `config` returned."""
+        """Load the factors and limits that `config` returned."""
         if "rate_scale" in config:  # version 0.1.0
             self.factors.assign(config["rate_factors"])
             self.scale.assign(config["rate_scale"])
@@ -292,7 +292,7 @@ class GroupRates:
         ]
 
     def restore_state(self, states: Sequence[Mapping[str, Any]], scale: float) -> None:
-        """Take what `state` returned, one entry per group in the order of these groups."""
+        """Load what `state` returned, one entry per group in the order of these groups."""
         self.factors.assign([state["rate_factor"] for state in states])
         self.scale.assign(scale)
         peaks = self._known_peaks()
@@ -420,7 +420,7 @@ def _stack(values: Sequence[Any], dtype: Any = np.float64) -> Any:
 
 
 def _both_zero(rate: Any, value: Any) -> bool:
-    """Whether a rate of 0 is asked for where every factor gives 0: the rate is as it should be."""
+    """Whether the requested rate is 0 and every factor gives 0, so nothing must change."""
     return tf.executing_eagerly() and not float(rate) and not float(value)
 
 

@@ -370,7 +370,7 @@ def split_evenly(model: keras.Model, n_groups: SupportsIndex) -> tuple[LayerGrou
             group_of.update({id(weighted[position]): group for position in piece})
     paths: list[list[str]] = [[] for _ in range(n_groups)]
     group = 0
-    for entry in layers:  # a layer without weights goes with the layer before it
+    for entry in layers:  # a layer without weights belongs to the group before it
         group = group_of.get(id(entry), group)
         paths[group].append(entry.path)
     groups = [LayerGroup(name, tuple(p)) for name, p in zip(default_names(n_groups), paths)]
@@ -395,7 +395,7 @@ def _head_and_pieces(
             head.add(position)
     head.update(position for position, before in normalised.items() if before in head)
     body = [position for position in range(len(weighted)) if position not in head]
-    # No cut between a normalisation layer and what it normalises, nor anything in between.
+    # Never cut between a normalisation layer and the layer that it normalises.
     joined = {
         cut
         for position, before in normalised.items()
@@ -437,7 +437,7 @@ def _even_cuts(sizes: Sequence[int], n_parts: int) -> list[int]:
 def split_layerwise(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Make one group per layer with weights, for layer-wise learning-rate decay.
 
-    A layer without weights goes with the layer before it. Each group is named by its layer's path.
+    A layer without weights belongs to the group of the layer before it. Each group is named by its layer's path.
 
     Args:
         model: A built model.

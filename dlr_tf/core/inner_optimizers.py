@@ -1,7 +1,7 @@
-"""The inner optimizers: which are accepted, and how they take rate and count from the wrapper.
+"""The inner optimizers: which are accepted, and how they read rate and steps from the wrapper.
 
 Keras' optimizers keep a step count and a rate of their own. Here each is given views of vectors
-that the wrapper keeps for all groups, since one vector costs a step as much as one scalar.
+that the wrapper keeps for all groups, because one vector costs no more than one scalar.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 from dlr_tf.core import _keras
 from dlr_tf.core.fused_adam import FusedAdam
 
-# What the wrapper does for all groups together, with the value that means "not asked for".
+# What the wrapper does for all groups, with the value that means "not set".
 _WRAPPER_ARGUMENTS = {
     "clipnorm": None,
     "clipvalue": None,
@@ -90,7 +90,7 @@ for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
 class RateView(ValueView):
     """A rate that can be read and set, as the rate of a Keras optimizer.
 
-    It is not callable, since Keras' optimizers take a callable rate for a schedule (Adafactor's
+    It is not callable, since Keras' optimizers treat a callable rate as a schedule (Adafactor's
     relative step is off then).
 
     Args:
@@ -148,7 +148,7 @@ def make_inner_optimizers(
 
     Raises:
         TypeError: If one is not a plain Keras optimizer.
-        ValueError: If their number is wrong, one is in use, or one asks for what the wrapper does.
+        ValueError: If their number is wrong, one is in use, or one has an argument that belongs to the wrapper.
     """
     if optimizer is None:
         return [FusedAdam() for _ in range(n_groups)], False
@@ -187,7 +187,7 @@ def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
     if isinstance(inner, tuple(wrappers)):
         raise TypeError(
             f"A `{type(inner).__name__}` cannot be an inner optimizer. Give the plain optimizer "
-            "that it would hold. Loss scaling goes around `MultiGroupOptimizer`: `model.compile` "
+            "inside it. Loss scaling wraps `MultiGroupOptimizer`: `model.compile` "
             "adds it under mixed_float16."
         )
     for argument, unset in _WRAPPER_ARGUMENTS.items():
@@ -228,7 +228,7 @@ def bind_inner_optimizer(
 def exclusions_config(
     inner: keras.optimizers.Optimizer, key_of: Mapping[Hashable, str]
 ) -> dict[str, Any] | None:
-    """Return what `exclude_from_weight_decay` was told, by the variables' keys in the model.
+    """Return the arguments of `exclude_from_weight_decay`, by the variables' keys in the model.
 
     Args:
         inner: An inner optimizer.
@@ -250,7 +250,7 @@ def exclusions_config(
 def restore_exclusions(
     inner: keras.optimizers.Optimizer, config: Mapping[str, Any], identities: Iterable[Hashable]
 ) -> None:
-    """Exclude variables from weight decay as `exclusions_config` read it.
+    """Exclude variables from weight decay as in the result of `exclusions_config`.
 
     Args:
         inner: An inner optimizer.

@@ -28,8 +28,8 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
 
     Raises:
         TypeError: If a rate is neither a number nor a schedule.
-        ValueError: If a rate is negative or not finite, a geometric range touches 0, or the
-            sequence has not one rate per group.
+        ValueError: If a rate is negative or not finite, an end of a geometric range is 0, or the
+            sequence does not have one rate per group.
 
     Example:
 
@@ -73,7 +73,7 @@ def check_rate(rate: Any) -> Rate:
             f"Received: {rate!r} of type {type(rate).__name__}"
         )
     value = float(rate)
-    # Compared with NaN, everything is false.
+    # Every comparison with NaN is false.
     if not 0 <= value <= LARGEST_RATE:
         raise ValueError(
             f"A learning rate should be finite and not negative. Received: learning_rate={value}"

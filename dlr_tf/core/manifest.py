@@ -58,8 +58,8 @@ def decode(data: Any, *, source: str = "The file") -> dict[str, Any]:
                 raise ValueError(f"it lacks {missing}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{source} holds no readable state of a `MultiGroupOptimizer`: it is damaged or was "
-            f"made by something else ({error}). {UNCHANGED}"
+            f"{source} has no readable state of a `MultiGroupOptimizer`: it is damaged or was "
+            f"written by another program ({error}). {UNCHANGED}"
         ) from error
     if version not in (1, FORMAT):
         raise ValueError(
@@ -106,7 +106,7 @@ def match_groups(
         ]
         raise ValueError(
             "The groups of the saved optimizer differ from this one's, so its state was not "
-            f"loaded. Without a counterpart: {'; '.join(lines)}. Build the optimizer with the "
+            f"loaded. Groups that do not match: {'; '.join(lines)}. Build the optimizer with the "
             f"groups it was saved with. {UNCHANGED}"
         )
     return [own[numbers] for numbers in theirs]
@@ -179,7 +179,7 @@ def _is_float(variable: Any) -> bool:
 
 
 def shape_of(variable: Any) -> list[int]:
-    """Return the shape of a variable as JSON keeps it."""
+    """Return the shape of a variable as a list, for JSON."""
     return [int(n) for n in variable.shape]
 
 
@@ -297,7 +297,7 @@ def _slots_at(key: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, list[i
 
 
 def _same_state(one: str, other: str) -> bool:
-    """Whether two kinds of optimizer mean the same by slots of the same names."""
+    """Whether two kinds of optimizer use slots of the same names in the same way."""
     adams = ("Adam", "AdamW", "FusedAdam")
     return one == other or (one in adams and other in adams)
 

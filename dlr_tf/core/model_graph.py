@@ -1,4 +1,4 @@
-"""What the graph of a model says: which layers give its outputs, and what a layer normalises."""
+"""What the graph of a model shows: which layers give its outputs, and what a layer normalises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras
 from dlr_tf.core import _keras
 from dlr_tf.core.model_tree import LayerVariables
 
-# A custom normalisation layer, such as KerasHub's `RMSNormalization`, is known by its name.
+# A custom normalisation layer, such as KerasHub's `RMSNormalization`, is recognised by its name.
 _NORMALISATION_NAMES = ("Norm", "Normalization", "Normalisation")
 
 
@@ -42,7 +42,7 @@ def output_positions(model: keras.Model, layers: Sequence[LayerVariables]) -> li
 def normalised_position(position: int, layers: Sequence[LayerVariables]) -> int | None:
     """Return the position of the layer that a normalisation layer normalises.
 
-    Where the graph does not tell, it is the layer with weights before it.
+    If the model has no graph, it is the layer with weights before it.
 
     Args:
         position: Position of the normalisation layer in `layers`.

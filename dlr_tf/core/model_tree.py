@@ -31,7 +31,7 @@ class LeafLayer(NamedTuple):
 
 
 class LayerVariables(NamedTuple):
-    """The variables of one leaf layer, or those that a model holds beside its layers.
+    """The variables of one leaf layer, or those that a model has in addition to its layers'.
 
     Args:
         leaf: The leaf layer; `None` for a model's own variables.
@@ -115,7 +115,7 @@ def _named_children(
     Args:
         model: The model.
         names_last: Whether all names of its layers are the same after saving and loading. If not,
-            a layer that no attribute holds and that has an automatic name goes by its number.
+            a layer that no attribute holds and that has an automatic name is identified by its number.
     """
     layers = list(model.layers)
     if _keras.is_graph_model(model):

@@ -47,8 +47,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
 
         lr_g(k) = c * s_g(k)        (s_g(k) = lr_g where the rate is a number)
 
-    A rate that is set by hand over a schedule holds at that step. Later rates are never above the
-    schedule's own peak because of it; a warning says so where that limits them.
+    A rate set by hand over a schedule is used at that step. It never raises a later rate above the
+    schedule's own peak; a warning says so if this limits a rate.
 
     The optimizer knows its model from the groups that `split_*` return, from `bind(model)`, or,
     after `load_model`, as the model that was compiled with it. A variable belongs to one group.
@@ -69,7 +69,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             the values of a schedule are checked only in eager execution. `None` with a sequence of
             optimizers: each keeps its own.
         optimizer: `None`: `FusedAdam()`. A Keras optimizer: a template, copied for every group
-            and left alone; its own learning rate is not used. A sequence of Keras optimizers, one
+            and not changed; its own learning rate is not used. A sequence of Keras optimizers, one
             per group: used as they are.
         name: Name of the optimizer.
         clipnorm: Float above 0: largest norm of each variable's gradient.
@@ -77,16 +77,16 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         global_clipnorm: Float above 0: largest norm of all gradients of all groups together.
         use_ema: Whether to keep an exponential moving average of the weights.
         ema_momentum: Float in [0, 1]: decay of that average per step. Defaults to `0.99`.
-        ema_overwrite_frequency: Integer of at least 1: every so many steps the weights are
+        ema_overwrite_frequency: Integer of at least 1: the number of steps after which the weights are
             overwritten with their average. Defaults to `None`: only at the end of `fit`.
         loss_scale_factor: Float: gradients are divided by it, the loss multiplied by `scale_loss`.
-        gradient_accumulation_steps: Integer of at least 2: one step per so many calls, on the mean
-            of their gradients. Schedules and `iterations` count steps.
+        gradient_accumulation_steps: Integer of at least 2: the number of calls per step, which uses
+            the mean of their gradients. Schedules and `iterations` count steps.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or an inner optimizer is itself a wrapper.
         ValueError: If a rate is negative or not finite, the numbers of groups, rates and
-            optimizers differ, or an inner optimizer asks for what only the wrapper can do.
+            optimizers differ, or an inner optimizer has an argument that belongs to the wrapper.
 
     Example:
 
@@ -145,7 +145,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         self._assignment = assignment
-        # What `from_config` was told about weight decay; a function hides it from Keras' tracking.
+        # Exclusions that `from_config` received; a function hides them from Keras' tracking.
         self._waiting_exclusions: Callable[[], Sequence[Any]] = tuple
         self._group_optimizers = GroupOptimizers(inner)
         self._has_strategy = tf.distribute.has_strategy()
@@ -393,7 +393,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         """Create the state of variables that have none yet; may be called again with more.
 
         Args:
-            variables: Variables of one model. Those already known are left alone.
+            variables: Variables of one model. Those already known are not changed.
 
         Raises:
             ValueError: If the model is not known or does not own them, or the groups do not fit
@@ -410,9 +410,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             # copies them must be made in it too, as Keras' optimizers do.
             self._build_fresh(fresh, in_trace=True)
             return
-        # State made while a step is traced must outlive the trace, and a `tf.function` lets no
-        # variable be made in any trace but its first, not even in `tf.init_scope`. The restriction
-        # is per thread.
+        # State made while a step is traced must outlive the trace, and a `tf.function` allows
+        # new variables only in its first trace, `tf.init_scope` or not. The restriction is per
+        # thread.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
             outside.submit(self._build_fresh, fresh).result()
 
@@ -451,7 +451,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             yield
 
     def _after_binding(self) -> None:
-        """Take up what waited for the model."""
+        """Restore what needed the model."""
         entries = self._assignment.entries()
         for inner, excluded in zip(self._group_optimizers, self._waiting_exclusions()):
             if excluded is not None:
@@ -533,7 +533,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             self.build(variables)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Overwrite variables with their averages; by variable, where Keras goes by position."""
+        """Overwrite variables with their averages; by variable; Keras matches by position."""
         if not self.use_ema:
             return
         wanted = {_keras.variable_key(v) for v in var_list}
@@ -547,8 +547,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def variables(self) -> list[Any]:
         """All variables of the optimizer and its inner optimizers.
 
-        In one order whatever the order of the groups, since `LossScaleOptimizer` stores them by
-        position.
+        The order does not depend on the order of the groups, since `LossScaleOptimizer` stores
+        them by position.
         """
         first = [self._state.fingerprint()] if self._assignment.is_known else []
         return [*first, *self._small_variables, *self._state.variables().values()]
@@ -569,15 +569,26 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         weights = [keras.ops.convert_to_numpy(weight) for weight in weights]
-        if not _keras.known_variables(self) and self._assignment.model is not None:
+        was_empty = not _keras.known_variables(self)
+        if was_empty and self._assignment.model is not None:
             # The legacy `.h5` format builds every optimizer on an empty list.
             self.build(self._assignment.model.trainable_variables)
         variables = self.variables
-        if [tuple(v.shape) for v in variables] != [w.shape for w in weights]:
-            raise ValueError(
-                "Weights should be one array per variable of the built optimizer, of its shape. "
-                f"Received {len(weights)} arrays for {len(variables)} variables."
+        shapes = [w.shape for w in weights]
+        if [tuple(v.shape) for v in variables] != shapes:
+            variables = variables[: 1 + len(self._small_variables)]
+            if not was_empty or [tuple(v.shape) for v in variables] != shapes[: len(variables)]:
+                raise ValueError(
+                    "Weights should be one array per variable of the built optimizer, of its "
+                    f"shape. Received {len(weights)} arrays for {len(self.variables)} variables."
+                )
+            warnings.warn(
+                "Other variables were trained when the optimizer was saved than can be trained "
+                "now, so only its steps and rates were restored. All other state is new.",
+                stacklevel=2,
             )
+            # Moments that are new need their bias correction from the start.
+            variables = [v for v in variables if v is not self._group_steps]
         fingerprint = variables[0]
         fingerprint.assign(weights[0])
         order = fingerprint.order_of(weights[0])
@@ -635,7 +646,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         self._state.load_checkpoint(manifest)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
-        if "_manifest" not in vars(self):  # TensorFlow asks while the base class is initialised
+        if "_manifest" not in vars(
+            self
+        ):  # TensorFlow calls this while the base class is initialised
             return {}
         if save_type != "checkpoint":
             # Every resource that a traced step uses must be reachable from the object saved.
@@ -714,7 +727,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         return optimizer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MultiGroupOptimizer:
-        """Copy the optimizer with its state, which the copy takes up when it meets its model."""
+        """Copy the optimizer with its state, which the copy loads when its model is known."""
         config = {**self.get_config(), "groups": self.groups}
         copied = _copy_of(type(self), config, self._state.copy())
         memo[id(self)] = copied

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Keras prints its own summaries with rich, so it is always there.
+# Keras prints its own summaries with rich, so it is always installed.
 import rich.console
 import rich.table
 
@@ -39,7 +39,7 @@ def group_table(title: str, rows: Sequence[GroupRow], width: int = 120) -> str:
     for row in rows:
         ends = dict.fromkeys((row.layers[0], row.layers[-1]))
         span = " ... ".join(ends)
-        if len(span) > 50:  # the names of their models take too much room
+        if len(span) > 50:  # the paths would be too long
             span = " ... ".join(path.rsplit("/", 1)[-1] for path in ends)
         table.add_row(
             row.name,

@@ -1,6 +1,6 @@
 """One optimizer step: reduce, accumulate, clip, update, average and constrain.
 
-What spans groups is done here, on one device or on many. The update itself is the inner
+This module does what concerns several groups, on one or several devices. The update itself is the inner
 optimizers' own `update_step`.
 """
 
@@ -55,7 +55,7 @@ class GroupUpdate:
         scale = self._optimizer.loss_scale_factor
         if scale is not None:
             gradients = [_divide(g, scale) for g in gradients]
-        # Before clipping and accumulation, so that several devices train as one would.
+        # Before clipping and accumulation, so that several devices give the result of one.
         if tf.distribute.has_strategy():
             gradients = _keras.all_reduce(self._optimizer, gradients, variables)
         if self._optimizer.gradient_accumulation_steps:
@@ -114,7 +114,7 @@ class GroupUpdate:
         self._update_on_replicas([(v, _constrain(v.constraint), ()) for v in constrained])
 
     def _rate_arguments(self, moved: Sequence[int], rates: Sequence[tf.Tensor]) -> dict[int, Any]:
-        """What each group's `update_step` gets as its rate.
+        """Return the rate argument of each group's `update_step`.
 
         The constants of `FusedAdam` are computed once for all groups.
         """
@@ -131,7 +131,7 @@ class GroupUpdate:
         return arguments
 
     def averages(self) -> list[tuple[Any, keras.Variable]]:
-        """Return the variables that have an EMA average, each with it."""
+        """Return the variables that have an EMA average, each with its average."""
         pairs = zip(
             _keras.known_variables(self._optimizer), _keras.moving_averages(self._optimizer)
         )
@@ -139,7 +139,7 @@ class GroupUpdate:
 
     def _update_averages(self) -> None:
         iterations = tf.convert_to_tensor(self._optimizer.iterations)
-        # The first step takes the weights as they are, as in Keras.
+        # The first step sets the averages to the weights, as in Keras.
         momentum = tf.where(tf.equal(iterations, 0), 0.0, self._optimizer.ema_momentum)
 
         def update(average: Any, variable: Any, momentum: Any) -> None:
@@ -192,8 +192,8 @@ class GroupUpdate:
     ) -> None:
         """`tf.cond` whose branches may update variables under a strategy.
 
-        Strategies that merge replicas cannot do so inside a replica's `cond`: the condition, the
-        same on all replicas, is evaluated outside of them.
+        Strategies that merge replicas cannot do so inside a replica's `cond`. The condition is the
+        same on all replicas, so it is evaluated outside of them.
         """
 
         def branch(function: Callable[[list[Any]], Any], arguments: list[Any]) -> tf.Tensor:

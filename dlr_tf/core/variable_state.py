@@ -1,6 +1,6 @@
-"""What the wrapper keeps for every trained variable beside the slots of the inner optimizers.
+"""The state that the wrapper keeps for every trained variable, in addition to the slots.
 
-A new kind of state is one entry here: build, save, load and reset all go through it.
+A new kind of state is one entry here: build, save, load and reset all use it.
 """
 
 from __future__ import annotations
