@@ -101,7 +101,7 @@ def copy_optimizer(
 def weight_decay_exclusions(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[str | None, frozenset[Hashable]]:
-    """Return the arguments of `exclude_from_weight_decay`: a pattern of names, and variable keys."""
+    """Return what `exclude_from_weight_decay` was called with: a pattern and variable keys."""
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
     excluded = getattr(optimizer, "_exclude_from_weight_decay", ())
     return None if pattern is None else pattern.pattern, frozenset(excluded)
@@ -131,7 +131,7 @@ def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: Callable[[], 
 
 
 def current_rate_object(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Return the object from which an optimizer reads its rate, such as the view set by `set_views`."""
+    """Return the object from which an optimizer reads its rate, a view after `set_views`."""
     return optimizer._learning_rate
 
 
@@ -473,7 +473,8 @@ def flagged_variables(layer: keras.layers.Layer) -> list[Any]:
 def lora_base_variables(layer: keras.layers.Layer) -> list[Any]:
     """The variables that `layer.enable_lora` froze; empty where LoRA is off.
 
-    Keras has no list of them. They are all weights of the layer itself except LoRA's own and the bias.
+    Keras has no list of them. They are the weights of the layer itself, except LoRA's own and the
+    bias.
     """
     if not getattr(layer, "lora_enabled", False):
         return []

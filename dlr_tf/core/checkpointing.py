@@ -222,7 +222,7 @@ class OptimizerState:
         return arrays
 
     def fingerprint(self) -> GroupFingerprint:
-        """Return the variable that identifies the layers of the groups, the same in every process."""
+        """Return the variable that identifies the groups' layers, the same in every process."""
         values = [
             int.from_bytes(hashlib.sha256(json.dumps(numbers).encode()).digest()[:7], "big")
             for numbers in self._assignment.layer_numbers()

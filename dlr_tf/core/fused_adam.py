@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dlr_tf.core import _keras
 
-# In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, but with another result.
+# In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, with another result.
 _KERNEL_DTYPES = (tf.float32, tf.float64)
 
 

@@ -166,8 +166,8 @@ class GroupRates:
 
         Raises:
             TypeError: If `rates` is not a sequence of numbers.
-            ValueError: If it does not have one rate per group, or a rate cannot be reached because the
-                group's schedule is 0 now.
+            ValueError: If it does not have one rate per group, or a rate cannot be reached because
+                the group's schedule is 0 now.
         """
         if tf.is_tensor(rates) and tf.executing_eagerly():
             rates = rates.numpy()

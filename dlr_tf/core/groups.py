@@ -437,7 +437,8 @@ def _even_cuts(sizes: Sequence[int], n_parts: int) -> list[int]:
 def split_layerwise(model: keras.Model) -> tuple[LayerGroup, ...]:
     """Make one group per layer with weights, for layer-wise learning-rate decay.
 
-    A layer without weights belongs to the group of the layer before it. Each group is named by its layer's path.
+    A layer without weights belongs to the group of the layer before it. Each group is named by its
+    layer's path.
 
     Args:
         model: A built model.

@@ -148,7 +148,8 @@ def make_inner_optimizers(
 
     Raises:
         TypeError: If one is not a plain Keras optimizer.
-        ValueError: If their number is wrong, one is in use, or one has an argument that belongs to the wrapper.
+        ValueError: If their number is wrong, one is in use, or one has an argument that belongs to
+            the wrapper.
     """
     if optimizer is None:
         return [FusedAdam() for _ in range(n_groups)], False

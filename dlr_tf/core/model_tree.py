@@ -115,7 +115,8 @@ def _named_children(
     Args:
         model: The model.
         names_last: Whether all names of its layers are the same after saving and loading. If not,
-            a layer that no attribute holds and that has an automatic name is identified by its number.
+            a layer that no attribute holds and that has an automatic name is identified by its
+            number.
     """
     layers = list(model.layers)
     if _keras.is_graph_model(model):

@@ -77,8 +77,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         global_clipnorm: Float above 0: largest norm of all gradients of all groups together.
         use_ema: Whether to keep an exponential moving average of the weights.
         ema_momentum: Float in [0, 1]: decay of that average per step. Defaults to `0.99`.
-        ema_overwrite_frequency: Integer of at least 1: the number of steps after which the weights are
-            overwritten with their average. Defaults to `None`: only at the end of `fit`.
+        ema_overwrite_frequency: Integer of at least 1: the number of steps after which the weights
+            are overwritten with their average. Defaults to `None`: only at the end of `fit`.
         loss_scale_factor: Float: gradients are divided by it, the loss multiplied by `scale_loss`.
         gradient_accumulation_steps: Integer of at least 2: the number of calls per step, which uses
             the mean of their gradients. Schedules and `iterations` count steps.

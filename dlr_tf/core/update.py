@@ -1,7 +1,7 @@
 """One optimizer step: reduce, accumulate, clip, update, average and constrain.
 
-This module does what concerns several groups, on one or several devices. The update itself is the inner
-optimizers' own `update_step`.
+This module does what concerns several groups, on one or several devices. The update itself is the
+inner optimizers' own `update_step`.
 """
 
 from __future__ import annotations
