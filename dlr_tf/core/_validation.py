@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 MAX_NAMES = 10
+# A warning names the nearest line that is not in one of these.
+_LIBRARIES = ("dlr_tf", "keras", "tensorflow", "contextlib")
 
 
 def check_integer(
@@ -115,6 +120,26 @@ def some_of(names: Sequence[Any], limit: int = MAX_NAMES) -> str:
     """
     shown = ", ".join(map(repr, names[:limit]))
     return f"[{shown}{f', and {len(names) - limit} more' if len(names) > limit else ''}]"
+
+
+def warn_user(message: str) -> None:
+    """Warn, and name the line of the user's own code that led here."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def check_model(model: Any) -> keras.Model:
+    """Return a model.
+
+    Raises:
+        TypeError: If it is not a `keras.Model`.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` should be a `keras.Model`. Received: model={model!r}")
+    return model
 
 
 def unwrap_optimizer(optimizer: Any, expected: type | None = None) -> Any:

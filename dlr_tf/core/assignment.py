@@ -11,7 +11,7 @@ import keras
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import did_you_mean, some_of, unwrap_optimizer
 from dlr_tf.core.groups import LayerGroup, LayerGroups, model_of
-from dlr_tf.core.model_tree import LeafLayer, leaf_layers, variables_by_layer
+from dlr_tf.core.model_tree import LeafLayer, leaf_layers, nested_models, variables_by_layer
 
 
 class AssignedVariable(NamedTuple):
@@ -136,6 +136,8 @@ class GroupAssignment:
 
     def __init__(self, groups: Sequence[LayerGroup]) -> None:
         self.groups: tuple[LayerGroup, ...] = tuple(groups)
+        # Path of the groups' model in the model that is compiled with the optimizer.
+        self.model_path = ""
         self._entries: dict[Hashable, AssignedVariable] = {}
         self._model_name = ""
         model = model_of(groups)
@@ -200,6 +202,27 @@ class GroupAssignment:
         if model is not None and model.built:
             self.bind(model)
 
+    def path_in_compiled_model(self, optimizer: Any) -> str:
+        """Return where the groups' model is in the model that is compiled with the optimizer.
+
+        It is `""` for that model itself, and where it is not known.
+        """
+        model = self.model
+        for compiled in compiled_models(optimizer) if model is not None else ():
+            for path, inner in nested_models(compiled).items():
+                if inner is model:
+                    return path
+        return self.model_path
+
+    def _compiled_models(self, optimizer: Any) -> list[keras.Model]:
+        """The models compiled with the optimizer, or the model inside them that is meant."""
+        found = []
+        for model in compiled_models(optimizer):
+            inner = nested_models(model).get(self.model_path, model) if self.model_path else model
+            if inner.built:
+                found.append(inner)
+        return found
+
     def locate(self, optimizer: Any, *, has_state: bool) -> bool:
         """Make sure the model is known.
 
@@ -214,7 +237,7 @@ class GroupAssignment:
             ValueError: If the groups are not those of the model compiled with the optimizer.
         """
         if not has_state:
-            models = [model for model in compiled_models(optimizer) if model.built]
+            models = self._compiled_models(optimizer)
             # The groups may come from another model of the same structure, or from a part of it.
             if len(models) == 1 and not (
                 self.is_known
@@ -242,8 +265,8 @@ class GroupAssignment:
             # The groups may come from another model of the same structure.
             owners = [
                 model
-                for model in compiled_models(optimizer)
-                if model.built and _owned_keys(model) >= _keys(variables)
+                for model in self._compiled_models(optimizer)
+                if _owned_keys(model) >= _keys(variables)
             ]
             if len(owners) == 1:
                 self.bind(owners[0])
@@ -275,8 +298,9 @@ class GroupAssignment:
         if not self.is_known:
             return ValueError(
                 "The optimizer does not know the model of these variables. Call "
-                "`optimizer.bind(model)`, or make the groups from the model with `split_layers`, "
-                f"`split_evenly` or `split_layerwise`. Received: {names}"
+                "`optimizer.bind(model)`. (Groups made by hand, loaded, or put into another list "
+                "or tuple do not know their model; those that `split_layers`, `split_evenly` and "
+                f"`split_layerwise` return do.) Received: {names}"
             )
         if self.model is None:
             return ValueError(

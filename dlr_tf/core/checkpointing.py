@@ -279,7 +279,10 @@ class OptimizerState:
         """
         self._copy = saved
         if saved is not None:
-            self._restore_small(saved[0], range(len(self._assignment.groups)))
+            layers = [list(group.layers) for group in self._assignment.groups]
+            named = [list(group["layers"]) for group in saved[0]["groups"]]
+            if sorted(named) == sorted(layers):
+                self._restore_small(saved[0], [layers.index(paths) for paths in named])
 
     def copy(self) -> SavedState | None:
         """Return all state, `None` if there is none because the model is not known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +14,10 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
+from dlr_tf.core._validation import warn_user
 from dlr_tf.core.inner_optimizers import ValueView
 from dlr_tf.core.learning_rates import check_rate
-from dlr_tf.core.schedules import is_own, stack_schedules
+from dlr_tf.core.schedules import is_own, known_peak, stack_schedules
 
 # A rate that was read as float32 and is set again gives a factor this near to 1.
 _ROUNDING = 1e-6
@@ -32,12 +33,13 @@ class GroupRates:
 
     A rate that is set by hand changes `c` or `f_g`. Over a schedule that is low when the rate is
     set, such a factor would multiply the next peak. So at every other step than the one at which
-    the rate was set,
+    the rate was set, a group with a schedule has the rate
 
         lr_g(k) = min(c * f_g * s_g(k), max(s_g(k), limit_g))
 
-    where `limit_g` is the rate that was set, at most the schedule's own peak. No later rate is
-    above that peak.
+    where `limit_g` is the rate that was set, at most the schedule's own peak where that is known.
+    So no later rate is above that peak. A scale of the head that a schedule gave is not passed on
+    to groups at a constant rate either: at later steps they have at most their own rate `f_g`.
 
     Args:
         sources: One float, `LearningRateSchedule` or function without arguments per group.
@@ -59,6 +61,7 @@ class GroupRates:
         self._schedules: tuple[Any, ...] = tuple(
             source if callable(source) else None for source in sources
         )
+        self._is_scheduled = np.array([schedule is not None for schedule in self._schedules])
         self._stacked = tuple(stack_schedules(self._schedules))
         self._iterations = iterations
         self._updates_in_progress = 0
@@ -92,21 +95,22 @@ class GroupRates:
         return tf.cast(self._limited(self._bases()), keras.config.floatx())
 
     def check(self, rates: tf.Tensor) -> None:
-        """Refuse rates of schedules that are negative or not finite, before anything is written.
+        """Refuse rates that are negative or not finite, before anything is written.
 
         Inside a `tf.function` the values are not known, and nothing is checked.
 
         Raises:
             ValueError: If there is such a rate.
         """
-        if not tf.executing_eagerly() or not any(self._schedules):
+        if not tf.executing_eagerly():
             return
-        for name, rate in zip(self._names, rates.numpy()):
+        for number, (name, rate) in enumerate(zip(self._names, rates.numpy())):
             if not 0 <= rate < math.inf:
+                source = "The schedule" if self._is_scheduled[number] else "The rate"
+                verb = "gives the rate" if self._is_scheduled[number] else "is"
                 raise ValueError(
-                    f"The schedule of group {name!r} gives the rate {rate} at step "
-                    f"{self._iterations()}. A rate should be finite and not negative. "
-                    "Nothing was updated."
+                    f"{source} of group {name!r} {verb} {rate} at step {self._iterations()}. "
+                    "A rate should be finite and not negative. Nothing was updated."
                 )
 
     def of_group(self, group: int) -> tf.Tensor:
@@ -159,7 +163,7 @@ class GroupRates:
         if _both_zero(rate, unscaled):
             return
         self._refuse_zero(unscaled, len(self._names) - 1)
-        self._set(bases, factors, rate / unscaled, range(len(self._names)))
+        self._set(bases, factors, rate / unscaled, range(len(self._names)), by_head=True)
 
     def set_all(self, rates: Any) -> None:
         """Set the rate of every group.
@@ -211,30 +215,50 @@ class GroupRates:
         factors = _stack([rate / unit if n == group else factors[n] for n in range(count)])
         self._set(bases, factors, scale, [group])
 
-    def _set(self, bases: Any, factors: Any, scale: Any, groups: Sequence[int]) -> None:
-        """Write factors and scale, and limit their effect on the schedules of these groups."""
-        chosen = np.array([n in groups and s is not None for n, s in enumerate(self._schedules)])
-        if chosen.any():
+    def _set(
+        self,
+        bases: Any,
+        factors: Any,
+        scale: Any,
+        groups: Sequence[int],
+        *,
+        by_head: bool = False,
+    ) -> None:
+        """Write factors and scale, and limit their effect on later steps of these groups.
+
+        Args:
+            bases: The schedules' values at this step.
+            factors: The new factors.
+            scale: The new scale.
+            groups: The groups whose rates were set.
+            by_head: Whether the rate of the head was set, and the others follow.
+        """
+        chosen = np.isin(np.arange(len(self._names)), groups)
+        if any(self._schedules):
             xp: Any = np if tf.executing_eagerly() else tf
-            limits = xp.minimum(bases * factors * scale, self._peaks(bases))
+            peaks = self._peaks(factors, by_head=by_head)
+            limits = xp.minimum(bases * factors * scale, peaks)
+            # A constant rate that was set itself has no limit.
+            limits = xp.where(self._is_scheduled, limits, peaks)
             self.limits.assign(xp.where(chosen, limits, _value_now(self.limits)))
             steps = _value_now(self.set_steps)
             self.set_steps.assign(xp.where(chosen, self._iterations(), steps))
             if tf.executing_eagerly():
-                lifted = np.flatnonzero(chosen & (factors * scale > 1 + _ROUNDING))
+                is_lifted = factors * scale > (1 + _ROUNDING) * np.where(
+                    self._is_scheduled, 1.0, peaks
+                )
+                lifted = np.flatnonzero(chosen & is_lifted)
                 if len(lifted):
                     self._warn_of_limit(lifted, limits)
         self.factors.assign(factors)
         self.scale.assign(scale)
 
     def _warn_of_limit(self, groups: np.ndarray, limits: np.ndarray) -> None:
-        named = ", ".join(f"{self._names[g]!r} at {limits[g]:.3g}" for g in groups[-3:])
-        warnings.warn(
-            "A rate was set above what the group's schedule gives at this step. Later steps take "
-            "at most that rate, or the schedule's own value where it is higher, and never more "
-            f"than the schedule's peak: {named}. For higher rates, build a new optimizer with "
-            "another schedule.",
-            stacklevel=6,
+        named = ", ".join(f"{self._names[g]!r} at most {limits[g]:.3g}" for g in groups[-3:])
+        warn_user(
+            "A rate was set above what the schedule gives at this step. It is used at this step. "
+            f"At later steps the rate is {named}, or the schedule's own value where that is "
+            "higher. For higher rates, build a new optimizer with another schedule."
         )
 
     # --- Configuration and saving
@@ -340,41 +364,39 @@ class GroupRates:
         """The rates from the schedules' values: of one group, or of all."""
         chosen = slice(None) if group is None else group
         rates = base * (_value_now(self.factors)[chosen] * _value_now(self.scale))
-        schedules = self._schedules if group is None else (self._schedules[group],)
-        if not any(schedules):
+        if not any(self._schedules):
             return rates
         xp: Any = np if tf.executing_eagerly() else tf
-        limited = xp.minimum(rates, xp.maximum(base, _value_now(self.limits)[chosen]))
+        own = base * self._is_scheduled.astype(np.float64)[chosen]
+        limited = xp.minimum(rates, xp.maximum(own, _value_now(self.limits)[chosen]))
         is_set_now = xp.equal(_value_now(self.set_steps)[chosen], self._iterations())
         return xp.where(is_set_now, rates, limited)
 
-    def _peaks(self, bases: Any) -> Any:
-        """The highest rate of each group's own schedule.
+    def _peaks(self, factors: Any, *, by_head: bool) -> Any:
+        """What limits the rate of each group at later steps, infinity for no limit.
 
-        Of a schedule that is not ours only values are known: that at step 0 and that of now.
+        It is the peak of the group's schedule. A constant rate is limited to itself where the head,
+        which follows a schedule, was set.
         """
-        peaks = []
-        for schedule, base, known in zip(self._schedules, _unstack(bases), self._known_peaks()):
-            if is_own(schedule) or not isinstance(schedule, LearningRateSchedule):
-                peaks.append(known)
-                continue
-            first = schedule(tf.constant(0, tf.int64))
-            if tf.executing_eagerly():
-                peaks.append(np.maximum(base, keras.ops.convert_to_numpy(first)))
-            else:
-                peaks.append(tf.maximum(base, tf.cast(first, tf.float64)))
-        return _stack(peaks)
+        known = np.array(self._known_peaks())
+        if not (by_head and self._is_scheduled[-1]):
+            return known if tf.executing_eagerly() else tf.constant(known, tf.float64)
+        xp: Any = np if tf.executing_eagerly() else tf
+        return xp.where(self._is_scheduled, known, factors)
 
     def _known_peaks(self) -> list[float]:
-        """The peak of our own schedules; infinity where there is none or it is not known."""
-        return [s.peak_learning_rate if is_own(s) else math.inf for s in self._schedules]
+        """The peaks of the schedules; infinity where there is none or it is not known."""
+        peaks = [None if s is None else known_peak(s) for s in self._schedules]
+        return [math.inf if peak is None else peak for peak in peaks]
 
     def _refuse_zero(self, value: Any, group: int) -> None:
         if tf.executing_eagerly() and not float(value):
+            hint = "Set `optimizer.learning_rates`, one rate per group."
+            if self._is_scheduled[group]:
+                hint = "Set it at a step where the schedule is above 0."
             raise ValueError(
-                f"The rate of group {self._names[group]!r} is 0 at step "
-                f"{self._iterations()} before any factor, so no factor gives the rate asked "
-                "for. Set it at another step, or build the optimizer with a rate above 0."
+                f"The rate of group {self._names[group]!r} is 0 at step {self._iterations()}, so "
+                f"no factor gives the requested rate. {hint}"
             )
 
 
@@ -396,7 +418,12 @@ def check_assigned_rate(rate: Any) -> Any:
         )
     if isinstance(rate, np.ndarray) and rate.ndim == 0:
         rate = rate[()]
-    return check_rate(float(rate) if isinstance(rate, np.generic) else rate)
+    if isinstance(rate, (bool, np.bool_)) or not isinstance(rate, (numbers.Real, np.number)):
+        raise TypeError(
+            "A learning rate should be set with a number. "
+            f"Received: {rate!r} of type {type(rate).__name__}"
+        )
+    return check_rate(float(rate))
 
 
 def _value_now(variable: keras.Variable) -> Any:
@@ -407,10 +434,6 @@ def _value_now(variable: keras.Variable) -> Any:
     if tf.executing_eagerly():
         return _keras.eager_read_fn(variable)().numpy()
     return variable.value
-
-
-def _unstack(values: Any) -> Sequence[Any]:
-    return values if tf.executing_eagerly() else tf.unstack(values)
 
 
 def _stack(values: Sequence[Any], dtype: Any = np.float64) -> Any:

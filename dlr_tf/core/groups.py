@@ -15,7 +15,7 @@ import numpy as np
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, did_you_mean, some_of
 from dlr_tf.core.model_graph import is_normalisation, normalised_position, output_positions
-from dlr_tf.core.model_tree import LayerVariables, variables_by_layer
+from dlr_tf.core.model_tree import LayerVariables, check_built, variables_by_layer
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -152,15 +152,7 @@ def _splittable_layers(model: keras.Model) -> list[LayerVariables]:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If the model is not built or has no weights.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Argument `model` should be a `keras.Model`. Received: model={model!r}")
-    unbuilt = [layer.name for layer in (model, *_keras.all_layers(model)) if not layer.built]
-    if unbuilt:
-        raise ValueError(
-            f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "
-            "batch, or `model.build(input_shape)`, before splitting it into groups. Not built: "
-            f"{some_of(unbuilt)}"
-        )
+    check_built(model)
     layers = [entry for entry in variables_by_layer(model) if entry.leaf is not None]
     if not any(entry.variables for entry in layers):
         raise ValueError(f"Model {model.name!r} has no layer with weights: nothing to train.")

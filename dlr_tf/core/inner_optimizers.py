@@ -56,6 +56,9 @@ class ValueView:
     def __int__(self) -> int:
         return int(self.value)
 
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
     def __round__(self, digits: int | None = None) -> Any:
         return round(float(self), digits)
 
@@ -66,6 +69,10 @@ class ValueView:
         return f"{type(self).__name__}({self.value})"
 
     __hash__ = object.__hash__
+
+    @property
+    def ndim(self) -> int:
+        return self.value.shape.rank
 
     @property
     def dtype(self) -> str:
@@ -102,8 +109,10 @@ class RateView(ValueView):
         super().__init__(read)
         self._write = write
 
-    def assign(self, rate: Any) -> None:
+    def assign(self, rate: Any) -> tf.Tensor:
+        """Set the rate, and return it."""
         self._write(rate)
+        return self.value
 
 
 class ScheduleView(RateView):

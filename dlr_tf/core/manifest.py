@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import AssignedVariable
 
 # Format 1, of version 0.1.0, has no dtypes and no limits of rates.
@@ -239,10 +239,9 @@ class RestorePlan:
     def warn_of_gone(self) -> None:
         """Warn of the state that is dropped, if there is any."""
         if self.gone:
-            warnings.warn(
+            warn_user(
                 "The model no longer has these variables that the saved optimizer trained, so "
-                f"their optimizer state was dropped: {self.gone}. All other state was restored.",
-                stacklevel=4,
+                f"their optimizer state was dropped: {self.gone}. All other state was restored."
             )
 
 

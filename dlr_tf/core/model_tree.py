@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from dlr_tf.core import _keras
+from dlr_tf.core._validation import check_model, some_of
 
 
 class LeafLayer(NamedTuple):
@@ -44,6 +45,22 @@ class LayerVariables(NamedTuple):
     variables: list[Any]
 
 
+def check_built(model: keras.Model) -> None:
+    """Refuse a model whose variables do not exist yet.
+
+    Raises:
+        TypeError: If it is not a `keras.Model`.
+        ValueError: If a layer of it is not built.
+    """
+    check_model(model)
+    unbuilt = [layer.name for layer in (model, *_keras.all_layers(model)) if not layer.built]
+    if unbuilt:
+        raise ValueError(
+            f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "
+            f"batch, or `model.build(input_shape)`, first. Not built: {some_of(unbuilt)}"
+        )
+
+
 def leaf_layers(model: keras.Model) -> list[LeafLayer]:
     """List the layers of a model that are never split, in order, each once.
 
@@ -54,6 +71,12 @@ def leaf_layers(model: keras.Model) -> list[LeafLayer]:
         One `LeafLayer` per layer, without input layers.
     """
     return [entry for entry in _walk(model) if not isinstance(entry.layer, keras.Model)]
+
+
+def nested_models(model: keras.Model) -> dict[str, keras.Model]:
+    """Return a model, under the path `""`, and the models inside it by their paths."""
+    inside = {e.path: e.layer for e in _walk(model) if isinstance(e.layer, keras.Model)}
+    return {"": model, **inside}
 
 
 def variables_by_layer(model: keras.Model) -> list[LayerVariables]:

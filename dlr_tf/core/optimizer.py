@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
+from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import GroupAssignment
 from dlr_tf.core.checkpointing import CheckpointManifest, OptimizerState, SavedState
 from dlr_tf.core.group_rates import GroupRates
@@ -32,6 +32,7 @@ from dlr_tf.core.inner_optimizers import (
 )
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.core.manifest import MANIFEST, MANIFEST_NAMES, decode, encode
+from dlr_tf.core.model_tree import check_built
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
 from dlr_tf.core.variable_state import StateKind, VariableState
@@ -281,17 +282,15 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
 
         Raises:
             TypeError: If it is not a model.
-            ValueError: If the groups are not the model's, or the optimizer has state for variables
-                of another model.
+            ValueError: If the model is not built, the groups are not the model's, or the optimizer
+                has state for variables of another model.
         """
-        if not isinstance(model, keras.Model):
-            raise TypeError(
-                f"Argument `model` should be a `keras.Model`. Received: model={model!r}"
-            )
+        check_built(model)
         trial = GroupAssignment(tuple(self.groups))
         trial.bind(model)
         foreign = [v for v in _keras.known_variables(self) if trial.entry_of(v) is None]
-        if foreign:
+        # The known model may have lost variables, by quantisation.
+        if foreign and model is not self._assignment.model:
             raise ValueError(
                 f"The optimizer has state for variables of the model "
                 f"{self._assignment.model_name!r}, which {model.name!r} does not have: "
@@ -314,8 +313,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         self._rates.set_head(rate)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "learning_rate":
-            # Keras' own would read it twice before it is set.
+        if name in ("learning_rate", "learning_rates"):
+            # Keras and TensorFlow would read it before it is set.
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -349,8 +348,14 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             var_names: Parts of variable names, such as `"bias"`. Defaults to none.
 
         Raises:
+            TypeError: If `var_names` is a string.
             ValueError: If the optimizer is built.
         """
+        if isinstance(var_names, str):
+            raise TypeError(
+                "Argument `var_names` should be a list of strings. "
+                f"Received: var_names={var_names!r}"
+            )
         if self.built:
             raise ValueError(
                 "`exclude_from_weight_decay` should be called before the optimizer is built, which "
@@ -365,6 +370,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         Args:
             print_fn: Called with the table as one string. Defaults to printing it.
         """
+        self._assignment.refresh()
         rows = []
         rates = self.learning_rates
         for number, (group, inner) in enumerate(zip(self.groups, self._group_optimizers)):
@@ -419,8 +425,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def _build_fresh(self, fresh: Sequence[Any], *, in_trace: bool = False) -> None:
         with contextlib.nullcontext() if in_trace else self._creation_scope():
             if fresh:
-                known = _keras.known_variables(self)
-                self._assignment.resolve([*known, *fresh], self, has_state=bool(known))
+                has_state = bool(_keras.known_variables(self))
+                self._assignment.resolve(fresh, self, has_state=has_state)
                 self._after_binding()
                 fresh = [v for v in fresh if not self._knows(v)]
             if not self.built:
@@ -575,6 +581,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             self.build(self._assignment.model.trainable_variables)
         variables = self.variables
         shapes = [w.shape for w in weights]
+        if shapes and shapes[0] == tuple(variables[0].shape):
+            variables[0].assign(weights[0])  # refuses other groups
         if [tuple(v.shape) for v in variables] != shapes:
             variables = variables[: 1 + len(self._small_variables)]
             if not was_empty or [tuple(v.shape) for v in variables] != shapes[: len(variables)]:
@@ -582,10 +590,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                     "Weights should be one array per variable of the built optimizer, of its "
                     f"shape. Received {len(weights)} arrays for {len(self.variables)} variables."
                 )
-            warnings.warn(
+            warn_user(
                 "Other variables were trained when the optimizer was saved than can be trained "
-                "now, so only its steps and rates were restored. All other state is new.",
-                stacklevel=2,
+                "now, so only its steps and rates were restored. All other state is new."
             )
             # Moments that are new need their bias correction from the start.
             variables = [v for v in variables if v is not self._group_steps]
@@ -601,10 +608,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         self._locate()
         orphans = self._state.orphans()
         if orphans:
-            warnings.warn(
+            warn_user(
                 "The model no longer has these variables that the optimizer trained, so their "
-                f"optimizer state is not saved: {[v.path for v in orphans]}.",
-                stacklevel=2,
+                f"optimizer state is not saved: {[v.path for v in orphans]}."
             )
         store[MANIFEST] = encode(self._state.manifest())
         for name, array in self._state.arrays().items():
@@ -614,7 +620,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         """Restore what `save_own_variables` wrote; all of it, or nothing with an error.
 
         A file without the state of a `MultiGroupOptimizer` gives a warning, as in Keras. The state
-        is found whether it was saved inside a `LossScaleOptimizer` or not.
+        is found whether it was saved inside a `LossScaleOptimizer` or not. Without a model, the
+        state of variables is loaded when the model is known.
 
         Raises:
             ValueError: If the state is damaged, or its groups or variables differ.
@@ -625,21 +632,19 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 break
         else:
             what = "the state of another optimizer" if list(store.keys()) else "no optimizer state"
-            warnings.warn(
+            warn_user(
                 f"Skipping variable loading for optimizer '{self.name}', because the file holds "
-                f"{what}. The optimizer starts with fresh state.",
-                stacklevel=2,
+                f"{what}. The optimizer starts with fresh state."
             )
             return
         manifest = decode(contents[name])
         if not any(group["layer_numbers"] for group in manifest["groups"]):
             return  # saved before it knew a model: its configuration was all there was
-        if not self._locate():
-            raise ValueError(
-                "The optimizer does not know its model, so no state can be loaded. Compile the "
-                "model with it, or call `optimizer.bind(model)`, first."
-            )
-        self._state.load(manifest, self._state.read_arrays(manifest, contents))
+        arrays = self._state.read_arrays(manifest, contents)
+        if self._locate():
+            self._state.load(manifest, arrays)
+        else:
+            self._state.load_copy((manifest, arrays))
 
     def _load_checkpoint(self, manifest: dict[str, Any]) -> None:
         self._locate()
@@ -659,6 +664,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def checkpoint_child(self, name: str) -> Any:
         if "_manifest" not in vars(self):
             return None
+        if name == "inner_optimizer":  # the checkpoint was written inside `LossScaleOptimizer`
+            return self
         if name in MANIFEST_NAMES:  # first of the children, so that the others find their keys
             self._locate()
             return self._manifest
@@ -689,11 +696,14 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             "loss_scale_factor": self.loss_scale_factor,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "exclude_from_weight_decay": self._exclusions_config(),
+            "model_path": self._assignment.path_in_compiled_model(self),
         }
 
     def _exclusions_config(self) -> list[Any]:
         if self._waiting_exclusions():
             return list(self._waiting_exclusions())
+        if any(_keras.weight_decay_exclusions(one)[1] for one in self._group_optimizers):
+            self._locate()
         key_of = {_keras.variable_key(e.variable): e.key for e in self._assignment.entries()}
         return [exclusions_config(inner, key_of) for inner in self._group_optimizers]
 
@@ -718,7 +728,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         rate_names = ("rate_factors", "rate_limits", "rate_set_steps", "rate_scale")
         rate_config = {name: config.pop(name) for name in rate_names if name in config}
         exclusions = config.pop("exclude_from_weight_decay")
+        model_path = config.pop("model_path", "")
         optimizer = cls(**config)
+        optimizer._assignment.model_path = model_path
         optimizer._rates.restore_config(rate_config)
         if any(exclusions):
             optimizer._waiting_exclusions = functools.partial(tuple, exclusions)

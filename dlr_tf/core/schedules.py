@@ -748,6 +748,35 @@ def stack_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     return found
 
 
+# The arguments of Keras' schedules that bound their values.
+_KERAS_PEAKS: dict[str, tuple[str, ...]] = {
+    "CosineDecay": ("initial_learning_rate", "warmup_target"),
+    "CosineDecayRestarts": ("initial_learning_rate",),
+    "ExponentialDecay": ("initial_learning_rate",),
+    "InverseTimeDecay": ("initial_learning_rate",),
+    "PiecewiseConstantDecay": ("values",),
+    "PolynomialDecay": ("initial_learning_rate", "end_learning_rate"),
+}
+
+
+def known_peak(schedule: Any) -> float | None:
+    """Return the highest rate of one of our schedules or of Keras'; `None` for any other.
+
+    >>> known_peak(SGDR(0.1, 5)), known_peak(keras.optimizers.schedules.CosineDecay(0.2, 5))
+    (0.1, 0.2)
+    """
+    if is_own(schedule):
+        return schedule.peak_learning_rate
+    name = type(schedule).__name__
+    if type(schedule) is not getattr(keras.optimizers.schedules, name, None):
+        return None
+    config = schedule.get_config()
+    if config.get("m_mul", 1.0) > 1.0 or name not in _KERAS_PEAKS:
+        return None
+    values = [config[argument] for argument in _KERAS_PEAKS[name]]
+    return float(max(np.max(value) for value in values if value is not None))
+
+
 def is_own(schedule: Any) -> bool:
     """Whether a schedule is one of this module, and not of a subclass with another formula.
 

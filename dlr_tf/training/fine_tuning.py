@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core._keras import compile_arguments
-from dlr_tf.core._validation import check_integer, did_you_mean
+from dlr_tf.core._validation import check_integer, check_model, did_you_mean, warn_user
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
@@ -84,7 +83,7 @@ def fine_tune(
     unfreeze the groups one by one.
 
     Args:
-        model: A built model. Afterwards all its groups are trainable.
+        model: A built model. Afterwards all its groups are trainable, also after an error.
         groups: What `split_layers`, `split_evenly` or `split_layerwise` return. The last one is
             the head.
         train_data: A `tf.data.Dataset` or `keras.utils.PyDataset` of `(inputs, labels)` batches,
@@ -112,7 +111,7 @@ def fine_tune(
             is best for data sets much smaller than the one the model was pretrained on. `"train"`:
             they are trained with their group, also if `freeze_batch_norm` froze them before.
             Defaults to `"frozen"`.
-        callbacks: As in `fit`.
+        callbacks: As in `fit`. Defaults to none.
         verbose: As in `fit`.
         **fit: Everything else that `fit` takes: `batch_size`, `class_weight`, `sample_weight`,
             `validation_split`, `initial_epoch`, `steps_per_epoch`, `shuffle`, `validation_steps`,
@@ -154,6 +153,7 @@ def fine_tune(
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146 (discriminative fine-tuning);
     Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983 (warm restarts).
     """
+    check_model(model)
     groups = check_groups(groups)
     epochs = check_integer("epochs", epochs, minimum=1)
     frozen_epochs = check_integer("frozen_epochs", frozen_epochs, minimum=0)
@@ -169,8 +169,15 @@ def fine_tune(
         )
     _check_names(fit)
     first_epoch = check_integer("initial_epoch", fit.get("initial_epoch", 0), minimum=0)
+    if first_epoch >= epochs:
+        raise ValueError(
+            "Argument `initial_epoch` should be below `epochs`, which is the number of the last "
+            f"epoch: nothing is left to train. Received: initial_epoch={first_epoch}, "
+            f"epochs={epochs}"
+        )
+    callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
     arguments = fit_arguments(train_data, fit)
-    length = _TrainingLength(train_data, max(1, epochs - first_epoch), fit, validation_data)
+    length = _TrainingLength(train_data, epochs - first_epoch, fit, validation_data)
     rates = _scheduled_rates(learning_rate, schedule, groups, length)
     compile_groups(
         model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
@@ -182,7 +189,7 @@ def fine_tune(
             f"frozen_epochs={frozen_epochs}. Pass more epochs, or `frozen_epochs=0`."
         )
     for doubt in doubts:
-        warnings.warn(doubt, UserWarning, stacklevel=2)
+        warn_user(doubt)
     if batch_norm == "frozen":
         freeze_batch_norm(model)
     else:
@@ -191,14 +198,17 @@ def fine_tune(
     with model.distribute_strategy.scope():
         # Before `fit`, so that callbacks find an optimizer that knows its variables.
         model.optimizer.build(model.trainable_variables)
-    with distributed_fit(model, batch_of(train_data)):
-        return model.fit(
-            **arguments,
-            validation_data=validation_data,
-            epochs=epochs,
-            callbacks=[_UnfreezeAfter(groups, frozen_epochs), *callbacks],
-            verbose=verbose,
-        )
+    try:
+        with distributed_fit(model, batch_of(train_data)):
+            return model.fit(
+                **arguments,
+                validation_data=validation_data,
+                epochs=epochs,
+                callbacks=[_UnfreezeAfter(groups, frozen_epochs), *callbacks],
+                verbose=verbose,
+            )
+    finally:  # also after an error, and if every epoch was a frozen one
+        freeze_to(model, groups, 0)
 
 
 def compile_groups(
@@ -258,16 +268,8 @@ class _UnfreezeAfter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.is_frozen and epoch >= self.frozen_epochs:
-            self._unfreeze()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        # Also if every epoch was a frozen one: all groups of the model are trainable afterwards.
-        if self.is_frozen:
-            self._unfreeze()
-
-    def _unfreeze(self) -> None:
-        freeze_to(self.model, self.groups, 0)
-        self.is_frozen = False
+            freeze_to(self.model, self.groups, 0)
+            self.is_frozen = False
 
 
 def _check_names(fit: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from dlr_tf.core._keras import (
     lora_base_variables,
     trained_variables,
 )
-from dlr_tf.core._validation import check_integer, unwrap_optimizer
+from dlr_tf.core._validation import check_integer, check_model, unwrap_optimizer
 from dlr_tf.core.assignment import assign_layers, assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.model_tree import LeafLayer, leaf_layers
@@ -93,6 +93,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.3 (gradual
     unfreezing).
     """
+    check_model(model)
     groups = check_groups(groups)
     first = _first_group(len(groups), n)
     leaves = assign_layers(model, groups)
@@ -149,7 +150,7 @@ def freeze_batch_norm(model: keras.Model) -> None:
 
     Source: Keras issue 20285, https://github.com/keras-team/keras/issues/20285.
     """
-    before = _flags_now(model)
+    before = _flags_now(check_model(model))
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization) and not _is_held(layer):
             if layer.trainable:
@@ -179,7 +180,7 @@ def unfreeze_batch_norm(model: keras.Model) -> None:
     >>> len(model.trainable_variables)
     2
     """
-    before = _flags_now(model)
+    before = _flags_now(check_model(model))
     for layer in all_layers(model):
         if _is_held(layer):
             layer.trainable = getattr(layer, BATCH_NORM_FROZEN)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.core._validation import unwrap_optimizer, warn_user
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.restoring import restore_on_exit
@@ -189,11 +188,10 @@ class SnapshotEnsemble(keras.callbacks.Callback):
     def _save_cycle(self, steps: int) -> None:
         first, cycle = self._n_ended(self._next_end), self._n_ended(steps)
         if steps > self._next_end:
-            warnings.warn(
+            warn_user(
                 f"Cycle {first} ended at step {self._next_end}, in the middle of an execution of "
                 f"{self.model.steps_per_execution} steps. The weights of step {steps} were saved, "
-                f"for cycle {cycle}. Let `steps_per_execution` divide the cycles and the epochs.",
-                stacklevel=2,
+                f"for cycle {cycle}. Let `steps_per_execution` divide the cycles and the epochs."
             )
         path = self.directory / f"cycle-{cycle:02d}.weights.h5"
         unfinished = self.directory / f"unfinished-{os.getpid()}.weights.h5"

@@ -69,7 +69,7 @@ def steps_in_epoch(
     else:
         raise TypeError(
             "Argument `train_data` should be a `tf.data.Dataset`, a `keras.utils.PyDataset` or a "
-            f"tuple of arrays. Received: {train_data!r} of type {type(train_data).__name__}. "
+            f"tuple of arrays. Received: an object of type {type(train_data).__name__}. "
             "Pass `steps_per_epoch=` and `loss=` with data of another kind"
         )
     if steps == 0:
