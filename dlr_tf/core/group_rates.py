@@ -256,7 +256,7 @@ class GroupRates:
     def _warn_of_limit(self, groups: np.ndarray, limits: np.ndarray) -> None:
         named = ", ".join(f"{self._names[g]!r} at most {limits[g]:.3g}" for g in groups[-3:])
         warn_user(
-            "A rate was set above what the schedule gives at this step. It is used at this step. "
+            "A rate was set above what the group's schedule gives at this step. It is used now. "
             f"At later steps the rate is {named}, or the schedule's own value where that is "
             "higher. For higher rates, build a new optimizer with another schedule."
         )
