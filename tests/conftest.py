@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,8 +20,21 @@ N_INPUTS, N_OUTPUTS = 8, 3
 GROUP_NAMES = ("early", "middle", "head")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--runslow", action="store_true", help="run the tests that take more than a few seconds too"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", KERAS_WARNING)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--runslow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
 
 
 def dense(units: int, name: str | None = None, activation: str | None = "tanh") -> Any:
@@ -190,15 +202,6 @@ class Template:
         """The same optimizer on its own."""
         kind = keras.optimizers.Adam if self.kind == "keras_adam" else FusedAdam
         return kind(learning_rate, **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def _no_models_of_other_tests() -> Iterator[None]:
-    # What is there by now stays to the end: neither a collection, which in the long run would take
-    # longer than the tests, nor the search for a model needs to look at it again.
-    gc.collect()
-    gc.freeze()
-    yield
 
 
 @pytest.fixture(params=SAMPLES)

@@ -25,6 +25,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from dlr_tf.core._keras import known_variables, knows
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
@@ -229,8 +230,7 @@ class Trial:
     def save(self, _: int) -> None:
         self.model.save_weights(self.folder / "model.weights.h5")
         checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
-        known = self.optimizer._trainable_variables_indices
-        is_known = [self.optimizer._var_key(v) in known for v in self.model.weights]
+        is_known = [knows(self.optimizer, v) for v in self.model.weights]
         self.saved = {
             "checkpoint": checkpoint.write(str(self.folder / "checkpoint")),
             "ones": [one.stored() for one in self.ones],
@@ -279,14 +279,14 @@ class Trial:
             owners = [
                 n
                 for n, member in enumerate(members)
-                if member.built and any(known is variable for known in member._trainable_variables)
+                if member.built and any(known is variable for known in known_variables(member))
             ]
-            known = any(v is variable for v in self.optimizer._trainable_variables)
-            assert owners == ([group] if known else [])
-        places = self.optimizer._routes.places
-        if places:
-            assert len(places) == len({place.key for place in places.values()})
-            assert {id(p.variable): p.group for p in places.values()} == {
+            is_known = any(v is variable for v in known_variables(self.optimizer))
+            assert owners == ([group] if is_known else [])
+        entries = self.optimizer.assignment.entries()
+        if entries:
+            assert len(entries) == len({entry.key for entry in entries})
+            assert {id(entry.variable): entry.group for entry in entries} == {
                 id(v): group for v, group in zip(self.model.weights, group_of)
             }
 
