@@ -21,11 +21,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._keras import slots_of, variable_index
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.freezing import freeze_to
+from tests.core.core_helpers import BareModel, apply_of, push
 
 RATES = [1e-3, 3e-3, 1e-2]
 WIDTH = 4
@@ -136,6 +138,18 @@ def way(request: pytest.FixtureRequest) -> Callable[..., keras.Model]:
     return request.param
 
 
+# Each kind in one way, and the other pairs.
+@pytest.mark.parametrize(
+    ("sample", "way"),
+    [
+        pytest.param(kind, way, marks=[] if (row + column) % 3 == 0 else pytest.mark.slow)
+        for row, kind in enumerate(
+            ("sequential", "functional", "nested", "subclassed", "shared", "attention")
+        )
+        for column, way in enumerate(WAYS)
+    ],
+    indirect=True,
+)
 def test_training_goes_on_alike_for_every_kind_of_model(sample, way, tmp_path):
     def make(seed: int = 1) -> keras.Model:
         model = sample.model(seed)
@@ -147,17 +161,24 @@ def test_training_goes_on_alike_for_every_kind_of_model(sample, way, tmp_path):
 
 
 def test_training_goes_on_alike_with_every_optimizer_of_keras(any_optimizer, tmp_path):
-    def make(seed: int = 1) -> keras.Model:
-        model = stack(seed, 2)
-        return compiled(model, groups_of(model, "layer_1"), optimizer=any_optimizer(0.1))
+    def make(value: float = 2.0) -> BareModel:
+        model = BareModel([np.full((4, 3), value), np.full(3, value)], [np.full((3, 2), value)])
+        model.compile(model.optimizer([1e-3, 1e-2], any_optimizer(0.1)))
+        return model
 
-    model = train(make(0), range(2))
-    twins = [way(model, make, tmp_path) for way in WAYS]
-    expected = [state(model), weights(model), state(train(model, range(2, 4))), weights(model)]
+    def steps(model: BareModel, seed: int) -> list[dict[str, np.ndarray]]:
+        push(apply_of(unwrap(model.optimizer)), model.weights, steps=2, seed=seed)
+        return [state(model), weights(model)]
+
+    model = make(1.0)
+    before = steps(model, 0)
+    twins = [way(model, make, tmp_path) for way in (through_archive, through_checkpoint)]
+    after = steps(model, 1)
     for twin in twins:
-        found = [state(twin), weights(twin), state(train(twin, range(2, 4))), weights(twin)]
-        for values, others in zip(found, expected):
-            assert_same(values, others)
+        for found, expected in zip(
+            [state(twin), weights(twin), *steps(twin, 1)], [*before, *after], strict=True
+        ):
+            assert_same(found, expected)
 
 
 def test_training_goes_on_alike_with_an_optimizer_of_its_own_for_every_group(way, tmp_path):
@@ -176,8 +197,9 @@ def test_training_goes_on_alike_with_an_optimizer_of_its_own_for_every_group(way
     assert_goes_on_alike(way(model, make, tmp_path), model, range(3, 6))
 
 
-@pytest.mark.parametrize("order", [[2, 1, 0], [1, 2, 0], [0, 2, 1]])
-def test_state_and_rates_follow_their_groups_into_another_order(order, tmp_path):
+def test_state_and_rates_follow_their_groups_into_another_order(tmp_path):
+    order = [1, 2, 0]  # not its own inverse
+
     def make(seed: int = 1) -> keras.Model:
         model = stack(seed)
         groups = groups_of(model)
@@ -224,7 +246,17 @@ def test_a_group_that_never_trained_is_stored_as_such(way, tmp_path):
     assert_goes_on_alike(twin, model, range(3, 5))
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+# When the twin's layers thaw: before its state comes, or after. An archive makes the model itself.
+@pytest.mark.parametrize(
+    ("when", "way"),
+    [
+        ("before", through_archive),
+        ("before", through_weights),
+        ("after", through_weights),
+        ("before", through_checkpoint),
+        ("after", through_checkpoint),
+    ],
+)
 def test_what_was_stored_frozen_goes_on_thawed(when, way, tmp_path):
     """Group 0 never trained, group 1 trained before it was frozen."""
 
@@ -290,13 +322,10 @@ def test_every_slot_lands_on_its_own_variable(tmp_path):
         for layer, unit in zip(twin.layers, range(3)):
             member = twin.optimizer.group_optimizers[2 - unit]
             for number, variable in enumerate([layer.kernel, layer.bias]):
-                index = member._get_variable_index(variable)
-                for slots, name in (
-                    (member._momentums, "momentums"),
-                    (member._velocities, "velocities"),
-                ):
+                for name, slots in slots_of(member).items():
                     np.testing.assert_array_equal(
-                        slots[index].numpy(), marks[f"{unit}.{number}.{name}"]
+                        slots[variable_index(member, variable)].numpy(),
+                        marks[f"{unit}.{number}.{name}"],
                     )
 
 
@@ -558,7 +587,14 @@ def build_first(make: Callable[..., keras.Model]) -> Callable[..., keras.Model]:
     return built
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+@pytest.mark.parametrize(
+    ("order", "way"),
+    [
+        ([0, 1, 2], through_archive),  # which makes the optimizer itself, in the order it had
+        ([2, 0, 1], through_weights),
+        ([2, 0, 1], through_checkpoint),
+    ],
+)
 def test_the_loss_scale_comes_back_too(order, way, mixed_float16, tmp_path):
     @build_first
     def make(seed: int = 1) -> keras.Model:
@@ -736,21 +772,22 @@ def test_another_model_is_refused(running, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "arguments", "message"),
     [
         (
+            "file",
             {"optimizer": keras.optimizers.SGD(momentum=0.9)},
             r"\(SGD\) kept momentums .*this one \(FusedAdam\) keeps",
         ),
-        ({"use_ema": True}, r"kept average .*and the `use_ema` it was saved with"),
+        ("checkpoint", {"use_ema": True}, r"kept average .*and the `use_ema` it was saved with"),
         (
+            "file",
             {"gradient_accumulation_steps": 2},
             r"middle of gradient accumulation \(step 1 of 2\)",
         ),
     ],
     ids=["inner optimizer", "ema", "accumulation"],
 )
-@pytest.mark.parametrize("kind", ["file", "checkpoint"])
 def test_other_settings_are_refused(kind, arguments, message, running, tmp_path):
     model = compiled(stack(0), **arguments)
     path = stored(tmp_path, model)
@@ -825,13 +862,14 @@ def test_random_bytes_are_refused(running, tmp_path):
     assert_same(weights(running.model), before)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_truncated_file_is_refused(share, running, tmp_path):
+def test_a_truncated_file_is_refused(running, tmp_path):
     path = stored(tmp_path, compiled(stack(0)))
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(OSError, match="truncated file"):
-        running.model.load_weights(path)
-    running.assert_untouched()
+    whole = path.read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(OSError, match="truncated file"):
+            running.model.load_weights(path)
+        running.assert_untouched()
 
 
 @pytest.fixture
@@ -873,12 +911,11 @@ def test_a_slot_of_another_shape_is_refused(running, damaged):
     running.assert_refuses(path, r"damaged: '1.0.momentums' should have shape \[4, 4\].*\[4, 5\]")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": "x"}', b'{"format": 1}', b"null"]
-)
-def test_a_broken_manifest_is_refused(content, running, damaged):
-    path = damaged(lambda entries: replace(entries, "manifest", np.frombuffer(content, np.uint8)))
-    running.assert_refuses(path, "damaged|later version")
+def test_a_broken_manifest_is_refused(running, damaged):
+    for content in (b"", b"{", b"[]", b"\xff\xfe", b'{"format": "x"}', b'{"format": 1}', b"null"):
+        bytes_of = np.frombuffer(content, np.uint8)
+        path = damaged(lambda entries, new=bytes_of: replace(entries, "manifest", new))
+        running.assert_refuses(path, "damaged|later version")
 
 
 def test_the_manifest_of_a_later_version_is_refused(running, damaged):
