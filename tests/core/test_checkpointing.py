@@ -23,6 +23,8 @@ import tensorflow as tf
 
 from dlr_tf.core._keras import slots_of, variable_index
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.assignment import AssignedVariable
+from dlr_tf.core.checkpointing import match_variables
 from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
@@ -526,6 +528,84 @@ def test_a_quantised_model_loads_without_the_state_of_its_kernels(tmp_path):
             assert f"{layer}.1.{slot}" not in after
 
 
+@pytest.mark.parametrize(
+    "knows",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                raises=tf.errors.InvalidArgumentError,
+                reason="TensorFlow looks up all names before it reads the manifest",
+            ),
+        ),
+    ],
+    ids=["model not known yet", "model known"],
+)
+def test_a_checkpoint_restores_a_quantised_model_too(knows, tmp_path):
+    """Its biases moved to the front of their layers."""
+    model = train(compiled(stack()))
+    path = tf.train.Checkpoint(optimizer=model.optimizer).save(tmp_path / "c")
+    twin = stack(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have a `quantize` method")
+        twin.quantize("int8")
+    groups = groups_of(twin)
+    optimizer = MultiGroupOptimizer(groups if knows else [*groups], RATES)
+    kernels = [layer.kernel.numpy() for layer in twin.layers]
+    with pytest.warns(UserWarning, match=r"dropped: \['layer_0/kernel', 'layer_1/kernel', "):
+        tf.train.Checkpoint(optimizer=optimizer).restore(path)
+        optimizer.bind(twin)
+        optimizer.build(twin.trainable_variables)
+    for number, layer in enumerate(twin.layers):
+        for slot in ("momentums", "velocities"):
+            saved = state(model)[f"{number}.1.{slot}"]
+            np.testing.assert_array_equal(state_of(optimizer)[f"{number}.0.{slot}"], saved)
+        np.testing.assert_array_equal(layer.bias.numpy(), model.layers[number].bias.numpy())
+        np.testing.assert_array_equal(layer.kernel.numpy(), kernels[number])
+
+
+def assigned(*variables: tuple[str, str, Any]) -> list[AssignedVariable]:
+    return [AssignedVariable(key, path, variable, 0) for key, path, variable in variables]
+
+
+SAVED = {"0.0": {"path": "layer/kernel", "shape": [4, 4]}}
+SQUARE, WIDE = keras.Variable(np.zeros((4, 4))), keras.Variable(np.zeros((4, 5)))
+INTEGERS = keras.Variable(np.zeros((4, 4)), dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("current", "keys", "gone"),
+    [
+        # The name decides where the layer has more variables than it had.
+        ([("0.0", "layer/other", SQUARE), ("0.1", "layer/kernel", SQUARE)], {"0.0": "0.1"}, []),
+        # Another name alone does not: automatic names change.
+        ([("0.0", "dense_7/weight", SQUARE)], {"0.0": "0.0"}, []),
+        # A quantised variable has no state.
+        ([("0.0", "layer/kernel", INTEGERS)], {}, ["layer/kernel"]),
+        ([("0.0", "layer/a", WIDE), ("0.1", "layer/b", WIDE)], {}, ["layer/kernel"]),
+    ],
+)
+def test_the_variable_that_a_saved_one_is(current, keys, gone):
+    assert match_variables(SAVED, assigned(*current)) == (keys, gone)
+
+
+@pytest.mark.parametrize(
+    ("current", "now"),
+    [
+        ([("0.0", "layer/kernel", WIDE)], r"'layer/kernel' of shape \[4, 5\]"),
+        ([("0.0", "layer/weight", WIDE)], r"'layer/weight' of shape \[4, 5\]"),
+        ([("1.0", "later/kernel", SQUARE)], "none"),
+    ],
+)
+def test_a_saved_variable_that_is_not_there_is_refused(current, now):
+    message = (
+        rf"trained 'layer/kernel' of shape \[4, 4\].*that position of this model: {now}\. Load"
+    )
+    with pytest.raises(ValueError, match=message):
+        match_variables(SAVED, assigned(*current))
+
+
 def test_state_that_the_model_outgrew_is_not_saved_with_a_warning(tmp_path):
     model = train(compiled(stack()))
     with warnings.catch_warnings():
@@ -937,6 +1017,17 @@ def test_an_optimizer_that_knows_no_model_refuses_a_file():
     model.optimizer.save_own_variables(store)
     with pytest.raises(ValueError, match=r"does not know its model.*optimizer.bind\(model\)"):
         optimizer.load_own_variables(store)
+
+
+def test_state_that_was_saved_before_the_model_was_known_is_the_configuration():
+    optimizer = MultiGroupOptimizer([*groups_of(stack())], RATES)
+    store: dict[str, np.ndarray] = {}
+    optimizer.save_own_variables(store)
+    assert store.keys() == {"manifest"}
+    model = train(compiled(stack()))
+    before = state(model)
+    model.optimizer.load_own_variables(store)
+    assert_same(state(model), before)
 
 
 def test_set_weights_wants_all_of_them(running):

@@ -345,3 +345,59 @@ def test_what_spans_groups_takes_sparse_gradients(template, name, mode):
         results.append(values(model.weights))
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+# --- Under a strategy
+
+
+STRATEGIES = {
+    "one_device": lambda: tf.distribute.OneDeviceStrategy("/cpu:0"),
+    "mirrored": lambda: tf.distribute.MirroredStrategy(["/cpu:0"]),
+}
+EVENTFUL = {
+    "global_clipnorm": 0.05,
+    "gradient_accumulation_steps": 2,
+    "use_ema": True,
+    "ema_momentum": 0.5,
+    "ema_overwrite_frequency": 2,
+}
+
+
+# `tests/training/test_distribution.py` has two devices.
+@pytest.mark.parametrize(
+    ("name", "template", "settings"),
+    [("one_device", "keras_adam", {}), ("mirrored", "fused_adam", EVENTFUL)],
+    indirect=["template"],
+)
+def test_one_device_under_a_strategy_trains_as_without(name, template, settings):
+    plain = three_parts()
+    push(apply_of(plain.optimizer(RATES, template.argument(), **settings)), plain.weights)
+    strategy = STRATEGIES[name]()
+    with strategy.scope():
+        model = three_parts()
+        optimizer = model.optimizer(RATES, template.argument(), **settings)
+
+    def update(gradients: list[Any], variables: list[Any]) -> None:
+        def on_replica() -> None:
+            # Strategies look at the device of a gradient, which an argument has not.
+            optimizer.apply_gradients(zip(map(tf.identity, gradients), variables))
+
+        strategy.run(on_replica)
+
+    push(update, model.weights, "graph")
+    for a, b in zip(values(model.weights), values(plain.weights)):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert steps_of(optimizer) == [2 if settings else 5] * 3
+
+
+def test_a_variable_that_takes_its_gradient_has_no_average():
+    model = Holder(2, [1.0], [1.0])
+    for part in model.parts:
+        part.weights[0].overwrite_with_gradient = True
+    optimizer = model.optimizer(0.5, use_ema=True)
+    optimizer.apply([tf.constant([3.0])] * 4, model.weights)
+    assert weights_of(model) == [3.0, -0.5] * 2
+    averages = moving_averages(optimizer)
+    assert [average is None for average in averages] == [True, False] * 2
+    optimizer.finalize_variable_values(model.weights)
+    assert weights_of(model) == [3.0, -0.5] * 2
