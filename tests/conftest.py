@@ -254,9 +254,29 @@ OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
 }
 
 
-@pytest.fixture(params=OPTIMIZERS)
+# One of every kind of state: none, slots of the variable's shape, slots of other shapes, none for
+# some variables, copies of the variable, and variables for all of them together. The others are
+# `slow`.
+ONE_OF_EVERY_KIND = (
+    "Adafactor",
+    "Adam",
+    "FusedAdam amsgrad",
+    "Muon",
+    "Nadam",
+    "RMSprop centered",
+    "SGD",
+    "ScheduleFreeAdamW",
+)
+
+
+@pytest.fixture(
+    params=[
+        name if name in ONE_OF_EVERY_KIND else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ]
+)
 def any_optimizer(request: pytest.FixtureRequest) -> Callable[[Any], keras.optimizers.Optimizer]:
-    """Every optimizer that Keras has in turn, and ours, as a function of its rate."""
+    """Every optimizer that Keras has, and ours, in turn, as a function of its rate."""
     return OPTIMIZERS[request.param]
 
 

@@ -471,6 +471,25 @@ def test_state_that_was_saved_without_accumulation_empties_the_accumulators(tmp_
     assert int(other.optimizer.iterations) == int(model.optimizer.iterations)
 
 
+@pytest.mark.xfail(reason="the fresh value is looked for in the group's first layer alone")
+def test_state_of_a_group_begins_anew_though_its_first_layer_is_frozen(tmp_path):
+    """Nadam keeps a product for all variables of a group; the file has none for it."""
+
+    def make(seed: int) -> keras.Model:
+        model = stack(seed)
+        return compiled(model, groups_of(model, "layer_2"), optimizer=keras.optimizers.Nadam())
+
+    model, twin = make(0), make(1)
+    freeze_to(model, groups_of(model, "layer_2"), 1)
+    path = stored(tmp_path, model)
+    twin.layers[0].trainable = False
+    twin.make_train_function(force=True)
+    train(twin)
+    twin.load_weights(path)
+    assert state(twin)["steps of group_0"] == 0
+    assert state(twin)["0.group.u_product"] == 1
+
+
 def test_averages_that_a_file_lacks_begin_at_the_weights(tmp_path):
     model = train(compiled(stack()))
     other = train(compiled(stack(1), use_ema=True))
@@ -732,7 +751,7 @@ def test_a_file_with_more_variables_keeps_its_state_inside_the_loss_scale(mixed_
 
 
 class Running:
-    """A model in mid-training, whose optimizer is to stay as it is."""
+    """A model in the middle of training, whose optimizer is to stay as it is."""
 
     def __init__(self) -> None:
         self.model = train(compiled(stack(5)), range(7, 9))
@@ -751,8 +770,9 @@ class Running:
         self.assert_untouched()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Running:
+    """One for all tests: each of them checks that it was not touched."""
     return Running()
 
 
@@ -942,9 +962,9 @@ def test_random_bytes_are_refused(running, tmp_path):
     assert_same(weights(running.model), before)
 
 
-def test_a_truncated_file_is_refused(running, tmp_path):
-    path = stored(tmp_path, compiled(stack(0)))
-    whole = path.read_bytes()
+def test_a_truncated_file_is_refused(running, stored_file, tmp_path):
+    path = tmp_path / "truncated.weights.h5"
+    whole = stored_file.read_bytes()
     for share in (0.2, 0.5, 0.9):
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(OSError, match="truncated file"):
@@ -952,9 +972,14 @@ def test_a_truncated_file_is_refused(running, tmp_path):
         running.assert_untouched()
 
 
+@pytest.fixture(scope="module")
+def stored_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stored(tmp_path_factory.mktemp("stored"), compiled(stack(0)))
+
+
 @pytest.fixture
-def damaged(tmp_path) -> Callable[[Callable[[Any], None]], Path]:
-    path = stored(tmp_path, compiled(stack(0)))
+def damaged(stored_file, tmp_path) -> Callable[[Callable[[Any], None]], Path]:
+    path = stored_file
 
     def damage(how: Callable[[Any], None]) -> Path:
         copied = tmp_path / "damaged.weights.h5"

@@ -279,6 +279,21 @@ def test_a_rate_set_inside_a_traced_function_is_limited_too():
     assert rates_at(optimizer, 100) == [np.float32(1e-2)] * 2
 
 
+def test_rates_are_read_and_set_inside_a_traced_function():
+    schedule = SGDR(1e-2, 100, t_mul=1.0)
+    optimizer = optimizer_with(1e-3, schedule, step=50)
+
+    @tf.function
+    def halve() -> Any:
+        before = optimizer.learning_rate.value
+        optimizer.rates.set_all([optimizer.rates.of_group(0) / 2, before / 2])
+        return before
+
+    np.testing.assert_allclose(halve(), 5e-3, rtol=1e-6)
+    np.testing.assert_allclose(rates_at(optimizer, 50), [5e-4, 2.5e-3], rtol=1e-6)
+    np.testing.assert_allclose(rates_at(optimizer, 100), [5e-4, 5e-3], rtol=1e-6)
+
+
 def test_limits_are_saved():
     schedule = SGDR(1e-2, 100, t_mul=1.0)
     optimizer = optimizer_with(schedule, 1e-3, step=99)

@@ -180,6 +180,19 @@ def test_a_copy_keeps_what_is_excluded_from_weight_decay(by):
     np.testing.assert_allclose(variables[0].numpy(), 0.95 * before[0], rtol=1e-6)
 
 
+def test_a_copy_of_a_loss_scale_optimizer():
+    variables = make_variables()
+    inner = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    inner.exclude_from_weight_decay(var_names=["v1"])
+    outer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0)
+    copied = copy_optimizer(outer, keep_rate=True)
+    assert copied.inner_optimizer is not inner
+    assert copied.initial_scale == 4.0
+    assert float(copied.learning_rate) == pytest.approx(0.1)
+    assert not _keras.uses_weight_decay(copied.inner_optimizer, variables[1])
+    assert _keras.uses_weight_decay(copied.inner_optimizer, variables[0])
+
+
 def test_a_copy_of_an_optimizer_with_a_schedule_follows_no_schedule():
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
     copied = copy_optimizer(keras.optimizers.SGD(schedule, momentum=0.5))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import keras
@@ -256,6 +257,15 @@ def test_exclusions_are_part_of_the_configuration(chosen):
     assert revived.get_config() == config
     revived.apply([tf.zeros(1)] * 4, twin.weights)
     np.testing.assert_allclose(weights_of(twin), [0.95, 1.0, 0.95, 1.0], rtol=1e-6)
+
+
+def test_a_copy_excludes_the_same_variables():
+    model = Holder(2, [1.0], [1.0])
+    optimizer = model.optimizer(0.1, keras.optimizers.AdamW(weight_decay=0.5))
+    optimizer.exclude_from_weight_decay(var_list=[model.weights[1], model.weights[3]])
+    copied = copy.deepcopy(optimizer)
+    copied.apply([tf.zeros(1)] * 4, model.weights)
+    np.testing.assert_allclose(weights_of(model), [0.95, 1.0, 0.95, 1.0], rtol=1e-6)
 
 
 def test_exclusions_of_unknown_variables_cannot_be_stored():
