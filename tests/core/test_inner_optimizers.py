@@ -43,7 +43,7 @@ def test_any_optimizer_can_be_the_template(any_optimizer):
 
 @pytest.mark.parametrize("name", ["Adafactor", "Nadam", "AdamW"])
 def test_any_optimizer_follows_a_schedule(name):
-    """Adafactor limits a rate to `1 / sqrt(step)`, but not where it is a schedule."""
+    """Adafactor asks whether its rate is a schedule, and limits it to `1 / sqrt(step)`."""
     equals_plain_keras(getattr(keras.optimizers, name), InverseTimeDecay(0.9, 1, 0.1))
 
 
