@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,12 +16,29 @@ from dlr_tf.core.groups import LayerGroup, split_layers
 # Keras 3.15's own way to turn a variable into an array, under NumPy 2.
 KERAS_WARNING = "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras.src"
 
+# They hold no doctests; two of one name cannot both be imported, and the script that made the data
+# needs version 0.1.0.
+collect_ignore_glob = ["conftest.py", "*/conftest.py", "data/*"]
+
 N_INPUTS, N_OUTPUTS = 8, 3
 GROUP_NAMES = ("early", "middle", "head")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--runslow", action="store_true", help="run the tests that take more than a few seconds too"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", KERAS_WARNING)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--runslow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
 
 
 def dense(units: int, name: str | None = None, activation: str | None = "tanh") -> Any:
@@ -192,15 +208,6 @@ class Template:
         return kind(learning_rate, **kwargs)
 
 
-@pytest.fixture(autouse=True)
-def _no_models_of_other_tests() -> Iterator[None]:
-    # What is there by now stays to the end: neither a collection, which in the long run would take
-    # longer than the tests, nor the search for a model needs to look at it again.
-    gc.collect()
-    gc.freeze()
-    yield
-
-
 @pytest.fixture(params=SAMPLES)
 def sample(request: pytest.FixtureRequest) -> Sample:
     """Every kind of model in turn."""
@@ -251,9 +258,29 @@ OPTIMIZERS: dict[str, Callable[[Any], keras.optimizers.Optimizer]] = {
 }
 
 
-@pytest.fixture(params=OPTIMIZERS)
+# One of every kind of state: none, slots of the variable's shape, slots of other shapes, none for
+# some variables, copies of the variable, and variables for all of them together. The others are
+# `slow`.
+ONE_OF_EVERY_KIND = (
+    "Adafactor",
+    "Adam",
+    "FusedAdam amsgrad",
+    "Muon",
+    "Nadam",
+    "RMSprop centered",
+    "SGD",
+    "ScheduleFreeAdamW",
+)
+
+
+@pytest.fixture(
+    params=[
+        name if name in ONE_OF_EVERY_KIND else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMIZERS
+    ]
+)
 def any_optimizer(request: pytest.FixtureRequest) -> Callable[[Any], keras.optimizers.Optimizer]:
-    """Every optimizer that Keras has in turn, and ours, as a function of its rate."""
+    """Every optimizer that Keras has, and ours, in turn, as a function of its rate."""
     return OPTIMIZERS[request.param]
 
 

@@ -35,6 +35,7 @@ def rows_of(reports: dict[str, Any], name: str) -> list[Any]:
     return reports[f"{name}-cpu.json"]["rows"]
 
 
+@pytest.mark.slow
 def test_reports_say_where_and_with_what_they_were_made(reports: dict[str, Any]) -> None:
     for report in reports.values():
         assert report["versions"]["tensorflow"] == tf.__version__
@@ -44,6 +45,7 @@ def test_reports_say_where_and_with_what_they_were_made(reports: dict[str, Any])
         assert len(report["date"]) == len("2000-01-01")
 
 
+@pytest.mark.slow
 def test_update_step_compares_everyone(reports: dict[str, Any]) -> None:
     rows = rows_of(reports, "update_step")
     n_variables, n_parameters = rows[0]["n_variables"], rows[0]["n_parameters"]
@@ -70,6 +72,7 @@ def test_update_step_compares_everyone(reports: dict[str, Any]) -> None:
             assert row["to_one_group"] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_our_graph_has_few_operations(reports: dict[str, Any]) -> None:
     ops = {
         (row["competitor"], row["groups"]): row["graph_ops"]
@@ -81,6 +84,7 @@ def test_our_graph_has_few_operations(reports: dict[str, Any]) -> None:
     assert per_layer < ops[update_step.KERAS_ADAM, None] / 3
 
 
+@pytest.mark.slow
 def test_every_step_is_timed(reports: dict[str, Any]) -> None:
     for row in rows_of(reports, "train_step"):
         low, median, high = (row["noise"][i] for i in (1, 0, 2))
@@ -100,6 +104,7 @@ def test_page_shows_the_stored_results() -> None:
     assert everything.write_tables(page, FOLDER / "results", everything.IN_SHORT) == page
 
 
+@pytest.mark.slow
 def test_page_of_a_quick_run(reports: dict[str, Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / "results").mkdir()
     for name, report in reports.items():

@@ -588,11 +588,6 @@ def set_operation_seeds(generator: random.Random) -> None:
 # --- Training ------------------------------------------------------------------------------------
 
 
-def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """The variables that an optimizer was built for; the public list mixes them with its state."""
-    return list(optimizer._trainable_variables)
-
-
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """What `compile` was called with, as the objects themselves; empty before.
 

@@ -21,8 +21,8 @@ from dlr_tf.core._keras import (
     direct_layers,
     flagged_variables,
     flags_at_compile,
+    known_variables,
     lora_base_variables,
-    trained_variables,
 )
 from dlr_tf.core._validation import check_integer, check_model, unwrap_optimizer
 from dlr_tf.core.assignment import assign_layers, assign_variables
@@ -365,7 +365,7 @@ def _is_traced_with(model: keras.Model, flags: _FlagSet) -> bool:
     """
     if model.optimizer is None:
         return False
-    trained = set(map(id, trained_variables(unwrap_optimizer(model.optimizer))))
+    trained = set(map(id, known_variables(unwrap_optimizer(model.optimizer))))
     trainable = set(map(id, model.trainable_variables))
     if model.optimizer.built and not trainable <= trained:
         return False

@@ -229,3 +229,9 @@ def test_raw_tensorflow_variables_are_assigned_too():
     model = Raw()
     model(np.zeros((1, 4), "float32"))
     assert variable_key(model.raw) in resolved(split_layerwise(model), [model.raw])
+
+
+def test_a_model_that_is_not_built_cannot_be_bound():
+    optimizer = MultiGroupOptimizer((LayerGroup("all", ("a",)),), 0.1)
+    with pytest.raises(ValueError, match=r"is not built, so its variables.*Not built: \["):
+        optimizer.bind(keras.Sequential([LAYERS.Dense(2, name="a")]))

@@ -21,11 +21,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._keras import slots_of, variable_index
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.freezing import freeze_to
+from tests.core.core_helpers import BareModel, apply_of, push
 
 RATES = [1e-3, 3e-3, 1e-2]
 WIDTH = 4
@@ -136,6 +138,18 @@ def way(request: pytest.FixtureRequest) -> Callable[..., keras.Model]:
     return request.param
 
 
+# Each kind in one way, and the other pairs.
+@pytest.mark.parametrize(
+    ("sample", "way"),
+    [
+        pytest.param(kind, way, marks=[] if (row + column) % 3 == 0 else pytest.mark.slow)
+        for row, kind in enumerate(
+            ("sequential", "functional", "nested", "subclassed", "shared", "attention")
+        )
+        for column, way in enumerate(WAYS)
+    ],
+    indirect=True,
+)
 def test_training_goes_on_alike_for_every_kind_of_model(sample, way, tmp_path):
     def make(seed: int = 1) -> keras.Model:
         model = sample.model(seed)
@@ -147,17 +161,24 @@ def test_training_goes_on_alike_for_every_kind_of_model(sample, way, tmp_path):
 
 
 def test_training_goes_on_alike_with_every_optimizer_of_keras(any_optimizer, tmp_path):
-    def make(seed: int = 1) -> keras.Model:
-        model = stack(seed, 2)
-        return compiled(model, groups_of(model, "layer_1"), optimizer=any_optimizer(0.1))
+    def make(value: float = 2.0) -> BareModel:
+        model = BareModel([np.full((4, 3), value), np.full(3, value)], [np.full((3, 2), value)])
+        model.compile(model.optimizer([1e-3, 1e-2], any_optimizer(0.1)))
+        return model
 
-    model = train(make(0), range(2))
-    twins = [way(model, make, tmp_path) for way in WAYS]
-    expected = [state(model), weights(model), state(train(model, range(2, 4))), weights(model)]
+    def steps(model: BareModel, seed: int) -> list[dict[str, np.ndarray]]:
+        push(apply_of(unwrap(model.optimizer)), model.weights, steps=2, seed=seed)
+        return [state(model), weights(model)]
+
+    model = make(1.0)
+    before = steps(model, 0)
+    twins = [way(model, make, tmp_path) for way in (through_archive, through_checkpoint)]
+    after = steps(model, 1)
     for twin in twins:
-        found = [state(twin), weights(twin), state(train(twin, range(2, 4))), weights(twin)]
-        for values, others in zip(found, expected):
-            assert_same(values, others)
+        for found, expected in zip(
+            [state(twin), weights(twin), *steps(twin, 1)], [*before, *after], strict=True
+        ):
+            assert_same(found, expected)
 
 
 def test_training_goes_on_alike_with_an_optimizer_of_its_own_for_every_group(way, tmp_path):
@@ -176,8 +197,9 @@ def test_training_goes_on_alike_with_an_optimizer_of_its_own_for_every_group(way
     assert_goes_on_alike(way(model, make, tmp_path), model, range(3, 6))
 
 
-@pytest.mark.parametrize("order", [[2, 1, 0], [1, 2, 0], [0, 2, 1]])
-def test_state_and_rates_follow_their_groups_into_another_order(order, tmp_path):
+def test_state_and_rates_follow_their_groups_into_another_order(tmp_path):
+    order = [1, 2, 0]  # not its own inverse
+
     def make(seed: int = 1) -> keras.Model:
         model = stack(seed)
         groups = groups_of(model)
@@ -224,7 +246,17 @@ def test_a_group_that_never_trained_is_stored_as_such(way, tmp_path):
     assert_goes_on_alike(twin, model, range(3, 5))
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+# When the twin's layers thaw: before its state comes, or after. An archive makes the model itself.
+@pytest.mark.parametrize(
+    ("when", "way"),
+    [
+        ("before", through_archive),
+        ("before", through_weights),
+        ("after", through_weights),
+        ("before", through_checkpoint),
+        ("after", through_checkpoint),
+    ],
+)
 def test_what_was_stored_frozen_goes_on_thawed(when, way, tmp_path):
     """Group 0 never trained, group 1 trained before it was frozen."""
 
@@ -290,13 +322,10 @@ def test_every_slot_lands_on_its_own_variable(tmp_path):
         for layer, unit in zip(twin.layers, range(3)):
             member = twin.optimizer.group_optimizers[2 - unit]
             for number, variable in enumerate([layer.kernel, layer.bias]):
-                index = member._get_variable_index(variable)
-                for slots, name in (
-                    (member._momentums, "momentums"),
-                    (member._velocities, "velocities"),
-                ):
+                for name, slots in slots_of(member).items():
                     np.testing.assert_array_equal(
-                        slots[index].numpy(), marks[f"{unit}.{number}.{name}"]
+                        slots[variable_index(member, variable)].numpy(),
+                        marks[f"{unit}.{number}.{name}"],
                     )
 
 
@@ -440,6 +469,25 @@ def test_state_that_was_saved_without_accumulation_empties_the_accumulators(tmp_
     assert int(other.optimizer.iterations) == int(model.optimizer.iterations)
 
 
+@pytest.mark.xfail(reason="the fresh value is looked for in the group's first layer alone")
+def test_state_of_a_group_begins_anew_though_its_first_layer_is_frozen(tmp_path):
+    """Nadam keeps a product for all variables of a group; the file has none for it."""
+
+    def make(seed: int) -> keras.Model:
+        model = stack(seed)
+        return compiled(model, groups_of(model, "layer_2"), optimizer=keras.optimizers.Nadam())
+
+    model, twin = make(0), make(1)
+    freeze_to(model, groups_of(model, "layer_2"), 1)
+    path = stored(tmp_path, model)
+    twin.layers[0].trainable = False
+    twin.make_train_function(force=True)
+    train(twin)
+    twin.load_weights(path)
+    assert state(twin)["steps of group_0"] == 0
+    assert state(twin)["0.group.u_product"] == 1
+
+
 def test_averages_that_a_file_lacks_begin_at_the_weights(tmp_path):
     model = train(compiled(stack()))
     other = train(compiled(stack(1), use_ema=True))
@@ -495,6 +543,43 @@ def test_a_quantised_model_loads_without_the_state_of_its_kernels(tmp_path):
             saved = before[f"{layer}.1.{slot}"]
             np.testing.assert_array_equal(after[f"{layer}.0.{slot}"], saved)
             assert f"{layer}.1.{slot}" not in after
+
+
+@pytest.mark.parametrize(
+    "knows",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                raises=tf.errors.InvalidArgumentError,
+                reason="TensorFlow looks up all names before it reads the manifest",
+            ),
+        ),
+    ],
+    ids=["model not known yet", "model known"],
+)
+def test_a_checkpoint_restores_a_quantised_model_too(knows, tmp_path):
+    """Its biases moved to the front of their layers."""
+    model = train(compiled(stack()))
+    path = tf.train.Checkpoint(optimizer=model.optimizer).save(tmp_path / "c")
+    twin = stack(1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have a `quantize` method")
+        twin.quantize("int8")
+    groups = groups_of(twin)
+    optimizer = MultiGroupOptimizer(groups if knows else [*groups], RATES)
+    kernels = [layer.kernel.numpy() for layer in twin.layers]
+    with pytest.warns(UserWarning, match=r"dropped: \['layer_0/kernel', 'layer_1/kernel', "):
+        tf.train.Checkpoint(optimizer=optimizer).restore(path)
+        optimizer.bind(twin)
+        optimizer.build(twin.trainable_variables)
+    for number, layer in enumerate(twin.layers):
+        for slot in ("momentums", "velocities"):
+            saved = state(model)[f"{number}.1.{slot}"]
+            np.testing.assert_array_equal(state_of(optimizer)[f"{number}.0.{slot}"], saved)
+        np.testing.assert_array_equal(layer.bias.numpy(), model.layers[number].bias.numpy())
+        np.testing.assert_array_equal(layer.kernel.numpy(), kernels[number])
 
 
 def test_state_that_the_model_outgrew_is_not_saved_with_a_warning(tmp_path):
@@ -558,7 +643,14 @@ def build_first(make: Callable[..., keras.Model]) -> Callable[..., keras.Model]:
     return built
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+@pytest.mark.parametrize(
+    ("order", "way"),
+    [
+        ([0, 1, 2], through_archive),  # which makes the optimizer itself, in the order it had
+        ([2, 0, 1], through_weights),
+        ([2, 0, 1], through_checkpoint),
+    ],
+)
 def test_the_loss_scale_comes_back_too(order, way, mixed_float16, tmp_path):
     @build_first
     def make(seed: int = 1) -> keras.Model:
@@ -616,7 +708,7 @@ def test_a_file_with_more_variables_keeps_its_state_inside_the_loss_scale(mixed_
 
 
 class Running:
-    """A model in mid-training, whose optimizer is to stay as it is."""
+    """A model in the middle of training, whose optimizer is to stay as it is."""
 
     def __init__(self) -> None:
         self.model = train(compiled(stack(5)), range(7, 9))
@@ -635,8 +727,9 @@ class Running:
         self.assert_untouched()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def running() -> Running:
+    """One for all tests: each of them checks that it was not touched."""
     return Running()
 
 
@@ -736,21 +829,22 @@ def test_another_model_is_refused(running, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "arguments", "message"),
     [
         (
+            "file",
             {"optimizer": keras.optimizers.SGD(momentum=0.9)},
             r"\(SGD\) kept momentums .*this one \(FusedAdam\) keeps",
         ),
-        ({"use_ema": True}, r"kept average .*and the `use_ema` it was saved with"),
+        ("checkpoint", {"use_ema": True}, r"kept average .*and the `use_ema` it was saved with"),
         (
+            "file",
             {"gradient_accumulation_steps": 2},
             r"middle of gradient accumulation \(step 1 of 2\)",
         ),
     ],
     ids=["inner optimizer", "ema", "accumulation"],
 )
-@pytest.mark.parametrize("kind", ["file", "checkpoint"])
 def test_other_settings_are_refused(kind, arguments, message, running, tmp_path):
     model = compiled(stack(0), **arguments)
     path = stored(tmp_path, model)
@@ -825,18 +919,24 @@ def test_random_bytes_are_refused(running, tmp_path):
     assert_same(weights(running.model), before)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_truncated_file_is_refused(share, running, tmp_path):
-    path = stored(tmp_path, compiled(stack(0)))
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(OSError, match="truncated file"):
-        running.model.load_weights(path)
-    running.assert_untouched()
+def test_a_truncated_file_is_refused(running, stored_file, tmp_path):
+    path = tmp_path / "truncated.weights.h5"
+    whole = stored_file.read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(OSError, match="truncated file"):
+            running.model.load_weights(path)
+        running.assert_untouched()
+
+
+@pytest.fixture(scope="module")
+def stored_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stored(tmp_path_factory.mktemp("stored"), compiled(stack(0)))
 
 
 @pytest.fixture
-def damaged(tmp_path) -> Callable[[Callable[[Any], None]], Path]:
-    path = stored(tmp_path, compiled(stack(0)))
+def damaged(stored_file, tmp_path) -> Callable[[Callable[[Any], None]], Path]:
+    path = stored_file
 
     def damage(how: Callable[[Any], None]) -> Path:
         copied = tmp_path / "damaged.weights.h5"
@@ -873,12 +973,11 @@ def test_a_slot_of_another_shape_is_refused(running, damaged):
     running.assert_refuses(path, r"damaged: '1.0.momentums' should have shape \[4, 4\].*\[4, 5\]")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format": "x"}', b'{"format": 1}', b"null"]
-)
-def test_a_broken_manifest_is_refused(content, running, damaged):
-    path = damaged(lambda entries: replace(entries, "manifest", np.frombuffer(content, np.uint8)))
-    running.assert_refuses(path, "damaged|later version")
+def test_a_broken_manifest_is_refused(running, damaged):
+    for content in (b"", b"{", b"[]", b"\xff\xfe", b'{"format": "x"}', b'{"format": 1}', b"null"):
+        bytes_of = np.frombuffer(content, np.uint8)
+        path = damaged(lambda entries, new=bytes_of: replace(entries, "manifest", new))
+        running.assert_refuses(path, "damaged|later version")
 
 
 def test_the_manifest_of_a_later_version_is_refused(running, damaged):
@@ -892,14 +991,135 @@ def test_the_manifest_of_a_later_version_is_refused(running, damaged):
     )
 
 
-def test_an_optimizer_that_knows_no_model_refuses_a_file():
+def test_an_optimizer_that_knows_no_model_takes_the_state_when_it_does():
     optimizer = MultiGroupOptimizer([*groups_of(stack())], RATES)
-    model = compiled(stack(0))
-    train(model)
+    model = train(compiled(stack(0)))
     store: dict[str, np.ndarray] = {}
     model.optimizer.save_own_variables(store)
-    with pytest.raises(ValueError, match=r"does not know its model.*optimizer.bind\(model\)"):
-        optimizer.load_own_variables(store)
+    optimizer.load_own_variables(store)
+    assert int(optimizer.iterations) == 3
+    optimizer.bind(model)
+    assert_same(state_of(optimizer), state_of(model.optimizer))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer 'loss_scale")
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def test_a_copy_of_the_loss_scale_and_the_optimizer_in_it(mixed_float16, way):
+    model, twin = train(compiled(stack())), stack()
+    copied = way(model.optimizer)
+    assert int(copied.iterations) == int(model.optimizer.iterations)
+    twin.compile(copied, "mse", run_eagerly=True)
+    copied.build(twin.trainable_variables)
+    assert_same(state(twin), state(model))
+
+
+def test_a_checkpoint_written_inside_the_loss_scale_is_read_outside_of_it(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = train(compiled(stack()))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(tmp_path / "c")
+    twin = compiled(stack(1))
+    tf.train.Checkpoint(model=twin, optimizer=twin.optimizer).read(path)
+    assert_same(state(twin), state(model))
+    assert_same(weights(twin), weights(model))
+
+
+def test_quantised_then_lora_trains_on(tmp_path):
+    model = train(compiled(stack()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have a `quantize` method")
+        model.quantize("int8")
+    model.layers[0].enable_lora(2)
+    model.optimizer.bind(model)
+    model.optimizer.build(model.trainable_variables)
+    model.compile(model.optimizer, "mse", run_eagerly=True)
+    train(model, range(3, 5))
+    assert {"0.1.momentums", "0.2.momentums"} <= state(model).keys()
+    tables: list[str] = []
+    model.optimizer.summary(print_fn=tables.append)
+    assert "trainable" in tables[0]
+
+
+@keras.saving.register_keras_serializable(package="dlr_tf_tests")
+class Distiller(keras.Model):
+    """Trains one of two models of the same structure."""
+
+    def __init__(self, student: keras.Model, teacher: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.student, self.teacher = student, teacher
+        self.teacher.trainable = False
+
+    def call(self, inputs: Any) -> Any:
+        return self.student(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {"student": serialize(self.student), "teacher": serialize(self.teacher)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Distiller:
+        return cls(**{n: keras.saving.deserialize_keras_object(c) for n, c in config.items()})
+
+
+def test_the_groups_of_a_model_inside_the_compiled_one(tmp_path):
+    student, teacher = stack(0), stack(1)
+    student.name, teacher.name = "student", "teacher"
+    model = Distiller(student, teacher)
+    model.build((None, WIDTH))
+    model.compile(
+        MultiGroupOptimizer(groups_of(student), RATES),
+        keras.losses.MeanSquaredError(),
+        run_eagerly=True,
+    )
+    train(model)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.optimizer.assignment.model is loaded.student
+    assert_same(state(loaded), state(model))
+    loaded.compile(loaded.optimizer, "mse", run_eagerly=True)
+    train(loaded, range(3, 5))
+    train(model, range(3, 5))
+    assert_same(weights(loaded.student), weights(model.student))
+
+
+@pytest.mark.filterwarnings("ignore:.*compiled metrics have yet to be built")
+def test_a_legacy_file_of_other_trained_variables_keeps_steps_and_rates(tmp_path):
+    model = stack()
+    rates = [0.01, SGDR(0.1, 8), 0.1]
+    optimizer = MultiGroupOptimizer(groups_of(model), rates)
+    model.compile(optimizer, keras.losses.MeanSquaredError(), run_eagerly=True)
+    train(model)
+    freeze_to(model, optimizer.groups, -1)
+    model.save(tmp_path / "m.h5")
+    with pytest.warns(UserWarning, match="only its steps and rates were restored"):
+        loaded = keras.models.load_model(tmp_path / "m.h5")
+    assert int(loaded.optimizer.iterations) == 3
+    assert loaded.optimizer.learning_rates == model.optimizer.learning_rates
+    assert loaded.optimizer.group_steps.numpy().tolist() == [0, 0, 0]
+
+
+def test_set_weights_of_other_groups_says_so(running):
+    other = train(compiled(stack(1), groups_of(stack(1), "layer_1")))
+    with pytest.raises(ValueError, match="one array per variable|groups of the saved optimizer"):
+        running.model.optimizer.set_weights([v.numpy() for v in other.optimizer.variables])
+    other = compiled(stack(1, 4), groups_of(stack(1, 4), "layer_1", "layer_3"))
+    model = compiled(stack(0, 4), groups_of(stack(0, 4), "layer_1", "layer_2"))
+    with pytest.raises(ValueError, match="groups of the saved optimizer differ"):
+        train(model).optimizer.set_weights([v.numpy() for v in train(other).optimizer.variables])
+    running.assert_untouched()
+
+
+def test_state_that_was_saved_before_the_model_was_known_is_the_configuration():
+    optimizer = MultiGroupOptimizer([*groups_of(stack())], RATES)
+    store: dict[str, np.ndarray] = {}
+    optimizer.save_own_variables(store)
+    assert store.keys() == {"manifest"}
+    model = train(compiled(stack()))
+    before = state(model)
+    model.optimizer.load_own_variables(store)
+    assert_same(state(model), before)
 
 
 def test_set_weights_wants_all_of_them(running):

@@ -1,5 +1,8 @@
+"""The rates of the groups: what they mean, how they are set, limited, saved and refused."""
+
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -7,13 +10,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.optimizers.schedules import InverseTimeDecay
 
-from dlr_tf.core.group_rates import check_assigned_rate
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR, OneCycle
+from dlr_tf.core.schedules import SGDR
+from tests.core.core_helpers import assert_same, everything, ones_for, two_weights, values
 
 GROUPS = (LayerGroup("body", ("a",)), LayerGroup("head", ("b",)))
+SCHEDULES = keras.optimizers.schedules
 LIMITED = "A rate was set above what the group's schedule gives at this step"
 
 
@@ -38,25 +43,179 @@ def optimizer_with(*rates: Any, step: int = 0) -> MultiGroupOptimizer:
     return optimizer
 
 
+@functools.lru_cache(maxsize=4)
+def traced_rates(optimizer: MultiGroupOptimizer) -> Any:
+    return tf.function(optimizer.rates.current)
+
+
 def rates_at(optimizer: MultiGroupOptimizer, step: int) -> list[float]:
+    """The rates at a step, the same whether they are read eagerly or in a trace made before."""
     optimizer.step_counter.assign(step)
     eager = optimizer.learning_rates
-    traced = tf.function(optimizer.rates.current)()
-    np.testing.assert_array_equal(np.float32(eager), traced)
+    np.testing.assert_array_equal(np.float32(eager), traced_rates(optimizer)())
     return eager
 
 
-def test_the_head_rate_scales_all_groups():
+# --- What rates mean, and setting them
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (0.1, [0.1, 0.1]),
+        (slice(1e-3), [1e-4, 1e-3]),
+        (slice(1e-5, 1e-3), [1e-5, 1e-3]),
+        ([1, 0], [1.0, 0.0]),
+    ],
+    ids=str,
+)
+def test_what_rates_mean(rate, expected):
+    optimizer = MultiGroupOptimizer(GROUPS, rate)
+    np.testing.assert_allclose(optimizer.learning_rates, expected, rtol=1e-6)
+    assert all(type(value) is float for value in optimizer.learning_rates)
+    assert float(optimizer.learning_rate) == optimizer.learning_rates[-1]
+
+
+def test_setting_the_heads_rate_keeps_the_ratios():
+    optimizer = optimizer_with(1e-5, 1e-3)
+    for rate, head in (
+        (0.1, 0.1),
+        (np.float32(0.3), 0.3),
+        (1, 1.0),
+        (7e-7, 7e-7),
+        (tf.constant(0.25), 0.25),
+        (keras.Variable(0.5), 0.5),
+        (np.array(2.0), 2.0),
+    ):
+        optimizer.learning_rate = rate
+        np.testing.assert_allclose(optimizer.learning_rates, [head / 100, head], rtol=1e-6)
+    optimizer.learning_rate = 0.0
+    assert optimizer.learning_rates == [0, 0]
+    optimizer.learning_rate = 1e-3
+    np.testing.assert_allclose(optimizer.learning_rates, [1e-5, 1e-3], rtol=1e-6)
+
+
+def test_a_rate_that_is_set_reads_back_as_it_is():
+    """To the last bit of float32, whatever the ratios: callbacks compare what they set."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        rates = 10.0 ** generator.uniform(-8, 1, 2)
+        optimizer = optimizer_with(*rates)
+        for rate in 10.0 ** generator.uniform(-8, 1, 4):
+            optimizer.learning_rate = rate
+            assert np.float32(optimizer.learning_rate) == np.float32(rate)
+        optimizer.learning_rates = rates
+        np.testing.assert_array_equal(np.float32(optimizer.learning_rates), np.float32(rates))
+
+
+def test_rates_are_set_with_a_tensor_too():
     optimizer = optimizer_with(1e-3, 1e-2)
-    optimizer.learning_rate = 1e-1
-    np.testing.assert_allclose(optimizer.learning_rates, [1e-2, 1e-1], rtol=1e-7)
+    optimizer.learning_rates = tf.constant([0.5, 0.25])
+    assert optimizer.learning_rates == [0.5, 0.25]
+
+
+def test_a_rate_of_0_can_be_set_where_it_is_0():
+    optimizer = optimizer_with(0.1, SGDR(0.3, 5, warmup_steps=2))
+    before = optimizer.get_config()
+    optimizer.learning_rate = optimizer.learning_rate
+    optimizer.group_optimizers[1].learning_rate = 0.0
+    assert optimizer.get_config() == before
+    optimizer.learning_rates = [0.4, 0.0]
+    optimizer.iterations.assign(2)
+    np.testing.assert_allclose(optimizer.learning_rates, [0.4, 0.3], rtol=1e-6)
+
+
+def test_a_rate_of_one_group_cannot_be_set_where_the_scale_is_0():
+    optimizer = optimizer_with(0.1, 0.2)
+    optimizer.learning_rate = 0.0
+    with pytest.raises(ValueError, match="scales every group by 0.*`optimizer.learning_rates`"):
+        optimizer.group_optimizers[0].learning_rate = 0.1
+    optimizer.learning_rates = [0.1, 0.2]
+    assert optimizer.learning_rates == [np.float32(0.1), np.float32(0.2)]
+
+
+def test_setting_rates_over_schedules():
+    model = two_weights()
+    schedule = InverseTimeDecay(1.0, 1, 1.0)
+    optimizer = model.optimizer([0.5, schedule])
+    step = tf.function(lambda: optimizer.apply(ones_for(model.weights), model.weights))
+    step()
+    np.testing.assert_allclose(optimizer.learning_rates, [0.5, 0.5])
+    optimizer.learning_rate = 0.05
+    np.testing.assert_allclose(optimizer.learning_rates, [0.05, 0.05], rtol=1e-6)
+    step()  # traced before, and follows all the same
+    np.testing.assert_allclose(optimizer.last_learning_rates, [0.05, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(optimizer.learning_rates, [0.05, 0.1 / 3], rtol=1e-6)
+    optimizer.learning_rates = [0.2, 0.1]
+    np.testing.assert_allclose(optimizer.learning_rates, [0.2, 0.1], rtol=1e-6)
+    step()
+    np.testing.assert_allclose(optimizer.learning_rates, [0.2, 0.075], rtol=1e-6)
+
+
+def test_rates_move_the_weights_they_say():
+    model = two_weights()
+    optimizer = model.optimizer(1.0)
+    step = tf.function(lambda: optimizer.apply(ones_for(model.weights), model.weights))
+    for rates in ([1.0, 0.5], [0.0, 2.0]):
+        optimizer.learning_rates = rates
+        before = values(model.weights)
+        step()
+        for rate, a, b in zip(rates, before, values(model.weights)):
+            np.testing.assert_allclose(a - b, rate, rtol=1e-5, atol=1e-6)
+
+
+def test_a_schedule_at_zero_cannot_be_scaled():
+    model = two_weights()
+    zero_at_start = keras.optimizers.schedules.PolynomialDecay(0.0, 2, 1.0)
+    optimizer = model.optimizer([0.1, zero_at_start])
+    before = values(optimizer.variables)
+    message = "rate of group 'group_1' is 0 at step 0.*where the schedule is above 0"
+    with pytest.raises(ValueError, match=message):
+        optimizer.learning_rate = 0.1
+    with pytest.raises(ValueError, match=message):
+        optimizer.learning_rates = [0.1, 0.1]
+    with pytest.raises(ValueError, match=message):
+        optimizer.group_optimizers[1].learning_rate = 0.1
+    assert_same(values(optimizer.variables), before)
+    optimizer.apply(ones_for(model.weights), model.weights)
+    optimizer.learning_rate = 0.25
+    np.testing.assert_allclose(optimizer.learning_rates, [0.05, 0.25], rtol=1e-6)
+
+
+def test_learning_rate_callbacks_scale_all_groups():
+    """A weight of 1 in each group, and a loss that does not fall."""
+    model = two_weights()
+    schedule = InverseTimeDecay(0.03, 1, 1.0)
+    optimizer = model.optimizer([0.003, schedule])
+    model.compile(optimizer, "mse")
+    scheduler = keras.callbacks.LearningRateScheduler(
+        lambda epoch, rate: rate / 2 if epoch else rate
+    )
+    scheduler.set_model(model)
+    # Step k at 0.03 / (1 + k); halved at the beginning of epochs 1 and 2.
+    for epoch, expected in enumerate([(0.003, 0.03), (0.0015, 0.0075), (0.00075, 0.0025)]):
+        scheduler.on_epoch_begin(epoch)
+        optimizer.apply(ones_for(model.weights), model.weights)
+        np.testing.assert_allclose(optimizer.last_learning_rates, expected, rtol=1e-5)
+    before = np.array(optimizer.learning_rates)
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1)
+    plateau.set_model(model)
+    plateau.on_train_begin()
+    for epoch in range(2):
+        optimizer.apply(ones_for(model.weights), model.weights)
+        plateau.on_epoch_end(epoch, {"loss": 1.0})
+    steps = np.array([1, (1 + 3) / (1 + 5)])
+    np.testing.assert_allclose(optimizer.learning_rates, before * steps / 2, rtol=1e-5)
+
+
+# --- Rates set over a schedule are limited
 
 
 def test_a_rate_set_near_the_bottom_does_not_lift_the_next_restart():
     """Without a limit the factor would make 4.05 of it."""
     schedule = SGDR(1e-2, 100, t_mul=1.0)
     optimizer = optimizer_with(schedule, schedule, step=99)
-    with pytest.warns(UserWarning, match=LIMITED + ".*'body' at 0.001, 'head' at 0.001"):
+    with pytest.warns(UserWarning, match=LIMITED + ".*'body' at most 0.001, 'head' at most 0.001"):
         optimizer.learning_rate = 1e-3
     assert rates_at(optimizer, 99) == [np.float32(1e-3)] * 2
     for step in range(100, 300):
@@ -121,6 +280,21 @@ def test_a_rate_set_inside_a_traced_function_is_limited_too():
     assert rates_at(optimizer, 100) == [np.float32(1e-2)] * 2
 
 
+def test_rates_are_read_and_set_inside_a_traced_function():
+    schedule = SGDR(1e-2, 100, t_mul=1.0)
+    optimizer = optimizer_with(1e-3, schedule, step=50)
+
+    @tf.function
+    def halve() -> Any:
+        before = optimizer.learning_rate.value
+        optimizer.rates.set_all([optimizer.rates.of_group(0) / 2, before / 2])
+        return before
+
+    np.testing.assert_allclose(halve(), 5e-3, rtol=1e-6)
+    np.testing.assert_allclose(rates_at(optimizer, 50), [5e-4, 2.5e-3], rtol=1e-6)
+    np.testing.assert_allclose(rates_at(optimizer, 100), [5e-4, 5e-3], rtol=1e-6)
+
+
 def test_limits_are_saved():
     schedule = SGDR(1e-2, 100, t_mul=1.0)
     optimizer = optimizer_with(schedule, 1e-3, step=99)
@@ -168,17 +342,13 @@ def test_the_rate_reads_as_a_number_and_has_what_a_keras_variable_has(wrapped):
 
 @pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf")])
 def test_a_bad_rate_of_a_schedule_is_refused_before_anything_is_written(bad):
-    model = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
-    )
-    optimizer = MultiGroupOptimizer(GROUPS, [1e-3, Constant(bad)])
-    optimizer.bind(model)
-    optimizer.build(model.trainable_variables)
-    before = [v.numpy() for v in (*model.weights, *optimizer.variables)]
-    with pytest.raises(ValueError, match="schedule of group 'head' gives the rate .* at step 0"):
-        optimizer.apply([tf.ones(v.shape) for v in model.weights], model.weights)
-    for old, variable in zip(before, (*model.weights, *optimizer.variables)):
-        np.testing.assert_array_equal(old, variable.numpy())
+    model = two_weights()
+    optimizer = model.optimizer([1e-3, Constant(bad)], None)
+    optimizer.build(model.weights)
+    before = everything(model, optimizer)
+    with pytest.raises(ValueError, match="schedule of group 'group_1' gives the rate .* at step 0"):
+        optimizer.apply(ones_for(model.weights), model.weights)
+    assert_same(everything(model, optimizer), before)
 
 
 def test_a_users_schedule_with_any_attribute():
@@ -186,32 +356,145 @@ def test_a_users_schedule_with_any_attribute():
     assert optimizer.learning_rates == [np.float32(1e-3), np.float32(1e-2)]
 
 
-def test_the_last_rates_are_nan_for_groups_that_did_not_move():
-    model = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
-    )
-    optimizer = MultiGroupOptimizer(GROUPS, [1e-3, OneCycle(1e-2, 10)])
-    optimizer.bind(model)
+def test_the_last_rates_are_those_of_the_last_update():
+    """NaN for a group that did not move in it."""
+    model = two_weights()
+    optimizer = model.optimizer(InverseTimeDecay(1.0, 1, 1.0))
     assert np.isnan(optimizer.last_learning_rates).all()
-    head = model.layers[-1].trainable_variables
-    optimizer.apply([tf.ones(v.shape) for v in head], head)
-    np.testing.assert_array_equal(optimizer.last_learning_rates, np.float32([np.nan, 4e-4]))
+    assert optimizer.last_learning_rates.dtype == np.float32
+    step = tf.function(lambda: optimizer.apply(ones_for(model.weights), model.weights))
+    for k in range(3):
+        step()
+        np.testing.assert_allclose(optimizer.last_learning_rates, 1 / (1 + k), rtol=1e-6)
+    optimizer.apply(ones_for(model.weights[1:]), model.weights[1:])
+    np.testing.assert_array_equal(optimizer.last_learning_rates, np.float32([np.nan, 0.25]))
+
+
+# --- Wrong rates
 
 
 @pytest.mark.parametrize(
     ("rate", "error", "message"),
     [
         (-1.0, ValueError, "finite and not negative. Received: learning_rate=-1.0"),
-        (float("nan"), ValueError, "finite and not negative"),
+        (float("nan"), ValueError, "finite and not negative. Received: learning_rate=nan"),
+        (np.inf, ValueError, "finite and not negative"),
         (np.float64(-1), ValueError, "finite and not negative"),
         (np.array(-1.0), ValueError, "finite and not negative"),
-        (tf.constant(-1.0), ValueError, "finite and not negative"),
-        ("0.1", TypeError, "should be a float"),
-        (True, TypeError, "should be a float"),
-        (SGDR(0.1, 10), TypeError, "A schedule cannot be assigned.*Build a new"),
+        (tf.constant(-1.0), ValueError, "finite and not negative. Received: learning_rate=-1.0"),
+        ("0.1", TypeError, "should be set with a number. Received: '0.1'"),
+        (None, TypeError, "should be set with a number. Received: None"),
+        (True, TypeError, "should be set with a number. Received: True"),
+        (SGDR(0.1, 10), TypeError, "A schedule cannot be assigned.*Build a new `MultiGroupOpt"),
         (lambda: 0.1, TypeError, "A schedule cannot be assigned"),
     ],
 )
-def test_wrong_rates(rate, error, message):
+def test_wrong_rates_are_refused_and_change_nothing(rate, error, message):
+    optimizer = optimizer_with(1e-3, 1e-2)
+    before = values(optimizer.variables)
     with pytest.raises(error, match=message):
-        check_assigned_rate(rate)
+        optimizer.learning_rate = rate
+    with pytest.raises(error, match=message):
+        optimizer.learning_rates = [0.1, rate]
+    with pytest.raises(error, match=message):
+        optimizer.learning_rate.assign(rate)
+    assert_same(values(optimizer.variables), before)
+
+
+@pytest.mark.parametrize("rates", [[0.1], [0.1] * 4, []])
+def test_a_wrong_number_of_rates_is_refused(rates):
+    with pytest.raises(ValueError, match=f"one rate per group: 2 rates. Received {len(rates)}"):
+        optimizer_with(1e-3, 1e-2).learning_rates = rates
+
+
+@pytest.mark.parametrize("rates", [0.1, "ab"])
+def test_rates_that_are_no_sequence_are_refused(rates):
+    with pytest.raises(TypeError, match=rf"`learning_rates` should be .*Received: {rates!r}"):
+        optimizer_with(1e-3, 1e-2).learning_rates = rates
+
+
+# `tests/core/test_learning_rates.py` has the others.
+@pytest.mark.parametrize(
+    ("rate", "error", "message"),
+    [
+        ([0.1], ValueError, "2 groups, 2 rates. Received 1 rates"),
+        ("0.1", TypeError, "`learning_rate` should be a float, a `LearningRateSchedule`, a `sl"),
+        (None, ValueError, "can be `None` only with one optimizer per group.*Give a rate"),
+    ],
+)
+@pytest.mark.parametrize("template", [None, keras.optimizers.Adam()], ids=["default", "template"])
+def test_wrong_rates_of_a_new_optimizer(rate, error, message, template):
+    with pytest.raises(error, match=message):
+        MultiGroupOptimizer(GROUPS, rate, template)
+
+
+def test_groups_at_a_constant_rate_are_not_lifted_by_the_schedule_of_the_head():
+    optimizer = optimizer_with(1e-4, SGDR(1e-2, 10, t_mul=1.0), step=9)
+    with pytest.warns(UserWarning, match="'body' at most 0.0001, 'head' at most 0.01"):
+        optimizer.learning_rate = 1e-2
+    body, head = optimizer.learning_rates
+    assert head == np.float32(1e-2)
+    np.testing.assert_allclose(body / head, 1e-4 / float(SGDR(1e-2, 10)(9)), rtol=1e-6)
+    for step in (10, 15, 19, 20):
+        assert rates_at(optimizer, step)[0] == np.float32(1e-4)
+    optimizer.step_counter.assign(20)
+    optimizer.learning_rate = 1e-3  # lower: all groups follow, for good
+    np.testing.assert_allclose(rates_at(optimizer, 20), [1e-5, 1e-3], rtol=1e-6)
+    np.testing.assert_allclose(rates_at(optimizer, 25), [1e-5, 5e-4], rtol=1e-6)
+    optimizer.group_optimizers[0].learning_rate = 3e-3  # set itself: no limit
+    assert rates_at(optimizer, 29)[0] == np.float32(3e-3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "peak"),
+    [
+        (
+            keras.optimizers.schedules.CosineDecay(
+                1e-4, 1000, warmup_target=1e-2, warmup_steps=100
+            ),
+            1e-2,
+        ),
+        (SCHEDULES.PiecewiseConstantDecay([10, 20], [1e-4, 1e-2, 1e-3]), 1e-2),
+    ],
+)
+def test_the_peak_of_a_schedule_of_keras_is_known(schedule, peak):
+    optimizer = optimizer_with(schedule, schedule, step=5)
+    with pytest.warns(UserWarning, match=LIMITED):
+        optimizer.learning_rate = 5e-3
+    assert rates_at(optimizer, 6)[1] <= np.float32(5e-3)
+    with pytest.warns(UserWarning, match=LIMITED):
+        optimizer.learning_rate = 1.0
+    assert max(rates_at(optimizer, step)[1] for step in range(7, 30)) <= np.float32(peak)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_a_bad_rate_set_inside_a_traced_function_is_refused_by_the_next_eager_step(bad):
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
+    )
+    optimizer = optimizer_with(1e-3, 1e-2)
+    optimizer.bind(model)
+    tf.function(lambda rate: optimizer.learning_rate.assign(rate))(tf.constant(bad))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="The rate of group 'body' is .* Nothing was updated"):
+        optimizer.apply([tf.ones(v.shape) for v in model.weights], model.weights)
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_all_rates_can_be_set_inside_a_traced_function():
+    optimizer = optimizer_with(1e-3, 1e-2)
+
+    @tf.function
+    def set_rates(rate: Any) -> None:
+        optimizer.learning_rates = [rate, 2 * rate]
+
+    set_rates(tf.constant(0.25))
+    assert optimizer.learning_rates == [0.25, 0.5]
+
+
+def test_a_constant_rate_of_0_says_how_to_go_on():
+    optimizer = optimizer_with(1e-3, 0.0)
+    assert not optimizer.learning_rate
+    with pytest.raises(ValueError, match=r"'head' is 0 at step 0.*Set `optimizer.learning_rates`"):
+        optimizer.learning_rate = 1e-2

@@ -426,6 +426,31 @@ def test_an_output_that_is_normalised_brings_its_layer_into_the_head():
     assert [group.layers for group in split_evenly(model, 2)] == [("a",), ("b", "norm")]
 
 
+def test_a_subclassed_model_as_the_last_layer_is_the_head_with_its_last_layer(samples):
+    inputs = keras.Input((4,))
+    x = LAYERS.Dense(8, name="first")(inputs)
+    model = keras.Model(inputs, samples["subclassed"].build()(x))
+    body, head = split_evenly(model, 2)
+    assert len(head.layers) == 1
+    assert head.layers[0].endswith("/head")
+    assert body.layers[0] == "first"
+
+
+def test_an_output_that_two_branches_reach_is_found_once():
+    inputs = keras.Input((4,))
+    x = LAYERS.Dense(4, name="top")(LAYERS.Dense(4, name="body")(inputs))
+    outputs = LAYERS.Add(name="add")([LAYERS.ReLU(name="a")(x), LAYERS.ReLU(name="b")(x)])
+    head = split_evenly(keras.Model(inputs, outputs), 2)[-1]
+    assert head.layers == ("top", "a", "b", "add")
+
+
+def test_a_copy_of_groups_is_the_same_groups():
+    model = chain(3, 2)
+    groups = split_layers(model, ["b"])
+    assert copy.copy(groups) is groups
+    assert model_of(copy.deepcopy(groups)) is model
+
+
 def test_groups_remember_their_model_weakly_and_do_not_save_it(samples):
     model = samples["sequential"].model()
     for groups in (split_layers(model, ["top"]), split_evenly(model, 2), split_layerwise(model)):

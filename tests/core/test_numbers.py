@@ -14,7 +14,8 @@ from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
-from tests.scripts.training import WIDTH, words
+from tests.core.core_helpers import assert_same, three_parts, values
+from tests.scripts.training import WIDTH, stack, words
 
 RATES = (1e-3, 3e-3, 1e-2)
 
@@ -30,12 +31,6 @@ half_precision = pytest.mark.parametrize(
     "policy", ["mixed_float16", "mixed_bfloat16"], indirect=True
 )
 in_float16 = pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
-
-
-def stack() -> keras.Model:
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(WIDTH, "tanh", name=f"layer_{n}") for n in range(3)]
-    return keras.Sequential([keras.Input((WIDTH,)), *layers])
 
 
 # Of the seven rows of `words`, a batch of two sees six, each once: Keras' own Adam squares the
@@ -64,11 +59,20 @@ def assert_close(model: keras.Model, twin: keras.Model, rtol: float = 0.0) -> No
         np.testing.assert_allclose(value, other, rtol=rtol, atol=rtol)
 
 
-@half_precision
+slow = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("make", "jit_compile"),
-    [(stack, False), (words, False), (stack, True)],
-    ids=["graph", "embedding", "xla"],
+    ("policy", "make", "jit_compile"),
+    [
+        ("mixed_float16", words, False),
+        ("mixed_bfloat16", stack, False),
+        pytest.param("mixed_float16", stack, False, marks=slow),
+        pytest.param("mixed_bfloat16", words, False, marks=slow),
+        pytest.param("mixed_float16", stack, True, marks=slow),
+        pytest.param("mixed_bfloat16", stack, True, marks=slow),
+    ],
+    indirect=["policy"],
 )
 def test_half_precision_equals_one_keras_adam(policy, make, jit_compile):
     model, twin = make(), make()
@@ -88,7 +92,7 @@ def test_half_precision_learns_at_the_rates_of_the_groups(policy):
     """One step of Adam moves a weight by its rate, whatever the gradient."""
     model = stack()
     before = model.get_weights()
-    model.compile(wrapped(model), "mse", jit_compile=False)
+    model.compile(wrapped(model), "mse", run_eagerly=True)
     x, y = data(model)
     model.train_on_batch(x, y)
     for number, (value, old) in enumerate(zip(model.get_weights(), before)):
@@ -107,8 +111,9 @@ def test_half_precision_learns_at_the_rates_of_the_groups(policy):
 def test_half_precision_with_what_spans_groups(policy, settings):
     """The wrapper under the loss scale, against Keras' Adam under the loss scale."""
     model, twin = stack(), stack()
-    fit(model, wrapped(model, 0.01, optimizer=keras.optimizers.Adam(), **settings))
-    fit(twin, keras.optimizers.Adam(0.01, **settings))
+    optimizer = wrapped(model, 0.01, optimizer=keras.optimizers.Adam(), **settings)
+    fit(model, optimizer, run_eagerly=True)
+    fit(twin, keras.optimizers.Adam(0.01, **settings), run_eagerly=True)
     assert_close(model, twin, rtol=1e-6)
 
 
@@ -118,38 +123,49 @@ def everything(model: keras.Model) -> list[np.ndarray]:
     return [optimizer.last_learning_rates, *(v.numpy() for v in values)]
 
 
-@in_float16
-@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("group", [0, 1, 2])
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=str)
-def test_one_bad_gradient_skips_the_step_of_all_groups(policy, bad, group, settings):
-    model = stack()
-    optimizer = wrapped(model, [SGDR(rate, 3) for rate in RATES], use_ema=True, **settings)
-    model.compile(optimizer, "mse", run_eagerly=True)
-    model.train_on_batch(*data(model))
-    before = everything(model)
-    scale, rates = float(model.optimizer.dynamic_scale), optimizer.learning_rates
+# Every pair of a bad value and a group.
+@pytest.mark.parametrize(
+    ("bad", "group", "settings"),
+    [
+        (bad, group, {"gradient_accumulation_steps": 2} if (row + group) % 2 else {})
+        for row, bad in enumerate((np.inf, -np.inf, np.nan))
+        for group in range(3)
+    ],
+    ids=str,
+)
+def test_one_bad_gradient_skips_the_step_of_all_groups(bad, group, settings):
+    model = three_parts()
+    inner = model.optimizer([SGDR(rate, 3) for rate in RATES], None, use_ema=True, **settings)
+    outer = keras.optimizers.LossScaleOptimizer(inner)
+    variables = model.weights
+    gradients = [np.ones(v.shape, "float32") for v in variables]
 
-    gradients = [np.ones(v.shape, "float32") for v in model.trainable_variables]
+    def step() -> None:
+        outer.apply([tf.constant(g) for g in gradients], variables)
+
+    def state() -> list[np.ndarray]:
+        return [inner.last_learning_rates, *values([*variables, *inner.variables])]
+
+    step()
+    before, scale, rates = state(), float(outer.dynamic_scale), inner.learning_rates
     gradients[2 * group].flat[5] = bad
-    model.optimizer.apply([tf.constant(g) for g in gradients], model.trainable_variables)
-    for value, other in zip(everything(model), before):
-        np.testing.assert_array_equal(value, other)
-    assert optimizer.learning_rates == rates  # the schedules have not gone on
-    assert float(model.optimizer.dynamic_scale) == scale / 2
+    step()
+    assert_same(state(), before)
+    assert inner.learning_rates == rates  # the schedules have not gone on
+    assert float(outer.dynamic_scale) == scale / 2
 
     gradients[2 * group].flat[5] = 1.0
     for _ in range(settings.get("gradient_accumulation_steps", 1)):
-        model.optimizer.apply([tf.constant(g) for g in gradients], model.trainable_variables)
-    for value, other in zip(model.get_weights(), before[1:]):
-        assert (value != other).all()
+        step()
+    for value, old in zip(values(variables), before[1:]):
+        assert (value != old).all()
 
 
 @in_float16
 def test_an_overflow_in_fit_skips_its_step_alone(policy):
     """A loss that overflows in float16 in one batch of six."""
     model = stack()
-    model.compile(wrapped(model), "mse", jit_compile=False)
+    model.compile(wrapped(model), "mse", run_eagerly=True)
     model.optimizer.initial_scale = 1024.0
     x, y = data(model)
     y[4] = 1e30
@@ -160,41 +176,11 @@ def test_an_overflow_in_fit_skips_its_step_alone(policy):
     assert [int(member.iterations) for member in optimizer.group_optimizers] == [5, 5, 5]
 
     twin = stack()
-    twin.compile(wrapped(twin), "mse", jit_compile=False)
+    twin.compile(wrapped(twin), "mse", run_eagerly=True)
     twin.optimizer.initial_scale = 1024.0
     rest = np.delete(np.arange(12), [4, 5])
     twin.fit(x[rest], y[rest], batch_size=2, shuffle=False, verbose=0)
     assert_close(model, twin, rtol=1e-3)  # two of their steps ran at half the loss scale
-
-
-@in_float16
-def test_the_loss_scale_grows_again(policy):
-    model = stack()
-    outer = keras.optimizers.LossScaleOptimizer(
-        wrapped(model), initial_scale=4.0, dynamic_growth_steps=2
-    )
-    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
-    for _ in range(4):
-        outer.apply(gradients, model.trainable_variables)
-    assert float(outer.dynamic_scale) == 16.0
-    assert int(outer.iterations) == 4
-
-
-SPANNING: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "clipnorm": {"clipnorm": 0.05},
-    "clipvalue": {"clipvalue": 0.01},
-    "global_clipnorm": {"global_clipnorm": 0.05},
-    "accumulation": {"gradient_accumulation_steps": 3},
-    "loss_scale_factor": {"loss_scale_factor": 8.0},
-    "ema": {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 2},
-    "all": {
-        "global_clipnorm": 0.05,
-        "gradient_accumulation_steps": 2,
-        "loss_scale_factor": 8.0,
-        "use_ema": True,
-    },
-}
 
 
 class DenseEmbedding(keras.layers.Embedding):
@@ -204,16 +190,21 @@ class DenseEmbedding(keras.layers.Embedding):
         return keras.ops.matmul(keras.ops.one_hot(inputs, self.input_dim), self.embeddings)
 
 
-@pytest.mark.parametrize(
-    ("name", "jit_compile"), [*((name, False) for name in SPANNING), ("all", True)]
-)
-def test_sparse_gradients_in_fit_equal_dense_ones(name, jit_compile, monkeypatch):
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=slow)])
+def test_sparse_gradients_in_fit_equal_dense_ones(jit_compile, monkeypatch):
+    """`tests/core/test_update.py` compares the settings one by one."""
+    settings = {
+        "global_clipnorm": 0.05,
+        "gradient_accumulation_steps": 2,
+        "loss_scale_factor": 8.0,
+        "use_ema": True,
+    }
     model = words()
-    fit(model, wrapped(model, **SPANNING[name]), jit_compile=jit_compile)
+    fit(model, wrapped(model, **settings), jit_compile=jit_compile)
     monkeypatch.setattr(keras.layers, "Embedding", DenseEmbedding)
     twin = words()
     assert isinstance(twin.layers[0], DenseEmbedding)
-    fit(twin, wrapped(twin, **SPANNING[name]), jit_compile=jit_compile)
+    fit(twin, wrapped(twin, **settings), jit_compile=jit_compile)
     assert_close(model, twin, rtol=1e-6)
 
 
@@ -283,7 +274,21 @@ def plainly() -> Callable[[Callable[[], keras.Model]], keras.Model]:
 
 
 @pytest.mark.parametrize(
-    ("way", "make"), [*((way, stack) for way in WAYS), ("eager", words), ("xla", words)]
+    ("way", "make"),
+    [
+        ("eager", words),
+        ("four of six steps a call", stack),
+        *(
+            pytest.param(way, make, marks=slow)
+            for way, make in (
+                ("eager", stack),
+                ("three steps a call", stack),
+                ("xla", stack),
+                ("xla", words),
+                ("xla, three steps a call", stack),
+            )
+        ),
+    ],
 )
 def test_every_way_to_run_a_step_trains_alike(way, make, plainly):
     model = make()

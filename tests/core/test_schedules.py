@@ -30,7 +30,7 @@ LAST = 2**40
 FIRST_DECAY_STEPS = (1, 7, 10, 100, 390, 1000)
 T_MUL = (1, 1.1, 1.25, 1.5, 2, 3, 10)
 PEAK = 0.1
-MODES = ("eager", "graph", "xla")
+MODES = ("eager", "graph", pytest.param("xla", marks=pytest.mark.slow))
 
 
 def caller(schedule: Callable[[Any], Any], mode: str, shape: Any = ()) -> Callable[[Any], Any]:
@@ -89,8 +89,8 @@ def missed_restarts(
     [
         *((first, "eager") for first in FIRST_DECAY_STEPS),
         # Tracing takes most of the time, and all lengths share one formula.
-        *((first, "graph") for first in (10, 390)),
-        *((first, "xla") for first in (1, 7)),
+        (10, "graph"),
+        *(pytest.param(first, "xla", marks=pytest.mark.slow) for first in (1, 7)),
     ],
 )
 def test_every_restart_is_met_exactly(first: int, t_mul: float, mode: str) -> None:
@@ -348,6 +348,10 @@ ALL = [
 ]
 each_schedule = pytest.mark.parametrize("schedule", ALL, ids=lambda s: f"{s.name}-{ALL.index(s)}")
 
+each_class = pytest.mark.parametrize(
+    "schedule", [ALL[0], ALL[2], ALL[4]], ids=lambda s: type(s).__name__
+)
+
 
 @each_schedule
 def test_a_vector_of_steps_equals_the_scalars(schedule: Any) -> None:
@@ -440,7 +444,7 @@ def test_peaks_that_grow_have_no_largest() -> None:
     assert SGDR(0.0, 10, m_mul=2.0).peak_learning_rate == 0.0
 
 
-@each_schedule
+@each_class
 def test_every_kind_of_step_is_taken(schedule: Any) -> None:
     expected = schedule(17)
     assert isinstance(expected, tf.Tensor)
@@ -537,7 +541,7 @@ def test_numpy_arguments_become_plain_numbers() -> None:
 
 
 @each_schedule
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_optimizer_trains_at_the_scheduled_rates(schedule: Any, jit_compile: bool) -> None:
     optimizer = keras.optimizers.SGD(schedule)
     variable = keras.Variable([0.0, 0.0])

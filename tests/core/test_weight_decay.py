@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core.groups import split_layers
+from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 
 
@@ -58,6 +58,23 @@ def test_exclusions_come_before_building():
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="should be called before the optimizer is built"):
         optimizer.exclude_from_weight_decay(var_names=["bias"])
+
+
+def test_exclusions_by_variable_are_saved_before_training(tmp_path):
+    model, _ = make()
+    groups = [LayerGroup("all", ("body", "top"))]
+    optimizer = MultiGroupOptimizer(groups, 0.1, keras.optimizers.AdamW(weight_decay=0.5))
+    optimizer.exclude_from_weight_decay(var_list=[model.layers[0].bias])
+    model.compile(optimizer, keras.losses.MeanSquaredError())
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(decayed(loaded, loaded.optimizer), [0.95, 1.0, 0.95, 0.95])
+
+
+def test_names_are_a_list():
+    _, optimizer = make()
+    with pytest.raises(TypeError, match="`var_names` should be a list of strings.*'bias'"):
+        optimizer.exclude_from_weight_decay(var_names="bias")
 
 
 def test_all_variables_carry_the_name_of_the_optimizer():

@@ -268,7 +268,10 @@ def test_mistakes_are_told_before_the_model_is_touched(
         ({"epochs": 2.0}, "`epochs` should be an integer. Received: epochs=2.0 of type float"),
         ({"schedule": SGDR(0.1, 3)}, "one schedule for all groups, pass it as `learning_rate`"),
         ({"schedule": 3}, "a function from a rate to a `LearningRateSchedule`.*schedule=3"),
-        ({"train_data": [1, 2]}, r"should be a `tf.data.Dataset`.*Received: \[1, 2\] of type list"),
+        (
+            {"train_data": [1, 2]},
+            "should be a `tf.data.Dataset`.*an object of type list",
+        ),
         ({"groups": ["top"]}, "sequence of `LayerGroup`"),
         ({"groups": 3}, "sequence of `LayerGroup`.*Received: groups=3"),
         ({"batchsize": 8}, "no argument `batchsize`. .*batchsize=8. Did you mean 'batch_size'"),
