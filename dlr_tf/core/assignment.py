@@ -208,7 +208,9 @@ class GroupAssignment:
         It is `""` for that model itself, and where it is not known.
         """
         model = self.model
-        for compiled in compiled_models(optimizer) if model is not None else ():
+        if model is None or _is_compiled_with(model, optimizer):
+            return "" if model is not None else self.model_path
+        for compiled in compiled_models(optimizer):
             for path, inner in nested_models(compiled).items():
                 if inner is model:
                     return path
@@ -236,7 +238,8 @@ class GroupAssignment:
         Raises:
             ValueError: If the groups are not those of the model compiled with the optimizer.
         """
-        if not has_state:
+        model = self.model
+        if not has_state and (model is None or not _is_compiled_with(model, optimizer)):
             models = self._compiled_models(optimizer)
             # The groups may come from another model of the same structure, or from a part of it.
             if len(models) == 1 and not (
@@ -348,7 +351,11 @@ def compiled_models(optimizer: Any) -> list[keras.Model]:
     # import themselves. There are few types and many objects.
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, keras.Model)}
     models = [item for item in objects if type(item) in kinds]
-    return [m for m in models if unwrap_optimizer(vars(m).get("optimizer")) is optimizer]
+    return [model for model in models if _is_compiled_with(model, optimizer)]
+
+
+def _is_compiled_with(model: keras.Model, optimizer: Any) -> bool:
+    return unwrap_optimizer(vars(model).get("optimizer")) is optimizer
 
 
 def _keys(variables: Sequence[Any]) -> set[Hashable]:

@@ -423,15 +423,14 @@ class OptimizerState:
     def _fresh(self, name: str) -> dict[str, np.ndarray]:
         """The values that the state of the variable, or group, of this name begins with."""
         key, _ = split_name(name)
-        layer = int(layer_of(key))
-        entries = [
-            entry
-            for entry in self._trained()
-            if entry.key == key or (key.endswith(".group") and int(layer_of(entry.key)) == layer)
-        ]
-        if not entries:
+        groups = [numbers[:1] for numbers in self._assignment.layer_numbers()]
+        of_group = groups.index((int(layer_of(key)),)) if key.endswith(".group") else None
+        entry = next(
+            (e for e in self._trained() if e.key == key or e.group == of_group),
+            None,
+        )
+        if entry is None:
             return {}
-        entry = entries[0]
         scratch = _keras.copy_optimizer(self._inner_optimizers[entry.group])
         scratch.build([entry.variable])
         first_layer = self._assignment.layer_numbers()[entry.group][0]

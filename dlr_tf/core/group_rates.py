@@ -84,10 +84,6 @@ class GroupRates:
         """All variables behind the rates."""
         return [self.factors, self.scale, self.limits, self.set_steps, self.last_rates]
 
-    def schedule(self, group: int) -> Any:
-        """The schedule of a group, `None` for a constant rate."""
-        return self._schedules[group]
-
     # --- Reading
 
     def current(self) -> tf.Tensor:

@@ -469,7 +469,6 @@ def test_state_that_was_saved_without_accumulation_empties_the_accumulators(tmp_
     assert int(other.optimizer.iterations) == int(model.optimizer.iterations)
 
 
-@pytest.mark.xfail(reason="the fresh value is looked for in the group's first layer alone")
 def test_state_of_a_group_begins_anew_though_its_first_layer_is_frozen(tmp_path):
     """Nadam keeps a product for all variables of a group; the file has none for it."""
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core._keras import all_layers, slots_of, trained_variables
+from dlr_tf.core._keras import all_layers, known_variables, slots_of
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_layers
@@ -42,7 +42,7 @@ def slot_values(optimizer: MultiGroupOptimizer) -> dict[tuple[int, str, int], np
         for number, member in enumerate(optimizer.group_optimizers)
         if member.built
         for name, slots in slots_of(member).items()
-        for variable, slot in zip(trained_variables(member), slots)
+        for variable, slot in zip(known_variables(member), slots)
     }
 
 
