@@ -431,6 +431,10 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 fresh = [v for v in fresh if not self._knows(v)]
             if not self.built:
                 super().build([])
+            if fresh and not in_trace:
+                # Not only when it is saved: on several machines all must create the same variables,
+                # and one saves.
+                self._state.fingerprint()
             by_group: dict[int, list[Any]] = {}
             for variable in fresh:
                 by_group.setdefault(self._assignment.group_of(variable), []).append(variable)
