@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def imported_modules(source: str, *, at_load: bool = False, typing: bool = False
     return set(visit(ast.parse(source)))
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name."""
     named = {}
@@ -53,15 +55,13 @@ def modules() -> dict[str, Path]:
     return named
 
 
-def imported_of_ours(source: str) -> set[str]:
+@functools.cache
+def imported_of_ours(source: str) -> frozenset[str]:
     """The modules of the package that a source imports."""
-    return {
-        name
-        for name in modules()
-        if any(
-            f"{found}.".startswith(f"{name}.") for found in imported_modules(source, typing=True)
-        )
-    }
+    found = [f"{name}." for name in imported_modules(source, typing=True)]
+    return frozenset(
+        name for name in modules() if any(text.startswith(f"{name}.") for text in found)
+    )
 
 
 def storey(module: str) -> int:

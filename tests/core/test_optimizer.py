@@ -514,62 +514,6 @@ def test_variables_are_made_outside_of_traced_functions(template):
     assert steps_of(optimizer) == [1, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("make", "settings"),
-    [
-        (keras.optimizers.Adam, {"use_ema": True, "ema_momentum": 0.5}),
-        (keras.optimizers.ScheduleFreeAdamW, {}),
-    ],
-    ids=["averages", "a copy of the variable"],
-)
-def test_a_model_whose_variables_the_first_step_makes(make, settings):
-    """A `Sequential` without an `Input`: its variables get their values when the trace runs."""
-
-    def trained(optimizer: Any) -> keras.Model:
-        layers = [LAYERS.Dense(3, name="body", kernel_initializer="ones"), LAYERS.Dense(1)]
-        layers[1].kernel_initializer = keras.initializers.Constant(0.5)
-        model = keras.Sequential(layers)
-        model.compile(optimizer, "mse", jit_compile=False)
-        x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-        model.fit(x, x[:, :1], batch_size=4, shuffle=False, verbose=0)
-        return model
-
-    head = LAYERS.Dense(1).name.rsplit("_", 1)
-    head = f"dense_{int(head[1]) + 1}" if len(head) > 1 else "dense_1"
-    groups = [LayerGroup("body", ("body",)), LayerGroup("head", (head,))]
-    model = trained(MultiGroupOptimizer(groups, 0.01, make(), **settings))
-    assert steps_of(model.optimizer) == [2, 2]
-    assert_same_weights(model, trained(make(0.01, **settings)))
-
-
-def test_a_saved_tensorflow_module_trains_on(tmp_path):
-    """Every resource that its traced step uses can be reached from the module."""
-    model = three_parts()
-    rates = [1e-3, SGDR(1e-2, 3), 1e-2]
-    settings = {"use_ema": True, "gradient_accumulation_steps": 2}
-    module = tf.Module()
-    module.optimizer = model.optimizer(rates, None, **settings)
-    # TensorFlow alone does not track the layers that a Keras model holds in lists.
-    module.weights = [v.value for v in model.weights]
-
-    @tf.function(input_signature=[])
-    def step() -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = tf.add_n([tf.reduce_sum(v.value**2) for v in model.weights])
-        variables = [v.value for v in model.weights]
-        module.optimizer.apply(tape.gradient(loss, variables), model.weights)
-        return loss
-
-    module.step = step
-    for _ in range(3):
-        module.step()
-    tf.saved_model.save(module, tmp_path / "module")
-    loaded = tf.saved_model.load(tmp_path / "module")
-    expected = [float(module.step()) for _ in range(4)]
-    assert [float(loaded.step()) for _ in range(4)] == expected
-    assert len(set(expected)) > 1
-
-
 def test_several_models_alive_do_not_confuse_it():
     models = [three_parts() for _ in range(3)]
     optimizers = [model.optimizer(RATES, None) for model in models]
