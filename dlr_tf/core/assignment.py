@@ -196,6 +196,11 @@ class GroupAssignment:
         self.groups = LayerGroups(self.groups, model)
         self._model_name = model.name
 
+    def forget(self) -> None:
+        """Forget the model and its variables."""
+        self.groups = (*self.groups,)  # a tuple that remembers no model
+        self._entries, self._model_name = {}, ""
+
     def refresh(self) -> None:
         """Read the variables of the model again, which may have changed (LoRA, quantisation)."""
         model = self.model
@@ -242,6 +247,8 @@ class GroupAssignment:
         if not has_state and (model is None or not _is_compiled_with(model, optimizer)):
             models = self._compiled_models(optimizer)
             # The groups may come from another model of the same structure, or from a part of it.
+            if len(models) > 1 and not self.is_known:
+                raise self._ambiguous_error(models)
             if len(models) == 1 and not (
                 self.is_known
                 and _owned_keys(models[0]) >= _keys([e.variable for e in self.entries()])
@@ -275,11 +282,7 @@ class GroupAssignment:
                 self.bind(owners[0])
                 owned = True
             elif owners:
-                raise ValueError(
-                    f"{len(owners)} models were compiled with this optimizer and own these "
-                    f"variables: {some_of([model.name for model in owners])}. Call "
-                    "`optimizer.bind(model)` with the one that the groups belong to."
-                )
+                raise self._ambiguous_error(owners)
         elif owned:
             self.refresh()
         missing = self._missing(variables)
@@ -295,6 +298,14 @@ class GroupAssignment:
     def _owns(self, variables: Sequence[Any]) -> bool:
         model = self.model
         return model is not None and model.built and _owned_keys(model) >= _keys(variables)
+
+    @staticmethod
+    def _ambiguous_error(models: Sequence[keras.Model]) -> ValueError:
+        return ValueError(
+            f"{len(models)} models were compiled with this optimizer: "
+            f"{some_of([model.name for model in models])}. Call `optimizer.bind(model)` with the "
+            "one that the groups belong to."
+        )
 
     def _unknown_error(self, variables: Sequence[Any], has_state: bool) -> ValueError:
         names = some_of([getattr(v, "path", v.name) for v in variables])

@@ -133,8 +133,8 @@ class OptimizerState:
     def variables(self) -> dict[str, keras.Variable]:
         """The variables kept for trained variables and for groups, in the model's order.
 
-        The order depends neither on the order of the groups nor on that in which variables came to
-        be trained. State of a variable that the model no longer has is left out.
+        The order does not depend on the order of the groups, or on when a variable was first
+        trained. State of a variable that the model no longer has is left out.
         """
         named: dict[str, keras.Variable] = {}
         numbers = self._assignment.layer_numbers()
@@ -186,7 +186,6 @@ class OptimizerState:
                 entry.key: {
                     "path": entry.path,
                     "shape": shape_of(entry.variable),
-                    "dtype": tf.as_dtype(entry.variable.dtype).name,
                 }
                 for entry in self._trained()
             },
@@ -264,6 +263,8 @@ class OptimizerState:
         Raises:
             ValueError: If it does not fit; nothing is written then.
         """
+        if not any(group["layer_numbers"] for group in manifest["groups"]):
+            return  # saved before it knew a model, so there was no state
         if not self._assignment.is_known:
             self._checkpoint = manifest
             return
@@ -290,29 +291,44 @@ class OptimizerState:
             return self._copy
         return self.manifest(), self.arrays()
 
+    @property
+    def waits(self) -> bool:
+        """Whether state of variables waits until the model is known."""
+        return self._copy is not None
+
     def load_waiting(self, *, checkpoint: bool = False) -> None:
         """Restore what was given before the model was known.
 
         Args:
             checkpoint: Whether to restore a checkpoint too, once state is built.
         """
-        if self._copy is not None:
-            (manifest, arrays), self._copy = self._copy, None
-            self.load(manifest, arrays)
+        copy, self._copy = self._copy, None  # first, since loading builds, which comes here again
+        if copy is not None:
+            try:
+                self.load(*copy)
+            except ValueError:
+                self._copy = copy
+                raise
         if checkpoint and self._checkpoint is not None:
             manifest, self._checkpoint = self._checkpoint, None
-            self.load_checkpoint(manifest)
+            try:
+                self.load_checkpoint(manifest)
+            except ValueError:
+                self._checkpoint = manifest
+                raise
 
     def checkpoint_parts(self) -> dict[str, Any]:
-        """The variables of a `tf.train.Checkpoint`, under the names in the one that was read too.
+        """The variables of a `tf.train.Checkpoint`, by name.
 
         The weights are among them, by key: TensorFlow does not track the layers that a Keras model
         holds in lists.
         """
-        parts: dict[str, Any] = {
-            **self.variables(),
-            **{f"{e.key}.{WEIGHT}": e.variable for e in self._assignment.entries()},
-        }
+        weights = {f"{e.key}.{WEIGHT}": e.variable for e in self._assignment.entries()}
+        return {**self.variables(), **weights}
+
+    def parts_to_restore(self) -> dict[str, Any]:
+        """The same, under their own names and under the names in the checkpoint that was read."""
+        parts = self.checkpoint_parts()
         renamed = {
             saved: None if name is None else parts.get(name)
             for saved, name in self._renamed.items()

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import warn_user
+from dlr_tf.core._validation import some_of, warn_user
 from dlr_tf.core.inner_optimizers import ValueView
 from dlr_tf.core.learning_rates import check_rate
 from dlr_tf.core.schedules import is_own, known_peak, stack_schedules
@@ -31,15 +31,16 @@ class GroupRates:
 
         lr_g(k) = c * f_g * s_g(k)
 
-    A rate that is set by hand changes `c` or `f_g`. Over a schedule that is low when the rate is
-    set, such a factor would multiply the next peak. So at every other step than the one at which
+    A rate that is set by hand changes `c` or `f_g`. If the schedule is low at that step, the factor
+    is large, and it would also multiply the next peak. So at every other step than the one at which
     the rate was set, a group with a schedule has the rate
 
         lr_g(k) = min(c * f_g * s_g(k), max(s_g(k), limit_g))
 
     where `limit_g` is the rate that was set, at most the schedule's own peak where that is known.
-    So no later rate is above that peak. A scale of the head that a schedule gave is not passed on
-    to groups at a constant rate either: at later steps they have at most their own rate `f_g`.
+    So no later rate is above that peak. If the head follows a schedule, setting its rate also
+    changes `c` for groups with a constant rate. At later steps such a group has at most its own
+    rate `f_g`.
 
     Args:
         sources: One float, `LearningRateSchedule` or function without arguments per group.
@@ -154,12 +155,35 @@ class GroupRates:
     def set_head(self, rate: Any) -> None:
         """Scale every group by the same factor, so that the head has this rate now."""
         rate = check_assigned_rate(rate)
-        bases, factors = self._all_bases(), _value_now(self.factors)
+        bases, factors = self._all_bases(), self._factors_in_use()
         unscaled = bases[-1] * factors[-1]
         if _both_zero(rate, unscaled):
             return
         self._refuse_zero(unscaled, len(self._names) - 1)
         self._set(bases, factors, rate / unscaled, range(len(self._names)), by_head=True)
+
+    def _factors_in_use(self) -> Any:
+        """Return the factors that give the rates now, where limits hold other ones.
+
+        They are relative to the scale that groups at a constant rate have now, so that the factor
+        of such a group stays its own rate.
+        """
+        factors = _value_now(self.factors)
+        if not self._is_scheduled.any():
+            return factors
+        xp: Any = np if tf.executing_eagerly() else tf
+        bases, scale = self._all_bases(), _value_now(self.scale)
+        now = self._limited(bases)
+        constant = np.flatnonzero(~self._is_scheduled)
+        if len(constant):
+            first = constant[0]
+            own = factors[first]
+            divisor = xp.where(own > 0, own, xp.ones_like(own))
+            scale = xp.where(own > 0, now[first] / divisor, scale)
+        scale = xp.where(scale > 0, scale, xp.ones_like(scale))
+        known = (bases > 0) & (now > 0)
+        # Both branches are computed, so no divisor may be 0.
+        return xp.where(known, now / (xp.where(known, bases, xp.ones_like(bases)) * scale), factors)
 
     def set_all(self, rates: Any) -> None:
         """Set the rate of every group.
@@ -230,7 +254,7 @@ class GroupRates:
             by_head: Whether the rate of the head was set, and the others follow.
         """
         chosen = np.isin(np.arange(len(self._names)), groups)
-        if any(self._schedules):
+        if self._is_scheduled.any():
             xp: Any = np if tf.executing_eagerly() else tf
             peaks = self._peaks(factors, by_head=by_head)
             limits = xp.minimum(bases * factors * scale, peaks)
@@ -250,25 +274,24 @@ class GroupRates:
         self.scale.assign(scale)
 
     def _warn_of_limit(self, groups: np.ndarray, limits: np.ndarray) -> None:
-        named = ", ".join(f"{self._names[g]!r} at most {limits[g]:.3g}" for g in groups[-3:])
+        named = [f"{self._names[g]} at most {limits[g]:.3g}" for g in groups]
         warn_user(
             "A rate was set above what the group's schedule gives at this step. It is used now. "
-            f"At later steps the rate is {named}, or the schedule's own value where that is "
-            "higher. For higher rates, build a new optimizer with another schedule."
+            f"Later rates are limited: {some_of(named)}, or the value of the group's schedule if "
+            "that is higher. For higher rates, build a new optimizer with another schedule."
         )
 
     # --- Configuration and saving
 
     def config(self) -> dict[str, Any]:
         """Return the arguments from which the same rates can be made, as JSON values."""
-        rates: list[Any] = []
         factors = self.factors.numpy() * self.scale.numpy()
-        limits = self.limits.numpy()
-        scheduled = [schedule is not None for schedule in self._schedules]
-        for schedule, factor in zip(self._schedules, factors):
-            rates.append(
-                float(factor) if schedule is None else keras.saving.serialize_keras_object(schedule)
-            )
+        limits, scheduled = self.limits.numpy(), self._is_scheduled
+        now = np.asarray(self._limited(self._all_bases()))
+        rates = [
+            float(rate) if schedule is None else keras.saving.serialize_keras_object(schedule)
+            for schedule, rate in zip(self._schedules, now)
+        ]
         return {
             "learning_rate": rates,
             "rate_factors": [
@@ -360,7 +383,7 @@ class GroupRates:
         """The rates from the schedules' values: of one group, or of all."""
         chosen = slice(None) if group is None else group
         rates = base * (_value_now(self.factors)[chosen] * _value_now(self.scale))
-        if not any(self._schedules):
+        if not self._is_scheduled.any():
             return rates
         xp: Any = np if tf.executing_eagerly() else tf
         own = base * self._is_scheduled.astype(np.float64)[chosen]
@@ -432,10 +455,10 @@ def _value_now(variable: keras.Variable) -> Any:
     return variable.value
 
 
-def _stack(values: Sequence[Any], dtype: Any = np.float64) -> Any:
+def _stack(values: Sequence[Any]) -> Any:
     if tf.executing_eagerly():
-        return np.array([np.asarray(value) for value in values], dtype)
-    return tf.stack([tf.cast(value, dtype) for value in values])
+        return np.array([np.asarray(value) for value in values], np.float64)
+    return tf.stack([tf.cast(value, tf.float64) for value in values])
 
 
 def _both_zero(rate: Any, value: Any) -> bool:

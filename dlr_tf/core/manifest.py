@@ -17,7 +17,7 @@ import tensorflow as tf
 from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import AssignedVariable
 
-# Format 1, of version 0.1.0, has no dtypes and no limits of rates.
+# Format 1, of version 0.1.0, has no limits of rates.
 FORMAT = 2
 _ENTRIES = frozenset(
     (
@@ -275,7 +275,7 @@ def check_slots(
         for key in sorted(keys, key=lambda k: name_order(f"{k}.")):
             theirs, ours = (_slots_at(key, shapes) for shapes in (saved, own))
             differ = any(ours.get(slot) != shape for slot, shape in theirs.items())
-            other_kind = not _same_state(now, group["optimizer"]) and theirs.keys() != ours.keys()
+            other_kind = not _same_state(now, group["optimizer"])
             if differ or other_kind:
                 path = paths.get(key, f"group {group['name']}")
                 raise ValueError(

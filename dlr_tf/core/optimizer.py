@@ -296,15 +296,22 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 f"{self._assignment.model_name!r}, which {model.name!r} does not have: "
                 f"{foreign[0].path!r}. Make a new optimizer for the other model."
             )
+        previous = self._assignment.model
         self._assignment.bind(model)
-        self._after_binding()
+        try:
+            self._after_binding()
+        except ValueError:  # the state of another optimizer, which this is a copy of
+            self._assignment.forget()
+            if previous is not None:
+                self._assignment.bind(previous)
+            raise
 
     @property
     def learning_rate(self) -> RateView:
         """The head's rate now: reads as a number, with `assign`, `value` and `numpy()`.
 
         Setting it scales every group by the same factor, so that the head has that rate. Inside a
-        `tf.function` a negative or NaN rate is not noticed.
+        `tf.function` a negative or NaN rate is not noticed, nor that a schedule is 0 at this step.
         """
         return RateView(self._head_rate, self._rates.set_head)
 
@@ -446,7 +453,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                     _keras.register_variable(self, variable)
                     self._variable_state.add(variable)
             self._state.load_waiting(checkpoint=True)
-            for name, part in self._state.checkpoint_parts().items():
+            for name, part in self._state.parts_to_restore().items():
                 self.restore_deferred(name, part)
 
     def _knows(self, variable: Any) -> bool:
@@ -463,20 +470,19 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def _after_binding(self) -> None:
         """Restore what needed the model."""
         entries = self._assignment.entries()
-        for inner, excluded in zip(self._group_optimizers, self._waiting_exclusions()):
+        waiting, self._waiting_exclusions = self._waiting_exclusions(), tuple
+        for inner, excluded in zip(self._group_optimizers, waiting):
             if excluded is not None:
                 keys = excluded_keys(excluded)
                 named = [entry.variable for entry in entries if entry.key in keys]
                 restore_exclusions(inner, excluded, map(_keras.variable_key, named))
-        self._waiting_exclusions = tuple
         self._state.load_waiting()
 
     def _locate(self) -> bool:
         """Make sure the model is known before any variable is; `False` if it cannot be."""
-        before = self._assignment.model
         has_state = bool(_keras.known_variables(self))
         is_known = self._assignment.locate(self, has_state=has_state)
-        if is_known and self._assignment.model is not before:
+        if is_known:
             self._after_binding()
         return is_known
 
@@ -543,7 +549,10 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             self.build(variables)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Overwrite variables with their averages; by variable; Keras matches by position."""
+        """Overwrite variables with their averages.
+
+        Each average is found by its variable; Keras finds it by position.
+        """
         if not self.use_ema:
             return
         wanted = {_keras.variable_key(v) for v in var_list}
@@ -595,14 +604,13 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                     f"shape. Received {len(weights)} arrays for {len(self.variables)} variables."
                 )
             warn_user(
-                "Other variables were trained when the optimizer was saved than can be trained "
-                "now, so only its steps and rates were restored. All other state is new."
+                "The saved optimizer trained other variables than are trainable now. Only its "
+                "steps and rates were restored. All other state is new."
             )
-            # Moments that are new need their bias correction from the start.
+            # Moments that are new need their bias correction from the start. The steps of the
+            # groups are the last of the small variables.
             variables = [v for v in variables if v is not self._group_steps]
-        fingerprint = variables[0]
-        fingerprint.assign(weights[0])
-        order = fingerprint.order_of(weights[0])
+        order = variables[0].order_of(weights[0])
         for variable, weight in zip(variables[1:], weights[1:]):
             by_group = variable is self._rates.factors or variable is self._group_steps
             variable.assign(weight[order] if by_group else weight)
@@ -643,7 +651,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             return
         manifest = decode(contents[name])
         if not any(group["layer_numbers"] for group in manifest["groups"]):
-            return  # saved before it knew a model: its configuration was all there was
+            return  # saved before it knew a model, so there was no state
         arrays = self._state.read_arrays(manifest, contents)
         if self._locate():
             self._state.load(manifest, arrays)
@@ -663,6 +671,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             # Every resource that a traced step uses must be reachable from the object saved.
             variables = [*self._small_variables, *self._rates.variables]
             return {**{v.name: v for v in variables}, **self._state.variables()}
+        if self._state.waits:
+            self._locate()
         return {MANIFEST: self._manifest, **self._state.checkpoint_parts()}
 
     def checkpoint_child(self, name: str) -> Any:
@@ -676,7 +686,7 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         waiting = self._state.variables_waiting_for(name)
         if waiting:
             self.build(waiting)
-        return self._state.checkpoint_parts().get(name)
+        return self._state.parts_to_restore().get(name)
 
     # --- Configuration and copies
 

@@ -15,7 +15,7 @@ from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.schedules import SGDR, known_peak
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
 from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
@@ -194,11 +194,11 @@ def fine_tune(
         freeze_batch_norm(model)
     else:
         unfreeze_batch_norm(model)
-    freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
-    with model.distribute_strategy.scope():
-        # Before `fit`, so that callbacks find an optimizer that knows its variables.
-        model.optimizer.build(model.trainable_variables)
     try:
+        freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
+        with model.distribute_strategy.scope():
+            # Before `fit`, so that callbacks find an optimizer that knows its variables.
+            model.optimizer.build(model.trainable_variables)
         with distributed_fit(model, batch_of(train_data)):
             return model.fit(
                 **arguments,
@@ -243,6 +243,9 @@ def compile_groups(
         assign_variables(model, groups)
         own = compile_arguments(model)
         kept = {name: own[name] for name in _KEPT if own.get(name) is not None}
+        if own and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            # Keras does not store the argument. Without mixed precision it has no effect.
+            kept["auto_scale_loss"] = model.dtype_policy.name != "mixed_float16"
         loss = own.get("loss") if loss is None else loss
         accuracy: Any = "accuracy"
         if loss is None:
@@ -367,7 +370,7 @@ def _doubts_about_rates(
             last = f"the cycle that starts at step {starts[-1]}" if starts else "the warm-up"
             doubts.append(
                 f"The training ends at step {total}, within {last}, so at a high learning rate. "
-                f"With `first_decay_steps={fitting}` the last cycle ends with the training."
+                f"To end the last cycle at the last step, use `first_decay_steps={fitting}`."
             )
             break
     return doubts
@@ -375,8 +378,4 @@ def _doubts_about_rates(
 
 def _peak(rate: Rate) -> float | None:
     """Return the highest rate of a group; `None` if it is not known."""
-    if isinstance(rate, LearningRateSchedule):
-        names = ("initial_learning_rate", "max_learning_rate")
-        found = [getattr(rate, name) for name in names if hasattr(rate, name)]
-        return float(found[0]) if found and isinstance(found[0], (int, float)) else None
-    return rate
+    return known_peak(rate) if isinstance(rate, LearningRateSchedule) else rate

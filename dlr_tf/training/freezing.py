@@ -273,7 +273,8 @@ def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
         if _is_on(leaf.layer) and leaf.layer.weights:
             has_lora = any(getattr(part, "lora_enabled", False) for part in _parts(leaf.layer))
             (lora if has_lora else others).add(_enclosing(leaf, model))
-    return lora - others
+    # In the whole model, the other layers may be frozen for another reason: only its head learns.
+    return lora - others - {id(model)}
 
 
 def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:

@@ -157,7 +157,8 @@ class LearningRateLogger(keras.callbacks.Callback):
         from dlr_tf.training import plotting
 
         history = self._history_after(skip)
-        rates = np.array(history[list(self._rates)[-1]])
+        head = self._optimizer.groups[-1].name if self._optimizer else list(self._rates)[-1]
+        rates = np.array(history[head])
         # Without the gap, a line across the plot would join the end of a cycle and the next start.
         restarts = np.flatnonzero(rates[1:] > 2 * rates[:-1]) + 1
         losses = np.insert(history["loss"], restarts, math.nan)
@@ -229,8 +230,8 @@ class LearningRateLogger(keras.callbacks.Callback):
 class _NoRate(float):
     """NaN, with an empty text: `csv` writes an empty cell."""
 
-    def __new__(cls) -> _NoRate:
-        return super().__new__(cls, math.nan)
+    def __new__(cls, value: float = math.nan) -> _NoRate:
+        return super().__new__(cls, value)  # copies are made with the value
 
     def __str__(self) -> str:
         return ""

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import check_integer, check_number, unwrap_optimizer
+from dlr_tf.core._validation import check_integer, check_model, check_number, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import LARGEST_RATE
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
@@ -161,7 +161,8 @@ def find_learning_rate(
     and every other group keeps its ratio to the head. With the loss `l_i` of step `i`, the smoothed
     loss is `a_i / (1 - smoothing**(i + 1))`, where `a_i = smoothing * a_(i - 1) + (1 - smoothing) *
     l_i`. The sweep ends early when the smoothed loss exceeds `stop_factor` times its lowest value
-    (for a lowest value `b` below 0: `b + (stop_factor - 1) * |b|`), or the loss is not finite.
+    (if the lowest value `b` is negative: `b + (stop_factor - 1) * abs(b)`), or the loss is not
+    finite.
 
     Afterwards, also after an exception or Ctrl-C, these are as they were, bit for bit: the model
     (weights, batch-norm statistics, seeds, metrics, and what `compile` and `fit` stored on it), its
@@ -390,8 +391,7 @@ def _check_batch_size(batch_size: int | None, x: Any) -> int:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Argument `model` should be a `keras.Model`. Received: model={model!r}")
+    check_model(model)
     if not model.compiled or model.optimizer is None:
         raise ValueError(
             f"The model {model.name!r} is not compiled, so there is no rate to sweep. Call "

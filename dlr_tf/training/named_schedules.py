@@ -72,7 +72,7 @@ def make_schedule(
 
 
 def first_cycle_steps(total_steps: int, epochs: int, t_mul: float) -> int:
-    """Return the length of the first SGDR cycle with which the last one ends at the last step.
+    """Return the length of the first SGDR cycle for which the last cycle ends at the last step.
 
     The number `n` of cycles is the number that fits into the epochs if the first cycle lasts one
     epoch. The result is the smallest length whose `n` cycles reach `total_steps`, so no cycle

@@ -1092,7 +1092,7 @@ def test_a_legacy_file_of_other_trained_variables_keeps_steps_and_rates(tmp_path
     train(model)
     freeze_to(model, optimizer.groups, -1)
     model.save(tmp_path / "m.h5")
-    with pytest.warns(UserWarning, match="only its steps and rates were restored"):
+    with pytest.warns(UserWarning, match="Only its steps and rates were restored"):
         loaded = keras.models.load_model(tmp_path / "m.h5")
     assert int(loaded.optimizer.iterations) == 3
     assert loaded.optimizer.learning_rates == model.optimizer.learning_rates
@@ -1138,3 +1138,65 @@ def test_the_manifest_is_plain_json():
     manifest = model.optimizer.state.manifest()
     assert json.loads(json.dumps(manifest)) == manifest
     assert [group["name"] for group in manifest["groups"]] == ["group_0", "group_1", "head"]
+
+
+@pytest.mark.parametrize("form", ["archive", "checkpoint"])
+def test_a_copy_that_is_saved_before_it_trains_keeps_its_state(form, tmp_path):
+    model = train(compiled(stack()))
+    model.compile(copy.deepcopy(model.optimizer), keras.losses.MeanSquaredError())
+    if form == "archive":
+        model.save(tmp_path / "m.keras")
+        twin = keras.models.load_model(tmp_path / "m.keras")
+    else:
+        path = tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(tmp_path / "c")
+        twin = compiled(stack(1))
+        tf.train.Checkpoint(model=twin, optimizer=twin.optimizer).restore(path)
+    assert {"0.0.momentums", "2.1.velocities"} <= state(twin).keys()
+    assert_same(state(twin), state(model))
+
+
+def test_a_copy_that_was_bound_to_a_wrong_model_is_not_lost():
+    model = train(compiled(stack()))
+    wider = keras.Sequential(
+        [keras.Input((WIDTH,))] + [keras.layers.Dense(5, name=f"layer_{n}") for n in range(3)]
+    )
+    copied = pickle.loads(pickle.dumps(model.optimizer))
+    with pytest.raises(ValueError, match="Load it into the model it was saved with"):
+        copied.bind(wider)
+    assert not copied.assignment.is_known
+    copied.bind(model)
+    assert_same(state_of(copied), state_of(model.optimizer))
+
+
+def test_a_checkpoint_written_after_one_of_other_names_was_read(tmp_path):
+    model = train(compiled(stack()))
+    path = tf.train.Checkpoint(optimizer=model.optimizer).save(tmp_path / "c")
+    twin, third = stack(1), stack(2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have a `quantize` method")
+        twin.quantize("int8")
+        third.quantize("int8")
+    optimizer = MultiGroupOptimizer([*groups_of(twin)], RATES)
+    with pytest.warns(UserWarning, match="state was dropped"):
+        tf.train.Checkpoint(optimizer=optimizer).restore(path)
+        optimizer.bind(twin)
+        optimizer.build(twin.trainable_variables)
+    path = tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / "d")
+    other = MultiGroupOptimizer(groups_of(third), RATES)
+    tf.train.Checkpoint(optimizer=other).restore(path)
+    assert_same(state_of(other), state_of(optimizer))
+
+
+def test_slots_of_one_name_may_mean_something_else(tmp_path):
+    model = train(compiled(stack(), optimizer=keras.optimizers.Lion()))
+    twin = compiled(stack(1), optimizer=keras.optimizers.SGD(momentum=0.9))
+    with pytest.raises(ValueError, match=r"\(Lion\) kept momentums .*this one \(SGD\) keeps"):
+        twin.load_weights(stored(tmp_path, model))
+
+
+def test_a_checkpoint_from_before_the_model_was_known(tmp_path):
+    optimizer = MultiGroupOptimizer([*groups_of(stack())], RATES)
+    path = tf.train.Checkpoint(optimizer=optimizer).save(tmp_path / "c")
+    twin = compiled(stack())
+    tf.train.Checkpoint(optimizer=twin.optimizer).restore(path)
+    assert int(train(twin).optimizer.iterations) == 3

@@ -215,7 +215,7 @@ def test_a_rate_set_near_the_bottom_does_not_lift_the_next_restart():
     """Without a limit the factor would make 4.05 of it."""
     schedule = SGDR(1e-2, 100, t_mul=1.0)
     optimizer = optimizer_with(schedule, schedule, step=99)
-    with pytest.warns(UserWarning, match=LIMITED + ".*'body' at most 0.001, 'head' at most 0.001"):
+    with pytest.warns(UserWarning, match=LIMITED + ".*'body at most 0.001', 'head at most 0.001'"):
         optimizer.learning_rate = 1e-3
     assert rates_at(optimizer, 99) == [np.float32(1e-3)] * 2
     for step in range(100, 300):
@@ -430,7 +430,7 @@ def test_wrong_rates_of_a_new_optimizer(rate, error, message, template):
 
 def test_groups_at_a_constant_rate_are_not_lifted_by_the_schedule_of_the_head():
     optimizer = optimizer_with(1e-4, SGDR(1e-2, 10, t_mul=1.0), step=9)
-    with pytest.warns(UserWarning, match="'body' at most 0.0001, 'head' at most 0.01"):
+    with pytest.warns(UserWarning, match="'body at most 0.0001', 'head at most 0.01'"):
         optimizer.learning_rate = 1e-2
     body, head = optimizer.learning_rates
     assert head == np.float32(1e-2)
@@ -498,3 +498,53 @@ def test_a_constant_rate_of_0_says_how_to_go_on():
     assert not optimizer.learning_rate
     with pytest.raises(ValueError, match=r"'head' is 0 at step 0.*Set `optimizer.learning_rates`"):
         optimizer.learning_rate = 1e-2
+
+
+def halved(optimizer: MultiGroupOptimizer) -> None:
+    """What `ReduceLROnPlateau` does; the ratios between the groups stay."""
+    before = np.array(optimizer.learning_rates)
+    optimizer.learning_rate = float(optimizer.learning_rate) / 2
+    np.testing.assert_allclose(optimizer.learning_rates, before / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", [99, 100, 120, 199])
+@pytest.mark.parametrize("rates", [(1e-4, "SGDR"), ("SGDR", "SGDR"), (1e-4, 1e-3)])
+@pytest.mark.parametrize("way", ["head", "all", "one by one"])
+def test_the_ratios_stay_whatever_was_set_before(rates, way, step):
+    made = [SGDR(1e-2 / 10**n, 100, t_mul=1.0) if r == "SGDR" else r for n, r in enumerate(rates)]
+    optimizer = optimizer_with(*made[::-1], step=99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if way == "head":
+            optimizer.learning_rate = 1e-3
+        elif way == "all":
+            optimizer.learning_rates = [1e-4, 1e-3]
+        else:
+            optimizer.learning_rate = 1e-3
+            optimizer.group_optimizers[0].learning_rate = 1e-4
+        optimizer.step_counter.assign(step)
+        halved(optimizer)
+        halved(optimizer)
+        now = optimizer.learning_rates
+        optimizer.learning_rate = float(optimizer.learning_rate)
+    np.testing.assert_allclose(optimizer.learning_rates, now, rtol=1e-6)
+
+
+def test_a_scheduler_may_lower_and_raise_the_rate_again():
+    optimizer = optimizer_with(1e-4, SGDR(1e-2, 10, t_mul=1.0))
+    for step, rate in ((0, 5e-3), (10, 1e-3), (20, 5e-3), (30, 1e-2)):
+        optimizer.step_counter.assign(step)
+        optimizer.learning_rate = rate
+        np.testing.assert_allclose(rates_at(optimizer, step + 1)[0], rate / 100, rtol=1e-6)
+
+
+def test_the_configuration_keeps_the_limit_of_a_constant_rate():
+    optimizer = optimizer_with(1e-4, SGDR(1e-2, 100, t_mul=1.0), step=99)
+    with pytest.warns(UserWarning, match=LIMITED):
+        optimizer.learning_rate = 1e-3
+    optimizer.step_counter.assign(100)
+    config = optimizer.get_config()
+    assert config["learning_rate"][0] == 1e-4
+    made = MultiGroupOptimizer.from_config(config)
+    for step in (100, 130):
+        assert rates_at(made, step) == rates_at(optimizer, step)

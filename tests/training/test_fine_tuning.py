@@ -502,9 +502,16 @@ def test_rates_that_fall_are_warned_of() -> None:
     rates = [SGDR(1e-2, 3), SGDR(1e-3, 3), 1e-2]
     with pytest.warns(UserWarning, match="fall from group 'stem'"):
         rates_seen(learning_rate=rates, epochs=1)
+
     # The peak of a schedule of another kind is not known.
-    unknown = keras.optimizers.schedules.PiecewiseConstantDecay([1], [1.0, 0.1])
-    rates_seen(learning_rate=[unknown, 1e-3, 1e-3], epochs=1)
+    class Unknown(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            return tf.constant(1.0)
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    rates_seen(learning_rate=[Unknown(), 1e-3, 1e-3], epochs=1)
 
 
 def test_cycles_that_do_not_end_with_the_training_are_warned_of() -> None:

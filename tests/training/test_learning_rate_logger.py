@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
+import pickle
 
 import keras
 import numpy as np
@@ -212,6 +214,13 @@ def test_a_group_that_does_not_move_has_no_rate(tmp_path, capsys):
     body, head = logger.plot_learning_rate().axes[0].get_lines()
     assert np.isnan(body.get_ydata()).tolist() == [True] * 6 + [False] * 6
     assert np.isfinite(head.get_ydata()).all()
+
+
+def test_a_history_without_some_rates_can_be_copied():
+    model = make_model()
+    history = fit(model, Frozen(), LearningRateLogger(), epochs=2).history
+    for copied in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
+        np.testing.assert_equal(copied["learning_rate/body"], history["learning_rate/body"])
 
 
 def test_the_loss_has_no_point_where_the_head_does_not_move():
