@@ -118,6 +118,8 @@ class OptimizerState:
         self._group_steps = group_steps
         self._build = build
         self._creation_scope = creation_scope
+        # Whether state is being created for what a file or a checkpoint holds.
+        self.is_loading = False
         self._fingerprint: GroupFingerprint | None = None
         # State to load when the model is known: the manifest of a checkpoint that was read, and the
         # state of the optimizer that this one is a copy of.
@@ -335,23 +337,15 @@ class OptimizerState:
         }
         return {name: part for name, part in {**parts, **renamed}.items() if part is not None}
 
-    def variables_waiting_for(self, name: str) -> list[Any]:
-        """Return the variables whose state has this name in the checkpoint and is not built."""
-        name = self._renamed.get(name, name) or ""
-        key, _, kept = name.rpartition(".")
-        return [
-            entry.variable
-            for entry in self._assignment.entries()
-            if entry.key == key
-            and kept != WEIGHT
-            and not _keras.knows(self._optimizer, entry.variable)
-        ]
-
     def _prepare(self, manifest: dict[str, Any]) -> RestorePlan:
         """Check a manifest, and create the state that it names."""
         self._assignment.refresh()
         plan = self._check(manifest)
-        self._build(self._variables_to_build(plan))
+        self.is_loading = True
+        try:
+            self._build(self._variables_to_build(plan))
+        finally:
+            self.is_loading = False
         check_slots(
             plan,
             {name: shape_of(variable) for name, variable in self.variables().items()},

@@ -452,9 +452,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
                 for variable in fresh:
                     _keras.register_variable(self, variable)
                     self._variable_state.add(variable)
-            self._state.load_waiting(checkpoint=True)
-            for name, part in self._state.parts_to_restore().items():
-                self.restore_deferred(name, part)
+            if not self._state.is_loading:
+                self._state.load_waiting(checkpoint=True)
+                self._restore_parts()
 
     def _knows(self, variable: Any) -> bool:
         return _keras.knows(self, variable)
@@ -661,6 +661,12 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
     def _load_checkpoint(self, manifest: dict[str, Any]) -> None:
         self._locate()
         self._state.load_checkpoint(manifest)
+        self._restore_parts()
+
+    def _restore_parts(self) -> None:
+        """Restore what a `tf.train.Checkpoint` holds, now that the parts and their names exist."""
+        for name, part in self._state.parts_to_restore().items():
+            self.restore_deferred(name, part)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
         if "_manifest" not in vars(
@@ -680,13 +686,9 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             return None
         if name == "inner_optimizer":  # the checkpoint was written inside `LossScaleOptimizer`
             return self
-        if name in MANIFEST_NAMES:  # first of the children, so that the others find their keys
-            self._locate()
-            return self._manifest
-        waiting = self._state.variables_waiting_for(name)
-        if waiting:
-            self.build(waiting)
-        return self._state.parts_to_restore().get(name)
+        # TensorFlow looks up all names before it reads the manifest, which says what they mean. So
+        # the others wait until it is read.
+        return self._manifest if name in MANIFEST_NAMES else None
 
     # --- Configuration and copies
 

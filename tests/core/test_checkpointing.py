@@ -544,20 +544,7 @@ def test_a_quantised_model_loads_without_the_state_of_its_kernels(tmp_path):
             assert f"{layer}.1.{slot}" not in after
 
 
-@pytest.mark.parametrize(
-    "knows",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                raises=tf.errors.InvalidArgumentError,
-                reason="TensorFlow looks up all names before it reads the manifest",
-            ),
-        ),
-    ],
-    ids=["model not known yet", "model known"],
-)
+@pytest.mark.parametrize("knows", [False, True], ids=["model not known yet", "model known"])
 def test_a_checkpoint_restores_a_quantised_model_too(knows, tmp_path):
     """Its biases moved to the front of their layers."""
     model = train(compiled(stack()))
