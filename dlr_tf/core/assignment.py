@@ -213,8 +213,10 @@ class GroupAssignment:
         It is `""` for that model itself, and where it is not known.
         """
         model = self.model
-        if model is None or _is_compiled_with(model, optimizer):
-            return "" if model is not None else self.model_path
+        if model is None:
+            return self.model_path
+        if _is_compiled_with(model, optimizer):
+            return ""
         for compiled in compiled_models(optimizer):
             for path, inner in nested_models(compiled).items():
                 if inner is model:

@@ -669,9 +669,8 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
             self.restore_deferred(name, part)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
-        if "_manifest" not in vars(
-            self
-        ):  # TensorFlow calls this while the base class is initialised
+        # TensorFlow calls this while the base class is initialised.
+        if "_manifest" not in vars(self):
             return {}
         if save_type != "checkpoint":
             # Every resource that a traced step uses must be reachable from the object saved.

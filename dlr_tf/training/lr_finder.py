@@ -27,12 +27,12 @@ from dlr_tf.training.restoring import (
     restore_generators_on_exit,
     restore_on_exit,
 )
+from dlr_tf.training.training_data import ARRAY_BATCH_SIZE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # As in `fit`.
-_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -375,7 +375,7 @@ def _check_arguments(
 
 def _check_batch_size(batch_size: int | None, x: Any) -> int:
     if batch_size is None:
-        return _BATCH_SIZE
+        return ARRAY_BATCH_SIZE
     in_batches = (
         tf.data.Dataset,
         tf.distribute.DistributedDataset,
