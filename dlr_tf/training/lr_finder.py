@@ -32,8 +32,6 @@ from dlr_tf.training.training_data import ARRAY_BATCH_SIZE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# As in `fit`.
-
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LearningRateSweep:
