@@ -15,12 +15,18 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common import global_state
-from keras.src.models.functional import Functional
-from keras.src.random import seed_generator
-from keras.src.utils.naming import to_snake_case
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.ops import control_flow_util, stateful_random_ops
+
+from dlr_tf.core._versions import unknown_version_error
+
+try:
+    from keras.src.backend.common import global_state
+    from keras.src.models.functional import Functional
+    from keras.src.random import seed_generator
+    from keras.src.utils.naming import to_snake_case
+    from tensorflow.python.eager import context as eager_context
+    from tensorflow.python.ops import control_flow_util, stateful_random_ops
+except ImportError as error:
+    raise unknown_version_error(keras.__version__, error) from error
 
 # --- Variables -----------------------------------------------------------------------------------
 
@@ -224,12 +230,8 @@ def shared_state_of(optimizer: keras.optimizers.Optimizer) -> dict[str, keras.Va
 
 
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable | None]:
-    """Return the list of EMA averages, parallel to `known_variables`.
-
-    `SwapEMAWeights` reads it under its private name.
-    """
-    vars(optimizer).setdefault("_model_variables_moving_average", [])
-    return optimizer._model_variables_moving_average
+    """Return the list of EMA averages, parallel to `known_variables`."""
+    return vars(optimizer).setdefault("_model_variables_moving_average", [])
 
 
 def accumulators(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
@@ -358,6 +360,44 @@ class CheckpointableOptimizer(keras.optimizers.Optimizer):
     def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
         # `cached_dependencies` is not used: it may lack a part that is created now.
         return self.checkpoint_child(name)
+
+
+# Up to Keras 3.14, `SwapEMAWeights` pairs the averages with `model.trainable_variables`, which has
+# another order or length than they have once a layer is frozen or unfrozen. From 3.15 on it pairs
+# them with the variables that the optimizer knows.
+_SWAPS_BY_MODEL = not hasattr(keras.callbacks.SwapEMAWeights, "_apply_to_ema_optimizers")
+
+
+class AveragingOptimizer(CheckpointableOptimizer):
+    """A Keras optimizer whose averages `SwapEMAWeights` swaps with the right weights.
+
+    The callback reads the averages under a private name.
+    """
+
+    def variables_to_swap(self) -> Sequence[Any]:
+        """Return the trainable variables of the model, in the model's order."""
+        raise NotImplementedError
+
+    @property
+    def _model_variables_moving_average(self) -> list[Any]:
+        if "_model_variables_moving_average" not in vars(self):
+            raise AttributeError("there are no averages: `use_ema` is off")
+        averages = moving_averages(self)
+        if not _SWAPS_BY_MODEL:
+            return averages
+        known = {variable_key(v): a for v, a in zip(known_variables(self), averages)}
+        swapped = []
+        for variable in self.variables_to_swap():
+            average = known.get(variable_key(variable))
+            # A variable without an average is swapped with a copy of itself.
+            swapped.append(
+                keras.Variable(variable, trainable=False) if average is None else average
+            )
+        return swapped
+
+    @_model_variables_moving_average.setter
+    def _model_variables_moving_average(self, averages: list[Any]) -> None:
+        vars(self)["_model_variables_moving_average"] = averages
 
 
 class FusedAdamBase(keras.optimizers.Adam):
@@ -603,6 +643,10 @@ def compile_token(model: keras.Model) -> Any:
     return getattr(model, "_compile_config", None)
 
 
-def flags_at_compile(model: keras.Model) -> list[bool]:
-    """The flags `trainable` of a model's layers when it was compiled."""
-    return list(getattr(model, "_compiled_trainable_state", {}).values())
+def flags_at_compile(model: keras.Model) -> list[bool] | None:
+    """The flags `trainable` of a model's layers when it was compiled.
+
+    `None` before the first `compile`, and in Keras 3.12 and below, which does not record them.
+    """
+    flags = getattr(model, "_compiled_trainable_state", None)
+    return None if flags is None else list(flags.values())

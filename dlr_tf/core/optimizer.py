@@ -39,7 +39,7 @@ from dlr_tf.core.variable_state import StateKind, VariableState
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
-class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
+class MultiGroupOptimizer(_keras.AveragingOptimizer):
     r"""Train every group of layers at a learning rate of its own.
 
     It holds one Keras optimizer per group and sends each gradient to the group of its variable.
@@ -667,6 +667,10 @@ class MultiGroupOptimizer(_keras.CheckpointableOptimizer):
         """Restore what a `tf.train.Checkpoint` holds, now that the parts and their names exist."""
         for name, part in self._state.parts_to_restore().items():
             self.restore_deferred(name, part)
+
+    def variables_to_swap(self) -> list[Any]:
+        model = self._assignment.model
+        return _keras.known_variables(self) if model is None else list(model.trainable_variables)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
         # TensorFlow calls this while the base class is initialised.

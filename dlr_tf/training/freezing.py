@@ -374,5 +374,6 @@ def _is_traced_with(model: keras.Model, flags: _FlagSet) -> bool:
     if last is not None and last.compilation() is compile_token(model):
         return bool(last.flags == flags)
     layers = all_layers(model)
-    always_on = all(layer.trainable for layer in layers) and all(flags_at_compile(model))
+    flags_then = flags_at_compile(model)
+    always_on = all(layer.trainable for layer in layers) and all(flags_then or [False])
     return always_on and trained == trainable

@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -243,7 +243,7 @@ def find_learning_rate(
         if isinstance(x, tf.data.Dataset):
             x = x.repeat()
         elif isinstance(x, types.GeneratorType):
-            x = (batch for batch in itertools.islice(itertools.cycle(x), batches))
+            x = _cycle(x, batches)
         # `fit`, not `train_on_batch`: it distributes batches over the devices of a strategy, takes
         # class weights with a data set, and runs a model's own `train_step` as training will.
         model.fit(
@@ -260,6 +260,25 @@ def find_learning_rate(
             verbose=0,
         )
     return LearningRateSweep(sweep.learning_rates[: len(sweep.losses)], np.array(sweep.losses))
+
+
+def _cycle(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """Return a generator of `count` batches, which begins again after the last one.
+
+    Raises:
+        ValueError: If there is no batch: some versions of Keras fail with an `IndexError`.
+    """
+    for first in batches:
+        endless = itertools.cycle(itertools.chain([first], batches))
+        return (batch for batch in itertools.islice(endless, count))
+    raise _no_batch_error(0, count)
+
+
+def _no_batch_error(n_batches: int, n_steps: int) -> ValueError:
+    return ValueError(
+        "The sweep needs batches to train on, but the data gave none. Received: "
+        f"{n_batches} batches for {n_steps} steps."
+    )
 
 
 class _Sweep(keras.callbacks.Callback):
@@ -304,10 +323,7 @@ class _Sweep(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._batches == self._batches_before_epoch:
-            raise ValueError(
-                "The sweep needs batches to train on, but the data gave none. Received: "
-                f"{self._batches} batches for {len(self.learning_rates)} steps."
-            )
+            raise _no_batch_error(self._batches, len(self.learning_rates))
 
     def _set_rate(self, rate: float) -> None:
         grouped = isinstance(self.optimizer, MultiGroupOptimizer)

@@ -27,7 +27,7 @@ def valley(learning_rates: Any, losses: Any) -> float:
 
     >>> import numpy as np
     >>> rates = np.logspace(-6, 0, 7)
-    >>> valley(rates, [2.2, 2.1, 1.9, 1.4, 1.0, 0.9, 5.0])
+    >>> round(valley(rates, [2.2, 2.1, 1.9, 1.4, 1.0, 0.9, 5.0]), 9)
     0.0001
 
     Source: fastai's `valley`, https://docs.fast.ai/callback.schedule.html.

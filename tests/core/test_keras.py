@@ -22,6 +22,7 @@ from dlr_tf.core._keras import (
     shared_state_of,
     slots_of,
 )
+from tests.conftest import newer_optimizer
 
 SHAPES = ((4, 3), (3,), (2, 3, 2), (), (3, 5), (5,))
 
@@ -60,15 +61,17 @@ def assert_equal_lists(left: list[Any], right: list[Any]) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_the_tests_know_every_optimizer_of_keras(optimizer_names):
+def test_the_tests_know_every_optimizer_of_keras(optimizers):
     wrappers = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
-    known = {name.split()[0] for name in optimizer_names}
+    known = {name.split()[0] for name in optimizers}
     public = {
         name
         for name, item in vars(keras.optimizers).items()
         if isinstance(item, type) and issubclass(item, keras.optimizers.Optimizer)
     }
-    assert public - wrappers == known - {"FusedAdam"}
+    # The names are those of the newest Keras; an older one lacks some.
+    assert public - wrappers <= known - {"FusedAdam"}
+    assert known - {"FusedAdam"} - public <= {"Muon", "ScheduleFreeAdamW"}
 
 
 def test_slots_and_shared_state_are_all_that_an_optimizer_keeps(any_optimizer):
@@ -145,7 +148,7 @@ def test_an_optimizer_that_grew_trains_as_one_that_knew_all_from_the_start(any_o
     train(whole, twins[:2], range(2))
     for start in (2, 4):  # twice, to add_variables what has grown
         add_variables(grown, variables[start : start + 2])
-    if isinstance(grown, keras.optimizers.ScheduleFreeAdamW):
+    if type(grown).__name__ == "ScheduleFreeAdamW":
         # Its momentum begins at the weights, which have not moved.
         assert_equal_lists(values(slots_of(grown)["momentums"][2:]), values(variables[2:]))
     gradients = make_gradients(variables, 9)
@@ -212,7 +215,7 @@ def test_what_a_model_was_compiled_with():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
     assert compile_arguments(model) == {}
     assert compile_token(model) is None
-    assert flags_at_compile(model) == []
+    assert flags_at_compile(model) is None
 
     def loss(y_true, y_pred):  # cannot be serialised
         return keras.ops.mean(y_true - y_pred)
@@ -224,7 +227,7 @@ def test_what_a_model_was_compiled_with():
     assert found["metrics"] == ["mae"]
     assert found["steps_per_execution"] == 2
     assert {"loss_weights", "weighted_metrics", "run_eagerly", "jit_compile"} < found.keys()
-    assert flags_at_compile(model).count(False) == 1
+    assert (flags_at_compile(model) or [False]).count(False) == 1  # `None` up to Keras 3.12
     token = compile_token(model)
     assert token is compile_token(model)
     model.compile("adam", loss)
@@ -323,9 +326,12 @@ def test_weight_decay_is_applied_where_an_optimizer_asks_for_it():
     assert float(variable) == pytest.approx(0.95)
     _keras.apply_weight_decay(keras.optimizers.SGD(0.1), [variable])
     assert float(variable) == pytest.approx(0.95)
-    # Muon has a decay of its own, whatever `weight_decay` is.
-    assert _keras.overrides(keras.optimizers.Muon(), "_apply_weight_decay")
     assert not _keras.overrides(keras.optimizers.Adam(), "_apply_weight_decay")
+
+
+def test_muon_has_a_decay_of_its_own():
+    """Whatever `weight_decay` is."""
+    assert _keras.overrides(newer_optimizer("Muon"), "_apply_weight_decay")
 
 
 def test_the_rate_an_optimizer_was_made_with():
@@ -488,7 +494,7 @@ class Named(_keras.CheckpointableOptimizer):
         self.assign_sub(variable, gradient)
 
 
-def test_an_optimizer_names_the_parts_of_its_checkpoint(tmp_path):
+def test_an_optimizers_the_parts_of_its_checkpoint(tmp_path):
     optimizer = Named(learning_rate=0.1)
     optimizer.mine = optimizer.add_variable((), initializer="ones", name="mine")
     path = tf.train.Checkpoint(optimizer=optimizer).save(str(tmp_path / "c"))
@@ -767,3 +773,35 @@ def test_the_seeds_of_operations_go_on_where_they_were_set():
     assert substitute.getstate() != random.Random(9).getstate()
     _keras.set_operation_seeds(generator)
     np.testing.assert_array_equal(tf.random.normal((2,)).numpy(), expected)
+
+
+@pytest.mark.parametrize("swaps_by_model", [False, True])
+def test_averages_to_swap_are_those_of_the_variables_to_swap(monkeypatch, swaps_by_model):
+    """`SwapEMAWeights` pairs them with what the optimizer knows, or with what the model trains."""
+    monkeypatch.setattr(_keras, "_SWAPS_BY_MODEL", swaps_by_model)
+    first, second, third = (keras.Variable(np.full(2, value)) for value in (1.0, 2.0, 3.0))
+    swapped = [third, second] if swaps_by_model else [first, second]
+
+    class Averaging(_keras.AveragingOptimizer, keras.optimizers.SGD):
+        def checkpoint_children(self, save_type):
+            return {}
+
+        def checkpoint_child(self, name):
+            return None
+
+        def variables_to_swap(self):
+            return swapped
+
+    optimizer = Averaging(0.1)
+    assert not hasattr(optimizer, "_model_variables_moving_average")
+    optimizer.build([first, second])
+    averages = [keras.Variable(np.full(2, value)) for value in (10.0, 20.0)]
+    _keras.moving_averages(optimizer).extend(averages)
+
+    found = optimizer._model_variables_moving_average
+    assert found[1] is averages[1]
+    if swaps_by_model:  # a variable without an average is swapped with a copy of itself
+        assert found[0] is not third
+        np.testing.assert_array_equal(found[0].numpy(), third.numpy())
+    else:
+        assert found[0] is averages[0]

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from tests.conftest import newer_optimizer
 
 GROUPS = (LayerGroup("body", ("a",)), LayerGroup("head", ("b",)))
 X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
@@ -24,7 +25,7 @@ def deferred() -> keras.Model:
 
 TEMPLATES: dict[str, Any] = {
     "Adam": lambda: keras.optimizers.Adam(0.05),
-    "ScheduleFreeAdamW": lambda: keras.optimizers.ScheduleFreeAdamW(0.05),
+    "ScheduleFreeAdamW": lambda: newer_optimizer("ScheduleFreeAdamW", 0.05),
 }
 
 

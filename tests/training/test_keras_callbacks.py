@@ -349,6 +349,8 @@ class FreezeTo(keras.callbacks.Callback):
 @pytest.mark.parametrize("plan", [(0, 1, 0), (1, 0, 0)], ids=["frozen late", "unfrozen late"])
 def test_averages_stay_with_their_weights_when_layers_freeze_and_unfreeze(policy, plan):
     """Both layers have one shape: an average in the other's place would raise nothing."""
+    # Up to Keras 3.14 the callback leaves out the weights that are frozen now.
+    swaps_frozen = hasattr(keras.callbacks.SwapEMAWeights, "_apply_to_ema_optimizers")
     model = make_model("constant", use_ema=True, ema_momentum=0.7)
     evaluated = AtEvaluation()
     watch = fit(
@@ -367,6 +369,8 @@ def test_averages_stay_with_their_weights_when_layers_freeze_and_unfreeze(policy
         for epoch, seen in enumerate(evaluated.weights):
             steps = STEPS * (epoch + 1)
             expected = history[0] if steps <= first else averages(history[:steps], 0.7, first)
+            if number < 2 and plan[epoch] == 1 and not swaps_frozen:
+                expected = history[steps - 1]
             np.testing.assert_allclose(seen[number], expected, rtol=1e-5, atol=1e-6)
 
 

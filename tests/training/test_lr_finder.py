@@ -23,6 +23,7 @@ from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.freezing import freeze_to
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
+from tests.conftest import set_random_seed
 
 
 def fastai_curve() -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +113,7 @@ def data(count=80):
 
 def make_model(optimizer=None, seed=1, **compile_arguments):
     """A small eager model with everything that has state: batch norm, dropout, seeds, metrics."""
-    keras.utils.set_random_seed(seed)
+    set_random_seed(seed)
     model = keras.Sequential(
         [
             keras.Input((6,)),
@@ -136,7 +137,7 @@ def make_model(optimizer=None, seed=1, **compile_arguments):
 
 
 def small_model():
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(CLASSES)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.1), loss=loss, run_eagerly=True)
@@ -178,7 +179,7 @@ def test_rates_rise_geometrically_and_groups_keep_their_ratio():
 
 def test_losses_are_smoothed_with_the_bias_corrected():
     """The reference trains by hand with plain SGD, one batch a step, in float64."""
-    keras.utils.set_random_seed(0)
+    set_random_seed(0)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
     weight = model.get_weights()[0][0, 0].astype("float64")
@@ -319,7 +320,7 @@ def test_data_without_a_batch_are_refused(kind):
     model = small_model()
     before = model.get_weights()
     empty = tf.data.Dataset.from_tensors(data(4)).take(0) if kind == "data set" else (_ for _ in ())
-    with pytest.raises(ValueError, match=r"the data gave none|at least one batch"):
+    with pytest.raises(ValueError, match="the data gave none"):
         find_learning_rate(model, empty, steps=3, verbose=0)
     assert_equal(before, model.get_weights())
 
@@ -447,7 +448,7 @@ class EagerNoise(keras.layers.Layer):
 
 def test_eager_random_operations_go_on_as_if_never_swept():
     def model():
-        keras.utils.set_random_seed(1)
+        set_random_seed(1)
         tf.random.set_global_generator(tf.random.Generator.from_seed(3))
         model = keras.Sequential([keras.Input((6,)), EagerNoise(), keras.layers.Dense(3)])
         model.compile(keras.optimizers.SGD(0.1), loss="mse", run_eagerly=True)
@@ -470,9 +471,9 @@ def test_eager_random_operations_go_on_as_if_never_swept():
 def test_generators_that_were_not_there_are_not_there_afterwards():
     """Keras makes its own at the first use, from the state of `random`."""
     model = small_model()
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
     expected = [keras.random.uniform(()), random.random()]
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
 
     class Draws(Batches):
         def __getitem__(self, index):
@@ -491,7 +492,7 @@ def test_an_optimizer_that_was_not_built_is_not_built_afterwards(precision):
     finally:
         keras.config.set_dtype_policy("float32")
     optimizer, count = model.optimizer, len(model.optimizer.variables)
-    keras.utils.set_random_seed(2)
+    set_random_seed(2)
     sweep_all(model)
     assert model.optimizer is optimizer
     assert not optimizer.built
@@ -499,7 +500,7 @@ def test_an_optimizer_that_was_not_built_is_not_built_afterwards(precision):
     assert model.train_function is None
     assert not hasattr(model, "history")
     losses = model.fit(*data(), batch_size=20, verbose=0).history["loss"]
-    keras.utils.set_random_seed(2)
+    set_random_seed(2)
     assert_equal(losses, twin.fit(*data(), batch_size=20, verbose=0).history["loss"])
     assert_equal(model.get_weights(), twin.get_weights())
 
@@ -524,7 +525,7 @@ def test_an_optimizer_that_was_not_built_excludes_the_same_from_weight_decay():
     def constant(y, prediction):
         return 0.0 * keras.ops.mean(prediction)
 
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, bias_initializer="ones")])
     model.compile(optimizer, loss=constant, run_eagerly=True)
     seen = []

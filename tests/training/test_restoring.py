@@ -15,6 +15,7 @@ from dlr_tf.training.restoring import (
     restore_generators_on_exit,
     restore_on_exit,
 )
+from tests.conftest import set_random_seed
 
 
 def test_variables_are_restored_listed_twice_and_in_half_precision():
@@ -68,7 +69,7 @@ def draw():
 @pytest.mark.parametrize("used_before", [True, False])
 def test_generators_are_restored(used_before):
     def drawn(block):
-        keras.utils.set_random_seed(1)
+        set_random_seed(1)
         tf.random.set_global_generator(tf.random.Generator.from_seed(3))
         if used_before:
             draw()
@@ -85,9 +86,9 @@ def test_generators_are_restored(used_before):
 
 
 def test_the_generator_that_keras_makes_inside_is_removed():
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
     expected = [float(keras.random.uniform(())), random.random()]
-    keras.utils.set_random_seed(1)
+    set_random_seed(1)
     with restore_generators_on_exit():
         keras.random.uniform(())
     assert [float(keras.random.uniform(())), random.random()] == expected
