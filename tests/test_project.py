@@ -7,7 +7,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -33,19 +32,6 @@ def test_ruff(command: tuple[str, ...]) -> None:
 def test_mypy() -> None:
     result = run(sys.executable, "-m", "mypy")
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-@pytest.mark.slow
-def test_wheel_holds_the_package_and_nothing_else(tmp_path: pathlib.Path) -> None:
-    build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w")
-    result = run(sys.executable, *build, str(tmp_path), ".")
-    assert result.returncode == 0, result.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "dlr_tf").rglob("*.py")}
-    assert modules | {"dlr_tf/py.typed"} == {n for n in names if n.startswith("dlr_tf/")}
-    assert any(name.endswith("LICENSE") for name in names)
-    assert all(name.startswith(("dlr_tf/", "dlr_tf-")) for name in names)
 
 
 @pytest.mark.slow

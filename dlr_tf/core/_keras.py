@@ -646,7 +646,7 @@ def compile_token(model: keras.Model) -> Any:
 def flags_at_compile(model: keras.Model) -> list[bool] | None:
     """The flags `trainable` of a model's layers when it was compiled.
 
-    `None` before the first `compile`, and in Keras 3.12 and below, which does not record them.
+    `None` before the first `compile`, and in Keras 3.14 and below, which does not record them.
     """
     flags = getattr(model, "_compiled_trainable_state", None)
     return None if flags is None else list(flags.values())

@@ -1,0 +1,80 @@
+"""The matrix of versions: its tables, and that pages show what was run."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlr_tf.core import _versions
+from tests import matrix
+
+RESULT = {
+    "row": "lowest",
+    "date": "2026-01-02",
+    "python": "3.10.1",
+    "tensorflow": "2.16.2",
+    "keras": "3.10.0",
+    "numpy": "1.26.4",
+    "may_fail": False,
+    "pip_changes_nothing": True,
+    "passed": 7,
+    "failed": 0,
+    "skipped": {"no network": 2, "slow": 3},
+}
+REPORT = """<testsuites><testsuite>
+<testcase name="a"/><testcase name="b"><failure message="x"/></testcase>
+<testcase name="c"><skipped message="slow"/></testcase><testcase name="d"><error/></testcase>
+<testcase name="e"><skipped message="slow"/></testcase>
+<testcase name="f"><skipped message="gone" type="pytest.xfail"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_outcomes_are_counted_by_reason(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    expected = {"passed": 1, "failed": 2, "skipped": {"gone": 1, "slow": 2}}
+    assert matrix.read_outcomes(report) == expected
+
+
+def test_a_row_is_good_if_nothing_failed_and_pip_changed_nothing():
+    assert matrix.is_good(RESULT)
+    for change in ({"failed": 1}, {"passed": 0}, {"pip_changes_nothing": False}):
+        assert not matrix.is_good({**RESULT, **change})
+    assert matrix.closing_line(RESULT) == "7 passed, 0 failed, 5 skipped"
+
+
+def test_a_page_gets_its_tables():
+    nightly = {k: v for k, v in RESULT.items() if k != "keras"}
+    nightly.update({"row": "nightly", "keras-nightly": "3.16.0.dev1", "skipped": {"slow": 3}})
+    page = "a\n<!-- begin matrix -->\nold\n<!-- end matrix -->\nb\n"
+    filled = matrix.fill(page, [nightly, RESULT])
+    lines = filled.splitlines()
+    assert lines[5] == "| 2.16.2 | 3.10.0 | 3.10.1 | 1.26.4 | 7 | 0 | 5 | 2026-01-02 |"
+    assert "3.16.0.dev1 (nightly)" in lines[6]
+    assert "old" not in filled
+    assert matrix.fill(filled, [nightly, RESULT]) == filled
+    skipped = matrix.skip_table([RESULT, nightly]).splitlines()
+    assert skipped[2] == "| no network | 2 | 0 |"
+
+
+def test_unknown_rows_are_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        matrix.main(["nosuch"])
+    assert "unknown rows ['nosuch']; known: lowest" in capsys.readouterr().err
+
+
+def test_the_rows_begin_with_the_lowest_versions():
+    lowest = matrix.ROWS[0]
+    for requirement, version in zip(
+        lowest.packages, (_versions.LOWEST_TENSORFLOW, _versions.LOWEST_KERAS)
+    ):
+        assert requirement.endswith(f"=={version[0]}.{version[1]}.*")
+    assert matrix.ROWS[-2].packages == ("tensorflow", "keras")
+
+
+def test_pages_show_the_stored_results():
+    results = list(matrix.stored().values())
+    newest = max(_versions.release(r["keras"]) for r in results if "keras" in r)
+    assert newest == _versions.NEWEST_KERAS
+    for page in matrix.PAGES:
+        text = page.read_text()
+        assert matrix.fill(text, results) == text, "run `python -m tests.matrix --tables`"
