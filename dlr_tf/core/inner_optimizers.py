@@ -194,7 +194,8 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
     """Return the optimizer that Keras makes from a name or from a configuration.
 
     Args:
-        identifier: What `keras.optimizers.get` takes. A configuration is not changed.
+        identifier: A name, in capitals or not, or a configuration, as `keras.optimizers.get` takes.
+            A configuration is not changed.
 
     Raises:
         ValueError: If Keras does not know the name or cannot read the configuration.
@@ -204,14 +205,16 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
     >>> optimizer_from({"class_name": "SGD", "config": {"momentum": 0.9}}).momentum
     0.9
     """
+    kinds = _optimizers_by_name()
+    if isinstance(identifier, str) and identifier.lower() in kinds:
+        return kinds[identifier.lower()]()  # `get` does not know all of them: not Lamb
     try:
         return keras.optimizers.get(copy.deepcopy(identifier))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(identifier, str):
-            known = _optimizer_names()
             raise ValueError(
-                f"Keras has no optimizer {identifier!r}.{did_you_mean(identifier, known)} Argument "
-                f"`optimizer` can be an optimizer, or one of the names {known}."
+                f"Keras has no optimizer {identifier!r}.{did_you_mean(identifier, kinds)} Argument "
+                f"`optimizer` can be an optimizer, or one of the names {list(kinds)}."
             ) from None
         raise ValueError(
             "Keras cannot make an optimizer from this configuration. A dictionary was expected "
@@ -220,14 +223,13 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
         ) from error
 
 
-def _optimizer_names() -> list[str]:
-    kinds = {name: getattr(keras.optimizers, name) for name in dir(keras.optimizers)}
+def _optimizers_by_name() -> dict[str, type[keras.optimizers.Optimizer]]:
     base = keras.optimizers.Optimizer
-    return [
-        name.lower()
-        for name, kind in kinds.items()
+    return {
+        name.lower(): kind
+        for name, kind in vars(keras.optimizers).items()
         if isinstance(kind, type) and issubclass(kind, base) and kind not in (base, *_wrappers())
-    ]
+    }
 
 
 def _wrappers() -> list[type]:
