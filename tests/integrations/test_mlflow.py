@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.slow,
     # MLflow's own tables use an option that SQLAlchemy will remove.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+    # About a function of MLflow's own; the text begins with codes for a colour.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 
 
@@ -39,6 +41,8 @@ def flavor(
     """The module with `autolog`; what it logs goes to a data base in `tmp_path`."""
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("DO_NOT_TRACK", "true")
+    # MLflow loads the model in another process, to see which packages it needs.
+    monkeypatch.setenv("MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT", "1")
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     module = importlib.import_module(f"mlflow.{request.param}")
@@ -120,7 +124,7 @@ def test_settings_that_are_too_long_for_mlflow_do_not_stop_the_training(flavor: 
     assert metrics_of(run)["loss"] == pytest.approx(history.history["loss"], rel=1e-6)
     params = mlflow.get_run(run.info.run_id).data.params
     longest = max(params.values(), key=len)
-    assert longest.endswith("...")
+    assert len(longest) == 6000
     assert "FusedAdam" in longest
 
 
