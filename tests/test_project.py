@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import pathlib
 import re
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Packages that section "With other tools" of docs/how-to.md uses, each in one block.
+OTHER_TOOLS = ("keras_tuner", "mlflow", "wandb")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -34,12 +37,9 @@ def test_mypy() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_blocks_run(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """All blocks of a page, one after the other, as a reader would paste them."""
+def run_blocks(blocks: list[str], tmp_path: pathlib.Path) -> None:
     script = tmp_path / "page.py"
-    script.write_text("\n".join(python_blocks(page)))
+    script.write_text("\n".join(blocks))
     result = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(script)],
         cwd=tmp_path,
@@ -48,6 +48,35 @@ def test_code_blocks_run(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def imports(block: str, package: str) -> bool:
+    return re.search(rf"^import {package}$", block, re.MULTILINE) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_blocks_run(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """All blocks of a page, one after the other, as a reader would paste them."""
+    blocks = [b for b in python_blocks(page) if not any(imports(b, p) for p in OTHER_TOOLS)]
+    run_blocks(blocks, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", OTHER_TOOLS)
+def test_code_blocks_with_other_tools_run(
+    package: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block that uses a package, after those that make the model and compile it."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip('needs `pip install "dlr_tf[test-integrations]"`')
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    blocks = python_blocks(ROOT / "docs" / "how-to.md")
+    chosen = [block for block in blocks if imports(block, package)]
+    assert len(chosen) == 1
+    run_blocks([*blocks[:2], *chosen], tmp_path)
 
 
 def test_versions_agree() -> None:

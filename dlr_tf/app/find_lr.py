@@ -8,7 +8,7 @@ from pathlib import Path
 from dlr_tf import find_learning_rate, freeze_batch_norm
 from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, progress_bar, say
 from dlr_tf.app.output import check_new_file
-from dlr_tf.app.tasks import load_task, make_optimizer
+from dlr_tf.app.tasks import OPTIMIZERS, load_task
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.lr_finder import SUGGESTIONS
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             task.groups,
             task.rates,
             task.data.train,
-            optimizer=make_optimizer(args.optimizer),
+            optimizer=OPTIMIZERS[args.optimizer],
         )
     with messages_to_stderr():
         if args.batch_norm == "frozen":

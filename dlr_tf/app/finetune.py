@@ -18,7 +18,7 @@ from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_la
 from dlr_tf.app import report
 from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
 from dlr_tf.app.output import check_output_folder
-from dlr_tf.app.tasks import Task, load_task, make_optimizer
+from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             task.groups,
             [schedule(rate) for rate in task.rates],
             task.data.train,
-            optimizer=make_optimizer(args.optimizer),
+            optimizer=OPTIMIZERS[args.optimizer],
         )
         # All machines train, and one of them writes.
         writes = is_chief(strategy)
@@ -176,7 +176,7 @@ def _train(
         epochs=args.epochs,
         frozen_epochs=frozen_epochs,
         validation_data=task.data.validation,
-        optimizer=make_optimizer(args.optimizer),
+        optimizer=OPTIMIZERS[args.optimizer],
         batch_norm=args.batch_norm,
         callbacks=callbacks,
         verbose=progress_bar(),

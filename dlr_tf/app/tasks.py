@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,14 +17,11 @@ from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.learning_rates import resolve_learning_rates
 
-OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer | None]] = {
-    "adam": lambda: None,  # FusedAdam, one per group
-    "adamw": keras.optimizers.AdamW,
-    "lion": keras.optimizers.Lion,
-    "muon": keras.optimizers.Muon,
-    "nadam": keras.optimizers.Nadam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": lambda: keras.optimizers.SGD(momentum=0.9),
+# The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
+OPTIMIZERS: dict[str, Any] = {
+    **{name: name for name in ("adamw", "lion", "muon", "nadam", "rmsprop")},
+    "adam": None,  # FusedAdam
+    "sgd": {"class_name": "SGD", "config": {"momentum": 0.9}},
 }
 
 
@@ -46,11 +43,6 @@ class Task:
     groups: Sequence[LayerGroup]
     rates: list[Any]
     pretraining_accuracy: float | None = None
-
-
-def make_optimizer(name: str) -> keras.optimizers.Optimizer | None:
-    """Return the template of an optimizer by its name in `OPTIMIZERS`."""
-    return OPTIMIZERS[name]()
 
 
 def load_task(args: argparse.Namespace) -> Task:

@@ -17,6 +17,8 @@ import numpy as np
 MAX_NAMES = 10
 # A warning names the nearest line that is not in one of these.
 _LIBRARIES = ("dlr_tf", "keras", "tensorflow", "contextlib")
+# Keras 2 beside Keras 3: the package, and a copy that TensorFlow still contains.
+_KERAS_2_MODULES = ("tf_keras", "tensorflow.python.keras")
 
 
 def check_integer(
@@ -131,6 +133,24 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
+def keras_2_hint(value: Any) -> str:
+    """Return a sentence about an object of Keras 2, or an empty string.
+
+    The sentence begins with a full stop, so that it can follow "Received: ...". The modules of the
+    object's classes show that it is of Keras 2, so `tf_keras` is not imported.
+
+    >>> keras_2_hint(keras.Sequential())
+    ''
+    """
+    modules = [f"{kind.__module__}." for kind in type(value).__mro__]
+    if not any(module.startswith(f"{name}.") for module in modules for name in _KERAS_2_MODULES):
+        return ""
+    return (
+        ". It is an object of Keras 2, and dlr_tf works with Keras 3. Make it with `keras`, or "
+        "with `tf.keras` while the environment variable TF_USE_LEGACY_KERAS is not set"
+    )
+
+
 def check_model(model: Any) -> keras.Model:
     """Return a model.
 
@@ -138,7 +158,10 @@ def check_model(model: Any) -> keras.Model:
         TypeError: If it is not a `keras.Model`.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"Argument `model` should be a `keras.Model`. Received: model={model!r}")
+        raise TypeError(
+            "Argument `model` should be a `keras.Model`. "
+            f"Received: model={model!r}{keras_2_hint(model)}"
+        )
     return model
 
 

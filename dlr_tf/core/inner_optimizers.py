@@ -6,6 +6,7 @@ that the wrapper keeps for all groups, because one vector costs no more than one
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
+from dlr_tf.core._validation import did_you_mean, keras_2_hint
 from dlr_tf.core.fused_adam import FusedAdam
 
 # What the wrapper does for all groups, with the value that means "not set".
@@ -157,18 +159,21 @@ def make_inner_optimizers(
 
     Raises:
         TypeError: If one is not a plain Keras optimizer.
-        ValueError: If their number is wrong, one is in use, or one has an argument that belongs to
-            the wrapper.
+        ValueError: If their number is wrong, one is in use, one has an argument that belongs to
+            the wrapper, or Keras does not know a name or cannot read a configuration.
     """
     if optimizer is None:
         return [FusedAdam() for _ in range(n_groups)], False
+    if isinstance(optimizer, (str, dict)):
+        optimizer = optimizer_from(optimizer)
     if isinstance(optimizer, keras.optimizers.Optimizer):
         _check_inner_optimizer(optimizer, wrapper)
         return [_keras.copy_optimizer(optimizer) for _ in range(n_groups)], False
-    if not isinstance(optimizer, Sequence) or isinstance(optimizer, str):
+    if not isinstance(optimizer, Sequence):
         raise TypeError(
-            "Argument `optimizer` should be a Keras optimizer, or a list with one per group. "
-            f"Received: optimizer={optimizer!r}"
+            "Argument `optimizer` should be a Keras optimizer, its name or configuration, or a "
+            "list with one optimizer per group. "
+            f"Received: optimizer={optimizer!r}{keras_2_hint(optimizer)}"
         )
     for inner in optimizer:
         _check_inner_optimizer(inner, wrapper)
@@ -185,16 +190,69 @@ def make_inner_optimizers(
     return list(optimizer), True
 
 
-def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
-    wrappers = [wrapper, keras.optimizers.LossScaleOptimizer]
+def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimizer:
+    """Return the optimizer that Keras makes from a name or from a configuration.
+
+    Args:
+        identifier: A name, in capitals or not, or a configuration, as `keras.optimizers.get` takes.
+            A configuration is not changed.
+
+    Raises:
+        ValueError: If Keras does not know the name or cannot read the configuration.
+
+    >>> type(optimizer_from("adamw")).__name__
+    'AdamW'
+    >>> optimizer_from({"class_name": "SGD", "config": {"momentum": 0.9}}).momentum
+    0.9
+    """
+    kinds = _optimizers_by_name()
+    if isinstance(identifier, str) and identifier.lower() in kinds:
+        return kinds[identifier.lower()]()  # `get` does not know all of them: not Lamb
+    try:
+        return keras.optimizers.get(copy.deepcopy(identifier))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(identifier, str):
+            raise ValueError(
+                f"Keras has no optimizer {identifier!r}.{did_you_mean(identifier, kinds)} Argument "
+                f"`optimizer` can be an optimizer, or one of the names {list(kinds)}."
+            ) from None
+        raise ValueError(
+            "Keras cannot make an optimizer from this configuration. A dictionary was expected "
+            "that `keras.optimizers.serialize` returns, or one with `class_name` and `config`. "
+            f"Received: optimizer={identifier!r} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _optimizers_by_name() -> dict[str, type[keras.optimizers.Optimizer]]:
+    base = keras.optimizers.Optimizer
+    return {
+        name.lower(): kind
+        for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type) and issubclass(kind, base) and kind not in (base, *_wrappers())
+    }
+
+
+def _wrappers() -> list[type]:
+    """The optimizers of Keras that hold others."""
+    wrappers = [keras.optimizers.LossScaleOptimizer]
     if hasattr(keras.optimizers, "MultiOptimizer"):
         wrappers.append(keras.optimizers.MultiOptimizer)
+    return wrappers
+
+
+def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
+    if isinstance(inner, (str, dict)):
+        raise TypeError(
+            "A list should hold the optimizers themselves: a name or a configuration is accepted "
+            "only in place of the list, for all groups. Give "
+            f"`keras.optimizers.get({inner!r})`. Received: {inner!r}"
+        )
     if not isinstance(inner, keras.optimizers.Optimizer):
         raise TypeError(
             "An inner optimizer should be a `keras.optimizers.Optimizer`. "
-            f"Received: {inner!r} of type {type(inner).__name__}"
+            f"Received: {inner!r} of type {type(inner).__name__}{keras_2_hint(inner)}"
         )
-    if isinstance(inner, tuple(wrappers)):
+    if isinstance(inner, (wrapper, *_wrappers())):
         raise TypeError(
             f"A `{type(inner).__name__}` cannot be an inner optimizer. Give the plain optimizer "
             "inside it. Loss scaling wraps `MultiGroupOptimizer`: `model.compile` "

@@ -70,8 +70,9 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             the values of a schedule are checked only in eager execution. `None` with a sequence of
             optimizers: each keeps its own.
         optimizer: `None`: `FusedAdam()`. A Keras optimizer: a template, copied for every group
-            and not changed; its own learning rate is not used. A sequence of Keras optimizers, one
-            per group: used as they are.
+            and not changed; its own learning rate is not used. A name such as `"adamw"` or a
+            configuration, as `keras.optimizers.get` takes: the template is made from it. A sequence
+            of Keras optimizers, one per group: used as they are.
         name: Name of the optimizer.
         clipnorm: Float above 0: largest norm of each variable's gradient.
         clipvalue: Float above 0: largest absolute value of a gradient's elements.
@@ -108,7 +109,11 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         self,
         groups: Sequence[LayerGroup],
         learning_rate: Any,
-        optimizer: keras.optimizers.Optimizer | Sequence[keras.optimizers.Optimizer] | None = None,
+        optimizer: keras.optimizers.Optimizer
+        | str
+        | dict[str, Any]
+        | Sequence[keras.optimizers.Optimizer]
+        | None = None,
         *,
         name: str = "multi_group_optimizer",
         clipnorm: float | None = None,

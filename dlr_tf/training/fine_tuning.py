@@ -101,8 +101,8 @@ def fine_tune(
             rate to its schedule (`make_schedule` returns such functions), or, with
             `learning_rate=None`, a list with one `LearningRateSchedule` per group. Defaults to
             `"sgdr"`.
-        optimizer: Template, or one optimizer per group, as in `MultiGroupOptimizer`. Defaults to
-            `FusedAdam()`.
+        optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
+            `MultiGroupOptimizer`. Defaults to `FusedAdam()`.
         loss: As in `compile`. Defaults to the loss that the model was compiled with, or else the
             cross-entropy that fits.
         metrics: As in `compile`. Defaults to the metrics that the model was compiled with, if it

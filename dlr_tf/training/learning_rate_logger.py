@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.core._validation import check_model, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 
 if TYPE_CHECKING:
@@ -173,6 +173,10 @@ class LearningRateLogger(keras.callbacks.Callback):
                 f"than it recorded. Received: skip={skip}, {count} rows."
             )
         return {name: values[skip:] for name, values in history.items()}
+
+    def set_model(self, model: keras.Model) -> None:
+        # Keras 2 calls this before it asks for methods that the callbacks of Keras 3 do not have.
+        super().set_model(check_model(model))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._follow(self.model.optimizer)

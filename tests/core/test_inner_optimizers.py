@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,42 @@ def test_the_template_is_left_alone():
     assert int(template.iterations) == 0
     assert all(inner is not template for inner in optimizer.group_optimizers)
     assert [inner.momentum for inner in optimizer.group_optimizers] == [0.9] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("adam", keras.optimizers.Adam),
+        ("AdamW", keras.optimizers.AdamW),
+        ("RMSPROP", keras.optimizers.RMSprop),
+        ({"class_name": "SGD", "config": {"momentum": 0.5}}, keras.optimizers.SGD),
+        (keras.optimizers.serialize(keras.optimizers.Lion(beta_1=0.5)), keras.optimizers.Lion),
+    ],
+    ids=str,
+)
+def test_a_name_or_a_configuration_makes_the_template(given, kind):
+    before = json.dumps(given)
+    model, twin = three_parts(), three_parts()
+    optimizer = model.optimizer(0.01, given)
+    push(apply_of(optimizer), model.weights)
+    assert [type(inner) for inner in optimizer.group_optimizers] == [kind] * 3
+    plain = keras.optimizers.get(json.loads(before))
+    plain.learning_rate = 0.01
+    push(apply_of(plain), twin.weights)
+    assert_same_weights(model, twin)
+    assert json.dumps(given) == before  # Keras changes the dictionary that it is given
+    again = MultiGroupOptimizer.from_config(json.loads(json.dumps(optimizer.get_config())))
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_every_name_in_the_message_makes_a_template():
+    with pytest.raises(ValueError, match="Keras has no optimizer 'x'") as caught:
+        MultiGroupOptimizer(GROUPS, 0.1, "x")
+    names = ast.literal_eval(str(caught.value).split("one of the names ")[1].rstrip("."))
+    assert {"adam", "sgd", "muon", "lamb"} <= set(names)
+    for name in names:
+        inner = MultiGroupOptimizer(GROUPS, 0.1, name).group_optimizers
+        assert {type(one).__name__.lower() for one in inner} == {name}
 
 
 def test_different_optimizers_per_group():
@@ -173,15 +210,28 @@ def of_another_wrapper() -> list[Any]:
     ("optimizer", "error", "message"),
     [
         (
-            "adam",
-            TypeError,
-            "`optimizer` should be a Keras optimizer, or a list .*optimizer='adam'",
+            "adamm",
+            ValueError,
+            "Keras has no optimizer 'adamm'. Did you mean 'adam'. .*'adafactor', .*'sgd'",
         ),
-        (0.1, TypeError, "`optimizer` should be a Keras optimizer, or a list with one per group"),
+        ("optimizer", ValueError, "Keras has no optimizer 'optimizer'"),
+        ("LossScaleOptimizer", ValueError, "Keras has no optimizer 'LossScaleOptimizer'"),
+        ({"name": "sgd"}, ValueError, r"one with `class_name` and `config`. .*KeyError"),
+        (
+            {"class_name": "SGD", "config": {"rate": 1}},
+            ValueError,
+            r"cannot make an optimizer from this configuration. .*ValueError: Arg.*'rate': 1",
+        ),
+        (
+            {"class_name": "SGD", "config": {"clipnorm": 1.0}},
+            ValueError,
+            "Pass `clipnorm=1.0` to `MultiGroupOptimizer`",
+        ),
+        (0.1, TypeError, "`optimizer` should be a Keras optimizer, its name or .*optimizer=0.1"),
         (
             ["sgd"] * 3,
             TypeError,
-            "should be a `keras.optimizers.Optimizer`. Received: 'sgd' of type",
+            r"should hold the optimizers themselves.*Give `keras.optimizers.get\('sgd'\)`",
         ),
         ([keras.optimizers.SGD] * 3, TypeError, "should be a `keras.optimizers.Optimizer`"),
         (
@@ -235,3 +285,14 @@ def test_wrong_optimizers(optimizer, error, message):
             MultiGroupOptimizer(
                 GROUPS, 0.1, [optimizer, *(keras.optimizers.SGD() for _ in range(2))]
             )
+
+
+@keras.saving.register_keras_serializable(package="test_inner_optimizers", name="Own")
+class OwnOptimizer(keras.optimizers.SGD):
+    pass
+
+
+def test_the_name_of_a_custom_class_is_found_as_keras_finds_it():
+    with keras.saving.custom_object_scope({"OwnOptimizer": OwnOptimizer}):
+        optimizer = MultiGroupOptimizer(GROUPS, 0.1, "OwnOptimizer")
+    assert {type(inner) for inner in optimizer.group_optimizers} == {OwnOptimizer}
