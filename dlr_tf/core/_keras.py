@@ -630,7 +630,7 @@ def flags_at_compile(model: keras.Model) -> list[bool]:
     return list(getattr(model, "_compiled_trainable_state", {}).values())
 
 
-# --- Shared layers in a graph --------------------------------------------------------------------
+# --- Graphs --------------------------------------------------------------------------------------
 
 
 def is_from_first_call(tensor: Any) -> bool:
@@ -640,3 +640,12 @@ def is_from_first_call(tensor: Any) -> bool:
     them gave a tensor.
     """
     return tensor._keras_history.node_index == 0
+
+
+def calls_only_its_graph(model: keras.Model) -> bool:
+    """Whether a model with a graph calls the layers of its graph and no others.
+
+    A subclass may call further layers in a `call` of its own. Keras has no public name for the
+    Functional class.
+    """
+    return type(model).call in (Functional.call, keras.Sequential.call)

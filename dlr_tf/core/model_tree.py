@@ -69,7 +69,16 @@ def check_built(model: keras.Model) -> None:
         ValueError: If a layer of it is not built.
     """
     check_model(model)
-    unbuilt = [layer.name for layer in (model, *_keras.all_layers(model)) if not layer.built]
+    seen: dict[int, keras.layers.Layer] = {}
+
+    def visit(layer: keras.layers.Layer) -> None:
+        if id(layer) not in seen:
+            seen[id(layer)] = layer
+            for child in _children(layer):
+                visit(child)
+
+    visit(model)
+    unbuilt = [layer.name for layer in seen.values() if not layer.built]
     if unbuilt:
         raise ValueError(
             f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "
@@ -224,13 +233,7 @@ def _named_children(
             number.
         old_steps: Whether to give the steps of version 0.1.0.
     """
-    direct = _keras.direct_layers(model)
-    # A model may list its layers in another order than it tracks them. Layers kept as attributes
-    # beside a graph are not in `layers` but have weights.
-    layers = list(model.layers) if isinstance(model, keras.Model) else direct
-    if _keras.is_graph_model(model):
-        known = {id(layer) for layer in layers}
-        layers += [layer for layer in direct if id(layer) not in known]
+    layers = _children(model, all_of_them=old_steps)
     steps: dict[int, str] = {}
     if not _keras.saves_layer_names(model):
         for attribute, value in _keras.layer_attributes(model, properties=not old_steps).items():
@@ -244,6 +247,27 @@ def _named_children(
         )
         for number, layer in enumerate(layers)
     ]
+
+
+def _children(model: keras.layers.Layer, *, all_of_them: bool = False) -> list[keras.layers.Layer]:
+    """The layers a model or a layer holds directly, in its own order.
+
+    Args:
+        model: The model or layer.
+        all_of_them: Whether to list layers too that the model keeps beside its graph and that have
+            no weights, such as the preprocessor of a task of KerasHub, which is never built.
+    """
+    direct = _keras.direct_layers(model)
+    if not isinstance(model, keras.Model):
+        return direct
+    layers = list(model.layers)
+    if _keras.is_graph_model(model):
+        known = {id(layer) for layer in layers}
+        all_of_them = all_of_them or not _keras.calls_only_its_graph(model)
+        layers += [
+            layer for layer in direct if id(layer) not in known and (all_of_them or layer.weights)
+        ]
+    return layers
 
 
 def _layers_in(step: str, value: Any) -> Iterator[tuple[str, keras.layers.Layer]]:
