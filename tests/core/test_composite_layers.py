@@ -599,6 +599,65 @@ def test_groups_that_open_other_layers_than_the_call_before(bert):
     assert len(bert.trainable_variables) == 2 * 14 + 10
 
 
+# --- What tasks of KerasHub do ------------------------------------------------------------------
+
+
+class Unbuilt(LAYERS.Layer):
+    """A preprocessor: it is called before the model, and never by it."""
+
+    def build(self, shape: Any) -> None:
+        raise AssertionError("not part of the model")
+
+
+class Task(keras.Model):
+    """Keeps its backbone under a private name, which a property shows."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        inputs = keras.Input((3,))
+        backbone = keras.Model(inputs, LAYERS.Dense(3)(LAYERS.Dense(3, name="named")(inputs)))
+        head = LAYERS.Dense(2)
+        super().__init__(inputs, head(backbone(inputs)), **kwargs)
+        self._backbone, self.head, self.preprocessor = backbone, head, Unbuilt()
+
+    @property
+    def backbone(self) -> keras.Model:
+        return self._backbone
+
+
+def test_a_backbone_that_a_property_shows_has_its_name_in_paths():
+    model = Task()
+    groups = split_layers(model, ["head"])
+    assert [group.layers for group in groups] == [("backbone/named", "backbone/2"), ("head",)]
+    assert split_layers(model, ["backbone/2"])[1].layers == ("backbone/2", "head")
+
+
+def test_the_steps_of_version_0_1_0_are_known():
+    model = Task()
+    old = [
+        LayerGroup("body", ("1/named", "1/2")),
+        LayerGroup("head", ("head", "preprocessor")),
+    ]
+    config = MultiGroupOptimizer(old, [1e-3, 1e-2]).get_config()
+    optimizer = MultiGroupOptimizer.from_config(config)
+    model.compile(optimizer, "mse", run_eagerly=True)
+    model.train_on_batch(np.ones((2, 3)), np.ones((2, 2)))
+    assert [g.layers for g in optimizer.groups] == [("backbone/named", "backbone/2"), ("head",)]
+    freeze_to(model, old, 1)
+    assert {v.path for v in model.trainable_variables} == {v.path for v in model.head.weights}
+    with pytest.raises(ValueError, match="names the layer '7/named', which the model does not"):
+        assign_variables(model, [LayerGroup("body", ("1/named", "7/named"))])
+
+
+def test_a_layer_that_is_not_built_counts_where_the_model_may_call_it():
+    class Calls(Task):
+        def call(self, inputs: Any) -> Any:
+            return super().call(inputs)
+
+    split_layerwise(Task())
+    with pytest.raises(ValueError, match=r"is not built, .*Not built: \['unbuilt"):
+        split_layerwise(Calls())
+
+
 # --- Layers that are held twice ------------------------------------------------------------------
 
 
