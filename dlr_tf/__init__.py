@@ -27,6 +27,7 @@ check_versions(tf.__version__, keras.__version__)
 
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
+from dlr_tf.core.learning_rates import layerwise_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training.fine_tuning import fine_tune
@@ -53,6 +54,7 @@ __all__ = [
     "fine_tune",
     "freeze_batch_norm",
     "freeze_to",
+    "layerwise_rates",
     "split_evenly",
     "split_layers",
     "split_layerwise",

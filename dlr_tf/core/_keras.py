@@ -459,16 +459,16 @@ def related_stores(store: Any, child: str) -> list[Any]:
 # --- Models and layers ---------------------------------------------------------------------------
 
 
-def saves_layer_names(model: keras.Model) -> bool:
+def saves_layer_names(model: keras.layers.Layer) -> bool:
     """Whether the names of a model's layers are the same after `load_model`.
 
-    Sequential and Functional models save them. In any other model, the user's code creates the
-    layers again, and automatic names change. Keras has no public name for the Functional class.
+    Sequential and Functional models save them. In any other model or layer, the user's code creates
+    the layers again, and automatic names change. Keras has no public name for the Functional class.
     """
     return type(model) in (keras.Sequential, Functional)
 
 
-def is_graph_model(model: keras.Model) -> bool:
+def is_graph_model(model: keras.layers.Layer) -> bool:
     """Whether a model is Sequential or Functional, or a subclass of one of them."""
     return isinstance(model, (keras.Sequential, Functional))
 
@@ -489,10 +489,32 @@ def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
-def layer_attributes(model: keras.Model) -> dict[str, Any]:
-    """The attributes in which a user keeps layers, without the records of Keras and TensorFlow."""
-    records = "_" if is_graph_model(model) else ("_layers", "_self_")
-    return {name: value for name, value in vars(model).items() if not name.startswith(records)}
+def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> dict[str, Any]:
+    """The attributes in which a user keeps layers, without the records of Keras and TensorFlow.
+
+    In a model with a graph, Keras' records are private attributes that cannot be told from a
+    user's. So a private one counts only if a property of the class shows it, as `backbone` of a
+    task of KerasHub shows `_backbone`; its name is the property's.
+
+    Args:
+        model: A model or a layer.
+        properties: Whether to look for such properties. Defaults to `True`.
+    """
+    if not is_graph_model(model):
+        return {k: v for k, v in vars(model).items() if not k.startswith(("_layers", "_self_"))}
+    found = {}
+    for name, value in vars(model).items():
+        shown = name.lstrip("_")
+        if shown == name:
+            found[name] = value
+        elif (
+            properties
+            and isinstance(value, (keras.layers.Layer, list, tuple, dict))
+            and isinstance(getattr(type(model), shown, None), property)
+            and getattr(model, shown) is value
+        ):
+            found[shown] = value
+    return found
 
 
 def is_named_by_keras(layer: keras.layers.Layer) -> bool:
@@ -650,3 +672,24 @@ def flags_at_compile(model: keras.Model) -> list[bool] | None:
     """
     flags = getattr(model, "_compiled_trainable_state", None)
     return None if flags is None else list(flags.values())
+
+
+# --- Graphs --------------------------------------------------------------------------------------
+
+
+def is_from_first_call(tensor: Any) -> bool:
+    """Whether a symbolic tensor comes from the first call of its operation.
+
+    A layer that is called several times has one node per call; no public attribute tells which of
+    them gave a tensor.
+    """
+    return tensor._keras_history.node_index == 0
+
+
+def calls_only_its_graph(model: keras.Model) -> bool:
+    """Whether a model with a graph calls the layers of its graph and no others.
+
+    A subclass may call further layers in a `call` of its own. Keras has no public name for the
+    Functional class.
+    """
+    return type(model).call in (Functional.call, keras.Sequential.call)

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import did_you_mean, some_of, unwrap_optimizer
 from dlr_tf.core.groups import LayerGroup, LayerGroups, model_of
-from dlr_tf.core.model_tree import LeafLayer, leaf_layers, nested_models, variables_by_layer
+from dlr_tf.core.model_tree import (
+    LayerVariables,
+    LeafLayer,
+    inner_paths,
+    leaf_layers,
+    nested_models,
+    old_paths,
+    paths_above,
+    variables_by_layer,
+)
+
+# An integer; a string for a layer inside an opened layer.
+LayerNumber: TypeAlias = "int | str"
+LayerNumbers: TypeAlias = "tuple[LayerNumber, ...]"
 
 
 class AssignedVariable(NamedTuple):
@@ -19,8 +32,9 @@ class AssignedVariable(NamedTuple):
 
     Args:
         key: `"<layer>.<variable>"`: the number of its layer among the layers with variables, and
-            its number in the layer. It does not depend on any name.
-        path: The layer's path and the variable's name, for people to read.
+            its number in the layer. It does not depend on any name. `"3-0"` is the first layer in
+            the opened layer 3, so the numbers of other layers do not depend on what is opened.
+        path: The path of the innermost layer that holds it, and the variable's name.
         variable: The variable.
         group: Number of the group that claims it.
     """
@@ -29,6 +43,16 @@ class AssignedVariable(NamedTuple):
     path: str
     variable: Any
     group: int
+
+
+def layer_number(key: str) -> LayerNumber:
+    """Return the number of the layer in a key, or in the name of a state.
+
+    >>> layer_number("3.0"), layer_number("3-0.1.momentums")
+    (3, '3-0')
+    """
+    number = key.split(".")[0]
+    return int(number) if number.isdigit() else number
 
 
 def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tuple[LeafLayer, int]]:
@@ -42,7 +66,8 @@ def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tupl
         ValueError: If a group names a layer that the model does not have, or two groups name one
             layer.
     """
-    leaves = leaf_layers(model)
+    groups = current_groups(model, groups)
+    leaves = leaf_layers(model, _opened_by(groups))
     claims = _claims(leaves, groups)
     return [(leaf, claims[leaf.path]) for leaf in leaves if leaf.path in claims]
 
@@ -50,8 +75,8 @@ def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tupl
 def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[AssignedVariable]:
     """Return the group of each variable of a model.
 
-    A model's own variables belong to the group of the layer before it, the first group if there is
-    none.
+    The own variables of a model or of an opened layer belong to the group of the layer before it,
+    the first group if there is none.
 
     Args:
         model: A built model.
@@ -64,29 +89,82 @@ def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[A
         ValueError: If a group names a layer that the model does not have, two groups name one
             layer, or a group claims no variable.
     """
-    layers = variables_by_layer(model)
+    groups = current_groups(model, groups)
+    layers = variables_by_layer(model, _opened_by(groups))
     claims = _claims([entry.leaf for entry in layers if entry.leaf is not None], groups)
     last_claimed = next(
         (claims[entry.path] for entry in layers if entry.leaf and entry.path in claims), 0
     )
     assigned: list[AssignedVariable] = []
-    number = 0
-    for entry in layers:
+    for entry, number in zip(layers, _numbers(layers)):
         group = claims.get(entry.path) if entry.leaf else last_claimed
         if group is not None:
             last_claimed = group
+            inside = inner_paths(entry.leaf.layer) if entry.leaf else {}
             for index, variable in enumerate(entry.variables):
-                path = "/".join(filter(None, (entry.path, variable.name)))
+                name = inside.get(id(variable), variable.name)
+                path = "/".join(filter(None, (entry.path, name)))
                 assigned.append(AssignedVariable(f"{number}.{index}", path, variable, group))
-        number += bool(entry.variables)
-    for number, layer_group in enumerate(groups):
-        if not any(entry.group == number for entry in assigned):
+    for position, layer_group in enumerate(groups):
+        if not any(entry.group == position for entry in assigned):
             raise ValueError(
                 f"Group {layer_group.name!r} claims no variable of the model: its layers "
                 f"{some_of(layer_group.layers)} have no weights. Give it a layer with weights, "
                 "or leave the group out."
             )
     return assigned
+
+
+def _numbers(entries: Sequence[LayerVariables]) -> list[str]:
+    """Number layers with variables; those in opened layer 3 are `"3-0"`, `"3-1"`, ...
+
+    A layer without variables has the empty string.
+    """
+    counts: dict[str, int] = {}
+    opened: dict[str, str] = {}
+
+    def next_number(prefix: str) -> str:
+        counts[prefix] = counts.get(prefix, -1) + 1
+        return f"{prefix}{counts[prefix]}"
+
+    numbers = []
+    for entry in entries:
+        if not entry.variables:
+            numbers.append("")
+            continue
+        prefix = ""
+        for path in entry.opened:
+            if path not in opened:
+                opened[path] = next_number(prefix) + "-"
+            prefix = opened[path]
+        numbers.append(next_number(prefix))
+    return numbers
+
+
+def _opened_by(groups: Sequence[LayerGroup]) -> frozenset[str]:
+    """The paths of the composite layers that groups open: a path of theirs goes through them."""
+    return paths_above(path for group in groups for path in group.layers)
+
+
+def current_groups(model: keras.Model, groups: Sequence[LayerGroup]) -> Sequence[LayerGroup]:
+    """Return groups with the paths that version 0.1.0 gave replaced by those of now.
+
+    That version gave a number to a layer that only a property shows (`3/...`, now `backbone/...`),
+    and listed a layer a second time that an earlier composite layer contains.
+    """
+    leaves = leaf_layers(model, _opened_by(groups))
+    known = {path for leaf in leaves for path in (leaf.path, *(p for p, _ in leaf.ancestors))}
+    if all(path in known for group in groups for path in group.layers):
+        return groups
+    renamed = {old: now for old, now in old_paths(model).items() if old not in known}
+    if not any(path in renamed for group in groups for path in group.layers):
+        return groups
+    translated = []
+    for group in groups:
+        paths = (renamed.get(path, path) for path in group.layers)
+        kept = tuple(dict.fromkeys(path for path in paths if path is not None))
+        translated.append(LayerGroup(group.name, kept or group.layers))
+    return translated
 
 
 def _claims(leaves: Sequence[LeafLayer], groups: Sequence[LayerGroup]) -> dict[str, int]:
@@ -178,12 +256,12 @@ class GroupAssignment:
         """The variables of a group, in the model's order."""
         return [entry.variable for entry in self._entries.values() if entry.group == group]
 
-    def layer_numbers(self) -> list[tuple[int, ...]]:
+    def layer_numbers(self) -> list[LayerNumbers]:
         """The numbers of the layers with variables of each group: they identify a group."""
-        numbers: list[set[int]] = [set() for _ in self.groups]
-        for entry in self._entries.values():
-            numbers[entry.group].add(int(entry.key.split(".")[0]))
-        return [tuple(sorted(of_group)) for of_group in numbers]
+        numbers: list[dict[LayerNumber, None]] = [{} for _ in self.groups]
+        for entry in self._entries.values():  # in the model's order
+            numbers[entry.group][layer_number(entry.key)] = None
+        return [tuple(of_group) for of_group in numbers]
 
     def bind(self, model: keras.Model) -> None:
         """Set the model and read its variables.
@@ -191,9 +269,10 @@ class GroupAssignment:
         Raises:
             ValueError: If the groups are not the model's.
         """
-        entries = assign_variables(model, self.groups)
+        groups = current_groups(model, self.groups)
+        entries = assign_variables(model, groups)
         self._entries = {_keras.variable_key(entry.variable): entry for entry in entries}
-        self.groups = LayerGroups(self.groups, model)
+        self.groups = LayerGroups(groups, model)
         self._model_name = model.name
 
     def forget(self) -> None:
@@ -342,7 +421,7 @@ class GroupAssignment:
         model = self.model
         layers = [
             entry.path
-            for entry in variables_by_layer(model)
+            for entry in variables_by_layer(model, _opened_by(self.groups))
             if not wanted.isdisjoint(_keys(entry.variables))
         ]
         named = [path for group in self.groups for path in group.layers]

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
-from dlr_tf.core.assignment import AssignedVariable, GroupAssignment
+from dlr_tf.core.assignment import AssignedVariable, GroupAssignment, layer_number
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.inner_optimizers import GroupOptimizers
 from dlr_tf.core.manifest import (
@@ -28,7 +28,6 @@ from dlr_tf.core.manifest import (
     RestorePlan,
     check_slots,
     decode,
-    layer_of,
     match_groups,
     match_variables,
     name_order,
@@ -434,7 +433,7 @@ class OptimizerState:
         """The values that the state of the variable, or group, of this name begins with."""
         key, _ = split_name(name)
         groups = [numbers[:1] for numbers in self._assignment.layer_numbers()]
-        of_group = groups.index((int(layer_of(key)),)) if key.endswith(".group") else None
+        of_group = groups.index((layer_number(key),)) if key.endswith(".group") else None
         entry = next(
             (e for e in self._trained() if e.key == key or e.group == of_group),
             None,

@@ -6,16 +6,27 @@ import dataclasses
 import itertools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import keras
 import numpy as np
 
-from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, did_you_mean, some_of
-from dlr_tf.core.model_graph import is_normalisation, normalised_position, output_positions
-from dlr_tf.core.model_tree import LayerVariables, check_built, variables_by_layer
+from dlr_tf.core.model_graph import (
+    is_normalisation,
+    n_first_embeddings,
+    normalised_position,
+    output_positions,
+)
+from dlr_tf.core.model_tree import (
+    EVERYTHING,
+    LayerVariables,
+    check_built,
+    leaf_layers,
+    paths_above,
+    variables_by_layer,
+)
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -28,8 +39,9 @@ class LayerGroup:
     Args:
         name: Name of the group, shown in tables, logs and plots; unique among the groups.
         layers: Paths of the layers relative to the model, such as `"backbone/block_6_expand"`. In a
-            subclassed model a step of the path is the attribute, `"blocks/0"`. The path of a nested
-            model means all its layers.
+            subclassed model, and inside a composite layer, a step of the path is the attribute,
+            `"blocks/0"`. The path of a nested model means all its layers. A path into a composite
+            layer opens that layer: the layers directly inside it count as layers of their own.
 
     Raises:
         ValueError: If the name or the layers are empty, or a path occurs twice.
@@ -145,15 +157,21 @@ def check_groups(groups: Any) -> tuple[LayerGroup, ...]:
     return groups if isinstance(groups, LayerGroups) else tuple(groups)
 
 
-def _splittable_layers(model: keras.Model) -> list[LayerVariables]:
+def _splittable_layers(
+    model: keras.Model, opened: frozenset[str] = frozenset()
+) -> list[LayerVariables]:
     """The leaf layers of a model, each with its variables.
+
+    Args:
+        model: A model.
+        opened: The paths of the composite layers to open.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If the model is not built or has no weights.
     """
     check_built(model)
-    layers = [entry for entry in variables_by_layer(model) if entry.leaf is not None]
+    layers = [entry for entry in variables_by_layer(model, opened) if entry.leaf is not None]
     if not any(entry.variables for entry in layers):
         raise ValueError(f"Model {model.name!r} has no layer with weights: nothing to train.")
     return layers
@@ -183,24 +201,33 @@ def split_layers(
     model: keras.Model,
     boundaries: Sequence[keras.layers.Layer | str],
     names: Sequence[str] | None = None,
+    *,
+    expand: Sequence[keras.layers.Layer | str] = (),
 ) -> tuple[LayerGroup, ...]:
     """Split a model into contiguous groups, each beginning at a boundary.
+
+    A layer that is not a model is not split, whatever it holds inside, unless a boundary is inside
+    it, or `expand` names it.
 
     Args:
         model: A built model.
         boundaries: The first layer of every group but the first, in the model's order: layers, or
             their names, or their paths. `k` boundaries give `k + 1` groups. A nested model means
-            its first layer.
+            its first layer. A layer inside a composite layer opens that composite layer.
         names: One name per group. Defaults to `group_0`, `group_1`, ..., `head`.
+        expand: Composite layers to open: layers, or their names, or their paths. The layers
+            directly inside an opened layer count as layers of their own; to open one of those,
+            name it too. Defaults to none.
 
     Returns:
         The groups, first to last; the last is the head.
 
     Raises:
-        TypeError: If `model` is not a model, or `boundaries` is not a sequence of layers or
-            strings.
-        ValueError: If the model is not built, a boundary is unknown, ambiguous, inside a layer
-            that is never split, or out of order, or leaves a group without weights.
+        TypeError: If `model` is not a model, or `boundaries` or `expand` is not a sequence of
+            layers or strings.
+        ValueError: If the model is not built, a boundary is unknown, ambiguous or out of order, or
+            leaves a group without weights, or a layer of `expand` is unknown, ambiguous, or holds
+            no layers.
 
     Example:
 
@@ -215,12 +242,8 @@ def split_layers(
     >>> split_layers(model, ["top"])
     (LayerGroup(name='group_0', layers=('body',)), LayerGroup(name='head', layers=('top',)))
     """
-    layers = _splittable_layers(model)
-    if isinstance(boundaries, (str, keras.layers.Layer)) or not isinstance(boundaries, Sequence):
-        raise TypeError(
-            "Argument `boundaries` should be a list of layers, layer names or paths. "
-            f"Received: boundaries={boundaries!r}"
-        )
+    _splittable_layers(model)
+    _check_layer_list("boundaries", boundaries)
     if isinstance(names, str):
         raise TypeError(f"Argument `names` should be a list of strings. Received: names={names!r}")
     names = tuple(names) if names is not None else default_names(len(boundaries) + 1)
@@ -231,7 +254,11 @@ def split_layers(
         )
     if len(set(names)) != len(names):
         raise ValueError(f"Group names should be unique. Received: names={list(names)}")
-    starts = [_position(model, layers, boundary) for boundary in boundaries]
+    opened = _opened_layers(model, expand)
+    seen = _paths(model, opened)
+    found = [_find(model, boundary, seen, "Boundary") for boundary in boundaries]
+    layers = _splittable_layers(model, opened | paths_above(found))
+    starts = [_position(layers, path) for path in found]
     for before, after in itertools.pairwise(starts):
         if after < before:
             raise ValueError(
@@ -251,84 +278,139 @@ def split_layers(
     return _cut(model, layers, starts, names)
 
 
-def _label(boundary: keras.layers.Layer | str) -> str:
-    return boundary if isinstance(boundary, str) else boundary.name
-
-
-def _position(
-    model: keras.Model,
-    entries: Sequence[LayerVariables],
-    boundary: keras.layers.Layer | str,
-) -> int:
-    """The position of the leaf layer at which a group begins."""
-    leaves = [entry.leaf for entry in entries if entry.leaf is not None]
-    positions: dict[str, int] = {}
-    layers: dict[str, keras.layers.Layer] = {}
-    for number, leaf in enumerate(leaves):
-        for path, layer in (*leaf.ancestors, (leaf.path, leaf.layer)):
-            positions.setdefault(path, number)
-            layers.setdefault(path, layer)
-    if isinstance(boundary, keras.layers.Layer):
-        matches = [path for path, layer in layers.items() if layer is boundary]
-    elif isinstance(boundary, str):
-        matches = (
-            [boundary]
-            if boundary in positions
-            else [
-                path
-                for path, layer in layers.items()
-                if boundary in (layer.name, path.rsplit("/", 1)[-1])
-            ]
-        )
-    else:
+def _check_layer_list(name: str, layers: Any) -> None:
+    if isinstance(layers, (str, keras.layers.Layer)) or not isinstance(layers, Sequence):
         raise TypeError(
-            "A boundary should be a layer, or its name or path. "
-            f"Received: {boundary!r} of type {type(boundary).__name__}"
+            f"Argument `{name}` should be a list of layers, layer names or paths. "
+            f"Received: {name}={layers!r}"
         )
-    if len(matches) == 1:
-        return positions[matches[0]]
-    if matches:
-        raise ValueError(
-            f"Boundary {_label(boundary)!r} is ambiguous: {len(matches)} layers have that name, at "
-            f"{some_of(matches)}. "
-            "Give the path, or the layer itself."
-        )
-    for leaf in leaves:
-        if any(
-            inner is boundary or inner.name == boundary for inner in _keras.all_layers(leaf.layer)
-        ):
-            raise ValueError(
-                f"Boundary {_label(boundary)!r} is inside the layer {leaf.path!r}, which is "
-                f"never split. Use {leaf.path!r} as the boundary."
-            )
-    if boundary is model:
-        raise ValueError("The model itself cannot be a boundary. Give one of its layers.")
-    known = [*positions, *(layer.name for layer in layers.values())]
-    raise ValueError(
-        f"Boundary {_label(boundary)!r} is not a layer of model {model.name!r}."
-        f"{did_you_mean(_label(boundary), known)} "
-        f"Layers of the model: {some_of(list(positions))}."
+
+
+def _label(layer: keras.layers.Layer | str) -> str:
+    return layer if isinstance(layer, str) else layer.name
+
+
+def _position(entries: Sequence[LayerVariables], path: str) -> int:
+    """The position of a leaf layer, or of the first one inside a model or an opened layer."""
+    return next(
+        number
+        for number, entry in enumerate(entries)
+        if entry.leaf is not None and path in (entry.path, *(p for p, _ in entry.leaf.ancestors))
     )
 
 
-def split_evenly(model: keras.Model, n_groups: SupportsIndex) -> tuple[LayerGroup, ...]:
+def _opened_layers(
+    model: keras.Model, expand: Sequence[keras.layers.Layer | str]
+) -> frozenset[str]:
+    """The paths of the layers that `expand` opens, and of those that contain them.
+
+    Raises:
+        TypeError: If `expand` is not a sequence of layers or strings.
+        ValueError: If one is unknown, ambiguous, or holds no layers.
+    """
+    _check_layer_list("expand", expand)
+    seen = _paths(model, ())
+    paths = [_find(model, layer, seen, "Layer to expand") for layer in expand]
+    opened = paths_above(paths).union(paths)
+    for leaf in leaf_layers(model, opened):
+        if leaf.path in paths:
+            raise ValueError(
+                f"Layer {leaf.path!r} cannot be expanded: it holds no layers, or only layers that "
+                f"stand earlier in the model. Received: expand={[_label(item) for item in expand]}"
+            )
+    return opened
+
+
+def _paths(model: keras.Model, opened: Container[str]) -> dict[str, keras.layers.Layer]:
+    """The leaf layers and what contains them, by path, in the model's order."""
+    layers: dict[str, keras.layers.Layer] = {}
+    for leaf in leaf_layers(model, opened):
+        for path, layer in (*leaf.ancestors, (leaf.path, leaf.layer)):
+            layers.setdefault(path, layer)
+    return layers
+
+
+def _find(
+    model: keras.Model,
+    wanted: keras.layers.Layer | str,
+    layers: Mapping[str, keras.layers.Layer],
+    noun: str,
+) -> str:
+    """The path of a layer, which may be inside a composite layer that is not opened.
+
+    Args:
+        model: A built model.
+        wanted: The layer, its name or its path.
+        layers: The layers to look at first, by path; then those inside composite layers.
+        noun: What to call it in an error.
+
+    Raises:
+        TypeError: If it is neither a layer nor a string.
+        ValueError: If it is unknown or ambiguous, or the model itself.
+    """
+    if not isinstance(wanted, (str, keras.layers.Layer)):
+        raise TypeError(
+            f"A {noun.lower()} should be a layer, or its name or path. "
+            f"Received: {wanted!r} of type {type(wanted).__name__}"
+        )
+    if wanted is model:
+        raise ValueError(f"The model itself cannot be a {noun.lower()}. Give one of its layers.")
+    everywhere: dict[str, keras.layers.Layer] = {}
+    matches = _matches(layers, wanted)
+    if not matches:
+        everywhere = _paths(model, EVERYTHING)
+        matches = _matches(everywhere, wanted)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(
+            f"{noun} {_label(wanted)!r} is ambiguous: {len(matches)} layers have that name, at "
+            f"{some_of(matches)}. Give the path, or the layer itself."
+        )
+    known = [*layers, *everywhere, *(layer.name for layer in everywhere.values())]
+    raise ValueError(
+        f"{noun} {_label(wanted)!r} is not a layer of model {model.name!r}."
+        f"{did_you_mean(_label(wanted), known)} Layers of the model: {some_of(list(layers))}."
+    )
+
+
+def _matches(
+    layers: Mapping[str, keras.layers.Layer], wanted: keras.layers.Layer | str
+) -> list[str]:
+    """The paths of the layers that are meant; a path is exact."""
+    if not isinstance(wanted, str):
+        return [path for path, layer in layers.items() if layer is wanted]
+    if wanted in layers:
+        return [wanted]
+    return [p for p, layer in layers.items() if wanted in (layer.name, p.rsplit("/", 1)[-1])]
+
+
+def split_evenly(
+    model: keras.Model,
+    n_groups: SupportsIndex,
+    *,
+    expand: Sequence[keras.layers.Layer | str] = (),
+) -> tuple[LayerGroup, ...]:
     """Split a model into contiguous groups of about equal numbers of parameters.
 
     The layers with weights that give the model's outputs are a group of their own, the head; in a
     subclassed model it is the last layer with weights. The others are cut so that the sum of
-    squared group sizes is smallest. No layer is cut in two, and a normalisation layer stays with
-    the layer that it normalises.
+    squared group sizes is smallest. No layer is cut in two, a normalisation layer stays with the
+    layer that it normalises, and the embeddings at the start of a model stay together.
 
     Args:
         model: A built model.
         n_groups: Integer from 1 to the number of pieces that the model can be cut into.
+        expand: Composite layers to open, as in `split_layers`. Defaults to none.
 
     Returns:
         The groups, first to last; the last is the head.
 
     Raises:
-        TypeError: If `model` is not a model or `n_groups` is not an integer.
-        ValueError: If the model is not built, or cannot be cut into that many groups.
+        TypeError: If `model` is not a model, `n_groups` is not an integer, or `expand` is not a
+            sequence of layers or strings.
+        ValueError: If the model is not built, or cannot be cut into that many groups, or a layer of
+            `expand` is unknown, ambiguous, or holds no layers.
 
     Example:
 
@@ -338,16 +420,17 @@ def split_evenly(model: keras.Model, n_groups: SupportsIndex) -> tuple[LayerGrou
     >>> [group.layers for group in split_evenly(model, 3)]
     [('a', 'b'), ('c', 'd'), ('e',)]
     """
-    layers = _splittable_layers(model)
+    _splittable_layers(model)
     n_groups = check_integer("n_groups", n_groups, minimum=1)
+    layers = _splittable_layers(model, _opened_layers(model, expand))
     weighted = [entry for entry in layers if entry.variables]
     head, pieces = _head_and_pieces(model, weighted)
     if n_groups > len(pieces) + 1:
         raise ValueError(
             f"Model {model.name!r} has {len(weighted)} layers with weights and can be cut into at "
-            f"most {len(pieces) + 1} groups: the layers of the outputs are one group, and a "
-            "normalisation layer stays with the layer that it normalises. "
-            f"Received: n_groups={n_groups}"
+            f"most {len(pieces) + 1} groups: the layers of the outputs are one group, a "
+            "normalisation layer stays with the layer that it normalises, and the embeddings at "
+            f"the start stay together. Received: n_groups={n_groups}"
         )
     if n_groups == 1:
         return _cut(model, layers, [], default_names(1))
@@ -387,8 +470,8 @@ def _head_and_pieces(
             head.add(position)
     head.update(position for position, before in normalised.items() if before in head)
     body = [position for position in range(len(weighted)) if position not in head]
-    # Never cut between a normalisation layer and the layer that it normalises.
-    joined = {
+    # Never cut between embeddings, or between a normalisation layer and what it normalises.
+    joined = set(range(1, n_first_embeddings(weighted))) | {
         cut
         for position, before in normalised.items()
         if position not in head
@@ -426,21 +509,27 @@ def _even_cuts(sizes: Sequence[int], n_parts: int) -> list[int]:
     return cuts[::-1]
 
 
-def split_layerwise(model: keras.Model) -> tuple[LayerGroup, ...]:
+def split_layerwise(
+    model: keras.Model, *, expand: Sequence[keras.layers.Layer | str] = ()
+) -> tuple[LayerGroup, ...]:
     """Make one group per layer with weights, for layer-wise learning-rate decay.
 
-    A layer without weights belongs to the group of the layer before it. Each group is named by its
-    layer's path.
+    A layer without weights belongs to the group of the layer before it. The embeddings that follow
+    each other at the start of a model (`Embedding`, and classes with that word in their name) are
+    one group, with the normalisation right after them. Each group is named by the path of its first
+    layer with weights.
 
     Args:
         model: A built model.
+        expand: Composite layers to open, as in `split_layers`. Defaults to none.
 
     Returns:
         The groups, first to last; the last is the head.
 
     Raises:
-        TypeError: If `model` is not a model.
-        ValueError: If the model is not built or has no weights.
+        TypeError: If `model` is not a model, or `expand` is not a sequence of layers or strings.
+        ValueError: If the model is not built or has no weights, or a layer of `expand` is unknown,
+            ambiguous, or holds no layers.
 
     Example:
 
@@ -453,10 +542,12 @@ def split_layerwise(model: keras.Model) -> tuple[LayerGroup, ...]:
     ...     ]
     ... )
     >>> groups = split_layerwise(model)
-    >>> [1e-3 * 0.75 ** i for i in reversed(range(len(groups)))]  # a rate for every group
-    [0.00075, 0.001]
+    >>> [group.name for group in groups]
+    ['body', 'top']
     """
-    layers = _splittable_layers(model)
+    _splittable_layers(model)
+    layers = _splittable_layers(model, _opened_layers(model, expand))
     weighted = [number for number, entry in enumerate(layers) if entry.variables]
-    names = [layers[number].path for number in weighted]
-    return _cut(model, layers, weighted[1:], names)
+    n_together = n_first_embeddings([layers[number] for number in weighted])
+    firsts = [weighted[0], *weighted[max(n_together, 1) :]]
+    return _cut(model, layers, firsts[1:], [layers[number].path for number in firsts])

@@ -1,4 +1,4 @@
-"""What the argument `learning_rate` means: one rate or schedule per group."""
+"""What the argument `learning_rate` means: one rate or schedule per group, and layer-wise decay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
+from dlr_tf.core._validation import check_number
+from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.schedules import LARGEST_RATE
 
 Rate: TypeAlias = "float | LearningRateSchedule"
@@ -56,6 +58,48 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
         "Argument `learning_rate` should be a float, a `LearningRateSchedule`, a `slice`, or a "
         f"list with one of the first two per group. Received: learning_rate={learning_rate!r}"
     )
+
+
+def layerwise_rates(groups: Sequence[LayerGroup], head: float, decay: float) -> list[float]:
+    """Return rates that fall by one factor from each group to the group before it.
+
+    The rate of group `i` of `n` is `head * decay**(n - 1 - i)`.
+
+    Use it with `split_layerwise`. With few large groups, `slice(lo, hi)` is easier to choose.
+
+    Args:
+        groups: The groups, first to last, as `split_*` return them.
+        head: Rate of the last group, above 0.
+        decay: Factor from a group to the one before it, above 0 and at most 1. For transformers,
+            0.65 to 0.9 is usual.
+
+    Returns:
+        One float per group, first to last: what `MultiGroupOptimizer` takes as `learning_rate`.
+
+    Raises:
+        TypeError: If `groups` is not a sequence of `LayerGroup`, or `head` or `decay` not a number.
+        ValueError: If `head` or `decay` is out of range.
+
+    Example:
+
+    >>> import keras
+    >>> from dlr_tf import split_layerwise
+    >>> model = keras.Sequential([keras.Input((4,))] + [
+    ...     keras.layers.Dense(4, name=name) for name in ("a", "b", "c")])
+    >>> layerwise_rates(split_layerwise(model), head=0.5, decay=0.5)
+    [0.125, 0.25, 0.5]
+
+    Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.2 (discriminative
+    fine-tuning); Clark et al., 2020, https://arxiv.org/abs/2003.10555, fine-tuning details (a decay
+    of 0.8 or 0.9 per layer of a transformer).
+    """
+    count = len(check_groups(groups))
+    head = check_number("head", head, maximum=LARGEST_RATE)
+    decay = check_number("decay", decay, maximum=1.0)
+    for name, value in (("head", head), ("decay", decay)):
+        if not value:
+            raise ValueError(f"Argument `{name}` should be above 0. Received: {name}={value}")
+    return [head * decay ** (count - 1 - number) for number in range(count)]
 
 
 def check_rate(rate: Any) -> Rate:

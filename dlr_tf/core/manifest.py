@@ -6,6 +6,7 @@ functions here are pure; `checkpointing.py` applies them.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core._validation import warn_user
-from dlr_tf.core.assignment import AssignedVariable
+from dlr_tf.core.assignment import AssignedVariable, LayerNumbers, layer_number
 
 # Format 1, of version 0.1.0, has no limits of rates.
 FORMAT = 2
@@ -76,7 +77,7 @@ def match_groups(
     saved: Sequence[Mapping[str, Any]],
     names: Sequence[str],
     layers: Sequence[Sequence[str]],
-    layer_numbers: Sequence[tuple[int, ...]],
+    layer_numbers: Sequence[LayerNumbers],
 ) -> list[int]:
     """Find the group with the same layers for each saved group.
 
@@ -118,7 +119,8 @@ def match_variables(
     """Find the variable of the model for each saved variable.
 
     It is the one with the same key. Where a layer no longer has the saved variables at their
-    positions (it was quantised since), it is the one of that layer with the same name.
+    positions (it was quantised since, or its LoRA was merged), it is the one with the same path, or
+    the only one of that layer with the same name.
 
     Args:
         saved: The variables of a manifest, by key.
@@ -141,6 +143,8 @@ def match_variables(
         for key, record in saved.items()
         if key not in by_key or not _fits(by_key[key], record["shape"])
     }
+    # How many saved variables of a layer have a name: a composite layer has several kernels.
+    names = collections.Counter((layer_of(k), _name(r["path"])) for k, r in saved.items())
     keys: dict[str, str] = {}
     gone = []
     for key, record in saved.items():
@@ -148,7 +152,11 @@ def match_variables(
         if layer not in changed:
             keys[key] = key
             continue
-        named = [e for e in layers.get(layer, []) if _name(e.path) == _name(record["path"])]
+        inside = layers.get(layer, [])
+        named = [e for e in inside if e.path == record["path"]]
+        if not named and names[layer, _name(record["path"])] == 1:
+            named = [e for e in inside if _name(e.path) == _name(record["path"])]
+            named = named if len(named) == 1 else []
         fitting = [entry for entry in named if _fits(entry, record["shape"])]
         other_shape = [entry for entry in named if _is_float(entry.variable)]
         if fitting:
@@ -198,10 +206,15 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{layer}.{number}", slot
 
 
-def name_order(name: str) -> tuple[int, int, str]:
-    """Return a sort key for names of state: by layer, then by variable, then by slot."""
+def name_order(name: str) -> tuple[list[int], int, str]:
+    """Return a sort key for names of state: by layer, then by variable, then by slot.
+
+    >>> sorted(["10.0.m", "2-10.0.m", "2-9.0.m", "2-9.group.n"], key=name_order)
+    ['2-9.group.n', '2-9.0.m', '2-10.0.m', '10.0.m']
+    """
     layer, number, slot = name.split(".", 2)
-    return int(layer), -1 if number == "group" else int(number), slot
+    steps = [int(step) for step in layer.split("-")]
+    return steps, -1 if number == "group" else int(number), slot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +261,7 @@ class RestorePlan:
 def check_slots(
     plan: RestorePlan,
     own: Mapping[str, Sequence[int]],
-    kinds: Mapping[tuple[int, ...], str],
+    kinds: Mapping[LayerNumbers, str],
     paths: Mapping[str, str],
 ) -> None:
     """Compare the state that was saved for each variable with the state kept now.
@@ -271,7 +284,7 @@ def check_slots(
     for group in plan.manifest["groups"]:
         now = kinds[tuple(group["layer_numbers"])]
         layers = set(group["layer_numbers"])
-        keys = {split_name(name)[0] for name in saved if int(layer_of(name)) in layers}
+        keys = {split_name(name)[0] for name in saved if layer_number(name) in layers}
         for key in sorted(keys, key=lambda k: name_order(f"{k}.")):
             theirs, ours = (_slots_at(key, shapes) for shapes in (saved, own))
             differ = any(ours.get(slot) != shape for slot, shape in theirs.items())

@@ -1,13 +1,14 @@
 """The layers of a model that are never split, in order, and the variables of each.
 
 The order is the model's own, depth first into nested models. A layer that is not a `keras.Model` is
-a *leaf layer*, whatever it holds inside. A layer that is used twice counts once, at its first
-use.
+a *leaf layer*, whatever it holds inside, unless it is *opened*: then it is treated as a nested
+model, and the layers directly inside it are leaf layers. A layer that is used twice counts once, at
+its first use; a layer inside a leaf layer counts there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -23,26 +24,41 @@ class LeafLayer(NamedTuple):
     Args:
         path: Steps from the model to the layer, joined by `/`.
         layer: The layer itself.
-        ancestors: The nested models that contain it, outermost first, each with its path.
+        ancestors: The nested models and opened layers that contain it, outermost first, each with
+            its path.
+        parts: The layer and the layers inside it, without those that stand earlier in the model.
     """
 
     path: str
     layer: keras.layers.Layer
-    ancestors: tuple[tuple[str, keras.Model], ...]
+    ancestors: tuple[tuple[str, keras.layers.Layer], ...]
+    parts: tuple[keras.layers.Layer, ...]
 
 
 class LayerVariables(NamedTuple):
     """The variables of one leaf layer, or those that a model has in addition to its layers'.
 
     Args:
-        leaf: The leaf layer; `None` for a model's own variables.
+        leaf: The leaf layer; `None` for the own variables of a model or of an opened layer.
         path: Path of the layer or of the model, `""` for the model itself.
         variables: The variables, without those that an earlier layer shares.
+        opened: The paths of the opened layers that contain the variables, outermost first.
     """
 
     leaf: LeafLayer | None
     path: str
     variables: list[Any]
+    opened: tuple[str, ...]
+
+
+class _Everything:
+    """Contains every path."""
+
+    def __contains__(self, path: object) -> bool:
+        return True
+
+
+EVERYTHING: Container[str] = _Everything()
 
 
 def check_built(model: keras.Model) -> None:
@@ -53,7 +69,16 @@ def check_built(model: keras.Model) -> None:
         ValueError: If a layer of it is not built.
     """
     check_model(model)
-    unbuilt = [layer.name for layer in (model, *_keras.all_layers(model)) if not layer.built]
+    seen: dict[int, keras.layers.Layer] = {}
+
+    def visit(layer: keras.layers.Layer) -> None:
+        if id(layer) not in seen:
+            seen[id(layer)] = layer
+            for child in _children(layer):
+                visit(child)
+
+    visit(model)
+    unbuilt = [layer.name for layer in seen.values() if not layer.built]
     if unbuilt:
         raise ValueError(
             f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "
@@ -61,31 +86,62 @@ def check_built(model: keras.Model) -> None:
         )
 
 
-def leaf_layers(model: keras.Model) -> list[LeafLayer]:
+def paths_above(paths: Iterable[str]) -> frozenset[str]:
+    """Return the paths of all that contains one of these layers.
+
+    A layer among them that is not a model is opened: a path goes through it.
+
+    >>> sorted(paths_above(["bert/encoder/layer/0", "head"]))
+    ['bert', 'bert/encoder', 'bert/encoder/layer']
+    """
+    steps = [path.split("/") for path in paths]
+    return frozenset("/".join(s[:end]) for s in steps for end in range(1, len(s)))
+
+
+def leaf_layers(model: keras.Model, opened: Container[str] = ()) -> list[LeafLayer]:
     """List the layers of a model that are never split, in order, each once.
 
     Args:
         model: A built model.
+        opened: The paths of the opened layers; other paths among them change nothing. `EVERYTHING`
+            opens all layers that hold layers. Defaults to none.
 
     Returns:
         One `LeafLayer` per layer, without input layers.
     """
-    return [entry for entry in _walk(model) if not isinstance(entry.layer, keras.Model)]
+    return [entry for entry in _walk(model, opened) if entry.parts]
 
 
 def nested_models(model: keras.Model) -> dict[str, keras.Model]:
-    """Return a model, under the path `""`, and the models inside it by their paths."""
-    inside = {e.path: e.layer for e in _walk(model) if isinstance(e.layer, keras.Model)}
-    return {"": model, **inside}
+    """Return a model, under the path `""`, and the models inside it by their paths.
+
+    The paths that version 0.1.0 gave come last.
+    """
+    return {"": model} | {
+        entry.path: entry.layer
+        for old_steps in (False, True)
+        for entry in _walk(model, old_steps=old_steps)
+        if isinstance(entry.layer, keras.Model)
+    }
 
 
-def variables_by_layer(model: keras.Model) -> list[LayerVariables]:
+def old_paths(model: keras.Model) -> dict[str, str | None]:
+    """Return the path of each layer in version 0.1.0, and its path now.
+
+    That is `None` for a layer inside an earlier leaf layer, which was listed a second time.
+    """
+    now = {id(entry.layer): entry.path for entry in _walk(model)}
+    return {entry.path: now.get(id(entry.layer)) for entry in _walk(model, old_steps=True)}
+
+
+def variables_by_layer(model: keras.Model, opened: Container[str] = ()) -> list[LayerVariables]:
     """List every variable of a model once, by layer, in order.
 
-    The variables that a model holds itself come before those of its layers.
+    The variables that a model or an opened layer holds itself come before those of its layers.
 
     Args:
         model: A built model.
+        opened: The paths of the opened layers, as in `leaf_layers`.
     """
     seen: set[int] = set()
 
@@ -94,61 +150,93 @@ def variables_by_layer(model: keras.Model) -> list[LayerVariables]:
         seen.update(id(v) for v in fresh)
         return fresh
 
-    def own(parent: keras.Model) -> list[Any]:
+    def own(parent: keras.layers.Layer) -> list[Any]:
         inside = {id(v) for _, child in _named_children(parent) for v in child.weights}
         return take([v for v in _variables_of(parent) if id(v) not in inside])
 
-    found = [LayerVariables(None, "", own(model))]
-    for entry in _walk(model):
-        if isinstance(entry.layer, keras.Model):
-            found.append(LayerVariables(None, entry.path, own(entry.layer)))
-        else:
-            found.append(LayerVariables(entry, entry.path, take(_variables_of(entry.layer))))
+    found = [LayerVariables(None, "", own(model), ())]
+    for entry in _walk(model, opened):
+        holders = entry.ancestors if entry.parts else (*entry.ancestors, (entry.path, entry.layer))
+        through = tuple(path for path, layer in holders if not isinstance(layer, keras.Model))
+        variables = take(_variables_of(entry.layer)) if entry.parts else own(entry.layer)
+        leaf = entry if entry.parts else None
+        found.append(LayerVariables(leaf, entry.path, variables, through))
     return found
 
 
-def _walk(model: keras.Model) -> Iterator[LeafLayer]:
-    """Yield nested models and layers, depth first, a model before what it holds."""
+def inner_paths(layer: keras.layers.Layer) -> dict[int, str]:
+    """Return the path inside a layer of each of its variables, by the variable's identity."""
+    found: dict[int, str] = {}
+    for step, child in _named_children(layer, names_last=False):
+        for variable, path in inner_paths(child).items():
+            found.setdefault(variable, f"{step}/{path}")
+    for variable in _variables_of(layer):
+        found.setdefault(id(variable), variable.name)
+    return found
+
+
+def _walk(
+    model: keras.Model, opened: Container[str] = (), *, old_steps: bool = False
+) -> Iterator[LeafLayer]:
+    """Yield nested models, opened layers and leaf layers, depth first, parents first.
+
+    Those that are no leaf layers have no `parts`.
+
+    Args:
+        model: A model.
+        opened: The paths of the opened layers.
+        old_steps: Whether to give the paths of version 0.1.0.
+    """
     seen: set[int] = {id(model)}
 
     def visit(
-        parent: keras.Model, prefix: str, ancestors: tuple[tuple[str, keras.Model], ...]
+        parent: keras.layers.Layer,
+        prefix: str,
+        ancestors: tuple[tuple[str, keras.layers.Layer], ...],
     ) -> Iterator[LeafLayer]:
         # Names are the same after loading only where no user's code creates the layers again.
         names_last = all(
-            map(_keras.saves_layer_names, (model, *(nested for _, nested in ancestors)))
+            map(_keras.saves_layer_names, (model, *(holder for _, holder in ancestors)))
         )
-        for step, layer in _named_children(parent, names_last=names_last):
+        for step, layer in _named_children(parent, names_last=names_last, old_steps=old_steps):
             if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
                 continue
             seen.add(id(layer))
             path = prefix + step
-            yield LeafLayer(path, layer, ancestors)
-            if isinstance(layer, keras.Model):
+            opens = isinstance(layer, keras.Model) or (
+                path in opened
+                and any(id(child) not in seen for child in _keras.direct_layers(layer))
+            )
+            parts = () if opens else (layer, *_unseen(_keras.all_layers(layer), seen))
+            if not old_steps:
+                seen.update(map(id, parts))
+            yield LeafLayer(path, layer, ancestors, parts)
+            if opens:
                 yield from visit(layer, path + "/", (*ancestors, (path, layer)))
 
     yield from visit(model, "", ())
 
 
+def _unseen(layers: Iterable[keras.layers.Layer], seen: set[int]) -> list[keras.layers.Layer]:
+    return [layer for layer in layers if id(layer) not in seen]
+
+
 def _named_children(
-    model: keras.Model, *, names_last: bool = True
+    model: keras.layers.Layer, *, names_last: bool = True, old_steps: bool = False
 ) -> list[tuple[str, keras.layers.Layer]]:
-    """The layers a model holds directly, in its own order, each with its step of the path.
+    """The layers a model or a layer holds directly, in its own order, each with its step.
 
     Args:
-        model: The model.
+        model: The model or layer.
         names_last: Whether all names of its layers are the same after saving and loading. If not,
             a layer that no attribute holds and that has an automatic name is identified by its
             number.
+        old_steps: Whether to give the steps of version 0.1.0.
     """
-    layers = list(model.layers)
-    if _keras.is_graph_model(model):
-        # Layers kept as attributes beside the graph are not in `layers` but have weights.
-        known = {id(layer) for layer in layers}
-        layers += [layer for layer in _keras.direct_layers(model) if id(layer) not in known]
+    layers = _children(model, all_of_them=old_steps)
     steps: dict[int, str] = {}
     if not _keras.saves_layer_names(model):
-        for attribute, value in _keras.layer_attributes(model).items():
+        for attribute, value in _keras.layer_attributes(model, properties=not old_steps).items():
             for step, layer in _layers_in(attribute, value):
                 steps.setdefault(id(layer), step)
     return [
@@ -159,6 +247,27 @@ def _named_children(
         )
         for number, layer in enumerate(layers)
     ]
+
+
+def _children(model: keras.layers.Layer, *, all_of_them: bool = False) -> list[keras.layers.Layer]:
+    """The layers a model or a layer holds directly, in its own order.
+
+    Args:
+        model: The model or layer.
+        all_of_them: Whether to list layers too that the model keeps beside its graph and that have
+            no weights, such as the preprocessor of a task of KerasHub, which is never built.
+    """
+    direct = _keras.direct_layers(model)
+    if not isinstance(model, keras.Model):
+        return direct
+    layers = list(model.layers)
+    if _keras.is_graph_model(model):
+        known = {id(layer) for layer in layers}
+        all_of_them = all_of_them or not _keras.calls_only_its_graph(model)
+        layers += [
+            layer for layer in direct if id(layer) not in known and (all_of_them or layer.weights)
+        ]
+    return layers
 
 
 def _layers_in(step: str, value: Any) -> Iterator[tuple[str, keras.layers.Layer]]:

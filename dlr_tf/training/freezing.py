@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import keras
@@ -100,7 +100,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     group_of = {id(entry.variable): entry.group for entry in assign_variables(model, groups)}
     before = _flags_now(model)
     flags = _Flags(model)
-    holders = {id(model): model}
+    holders: dict[int, keras.layers.Layer] = {id(model): model}
     for leaf, _ in leaves:
         holders.update((id(ancestor), ancestor) for _, ancestor in leaf.ancestors)
     only_lora_learns = _models_where_only_lora_learns(model)
@@ -111,10 +111,12 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
         learns = group >= first
         for _, ancestor in leaf.ancestors if learns else ():
             flags.set(ancestor, True)
-        _mark(leaf.layer, FROZEN_WITH_GROUP, not learns)
-        for layer in _parts(leaf.layer):
+            _mark(ancestor, FROZEN_WITH_GROUP, False)
+        for item in _with_variables(leaf.parts):
+            _mark(item, FROZEN_WITH_GROUP, item is leaf.layer and not learns)
+        for layer in leaf.parts:
             _set_flags(flags, layer, learns)
-    # Weights that a model adds itself belong to a group, but to none of its layers.
+    # Weights that a model or an opened layer adds itself belong to a group, but to no leaf layer.
     for holder in holders.values():
         for variable in flagged_variables(holder):
             if id(variable) in group_of:
@@ -236,13 +238,10 @@ def _parents_first(model: keras.Model) -> list[keras.layers.Layer]:
     return children_first[::-1]
 
 
-def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    return [layer, *all_layers(layer)]
-
-
 def _enclosing(leaf: LeafLayer, model: keras.Model) -> int:
     """Identity of the innermost model that holds a layer."""
-    return id(leaf.ancestors[-1][1] if leaf.ancestors else model)
+    models = [holder for _, holder in leaf.ancestors if isinstance(holder, keras.Model)]
+    return id(models[-1] if models else model)
 
 
 def _mark(item: Any, name: str, value: bool) -> None:
@@ -257,11 +256,10 @@ def _is_held(layer: keras.layers.Layer) -> bool:
     return hasattr(layer, BATCH_NORM_FROZEN) and not layer.trainable
 
 
-def _is_on(layer: keras.layers.Layer) -> bool:
+def _is_on(leaf: LeafLayer) -> bool:
     """Whether any part of a layer that is never split is trainable."""
     return any(
-        part.trainable or any(v.trainable for v in flagged_variables(part))
-        for part in _parts(layer)
+        part.trainable or any(v.trainable for v in flagged_variables(part)) for part in leaf.parts
     )
 
 
@@ -270,8 +268,8 @@ def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
     lora: set[int] = set()
     others: set[int] = set()
     for leaf in leaf_layers(model):
-        if _is_on(leaf.layer) and leaf.layer.weights:
-            has_lora = any(getattr(part, "lora_enabled", False) for part in _parts(leaf.layer))
+        if _is_on(leaf) and leaf.layer.weights:
+            has_lora = any(getattr(part, "lora_enabled", False) for part in leaf.parts)
             (lora if has_lora else others).add(_enclosing(leaf, model))
     # In the whole model, the other layers may be frozen for another reason: only its head learns.
     return lora - others - {id(model)}
@@ -280,10 +278,16 @@ def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
 def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
     """Mark what is frozen by itself in a layer that is never split, before its flag changes."""
     layer = leaf.layer
-    held = [part for part in _parts(layer) if _is_held(part)]
-    parts = [part for part in _parts(layer) if not any(part is other for other in held)]
+    # What was frozen with a group of its own, in a call that opened the layer, is not meant.
+    opened = {
+        id(inner)
+        for part in leaf.parts
+        if part is not layer and hasattr(part, FROZEN_WITH_GROUP)
+        for inner in (part, *all_layers(part))
+    }
+    parts = [part for part in leaf.parts if not _is_held(part) and id(part) not in opened]
     with_group = hasattr(layer, FROZEN_WITH_GROUP)
-    if not _is_on(layer):
+    if not _is_on(leaf):
         # Frozen as a whole, so the flags inside it say nothing; marks from before are kept.
         if only_lora_learns and not with_group:
             _mark_all(parts, lambda item: True)
@@ -291,17 +295,24 @@ def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
         # `freeze_to` froze the rest, and a person unfroze what is trainable now.
         _mark_all(parts, lambda item: hasattr(item, FROZEN_BY_ITSELF) and not item.trainable)
     else:
-        _mark_all(parts, lambda item: item is not layer and not item.trainable)
+        _mark_all(
+            parts,
+            lambda item: not (item is layer or item.trainable or hasattr(item, FROZEN_WITH_GROUP)),
+        )
 
 
 def _mark_all(layers: Iterable[keras.layers.Layer], is_frozen: Callable[[Any], bool]) -> None:
+    for item in _with_variables(layers):
+        _mark(item, FROZEN_BY_ITSELF, is_frozen(item))
+
+
+def _with_variables(layers: Iterable[keras.layers.Layer]) -> Iterator[Any]:
     for layer in layers:
-        for item in (layer, *flagged_variables(layer)):
-            _mark(item, FROZEN_BY_ITSELF, is_frozen(item))
+        yield from (layer, *flagged_variables(layer))
 
 
-def _remember_frozen_weight(holder: keras.Model, variable: Any) -> None:
-    """Mark a weight of a model's own that is frozen by itself, before its flag changes."""
+def _remember_frozen_weight(holder: keras.layers.Layer, variable: Any) -> None:
+    """Mark a weight of a model or of an opened layer that is frozen by itself, as for layers."""
     if variable.trainable:
         _mark(variable, FROZEN_BY_ITSELF, False)
     elif holder.trainable and not hasattr(variable, FROZEN_WITH_GROUP):

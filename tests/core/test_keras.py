@@ -617,6 +617,53 @@ def test_attributes_of_a_model_are_the_users_own(samples):
     }
     assert holders == layers  # and no record that Keras keeps of them
     assert not any(name.startswith("_") for name in _keras.layer_attributes(functional_of_two()))
+    bidirectional = keras.layers.Bidirectional(keras.layers.LSTM(2))
+    assert {"forward_layer", "backward_layer"} <= _keras.layer_attributes(bidirectional).keys()
+
+
+class Task(keras.Model):
+    """A model with a graph that holds layers as tasks of KerasHub do."""
+
+    def __init__(self) -> None:
+        inputs = keras.Input((2,))
+        backbone = keras.Model(inputs, keras.layers.Dense(2, name="body")(inputs))
+        super().__init__(inputs, keras.layers.Dense(1, name="top")(backbone(inputs)))
+        self._backbone, self._hidden = backbone, backbone.layers[-1]
+
+    @property
+    def backbone(self) -> keras.Model:
+        return self._backbone
+
+    @property
+    def hidden(self) -> None:
+        return None
+
+
+def test_a_property_of_a_model_with_a_graph_names_what_it_shows():
+    model = Task()
+    assert _keras.layer_attributes(model)["backbone"] is model.backbone
+    assert _keras.layer_attributes(model).keys().isdisjoint({"_backbone", "_hidden", "hidden"})
+    assert "backbone" not in _keras.layer_attributes(model, properties=False)
+
+
+def test_the_first_call_of_a_layer_and_later_ones():
+    inputs = keras.Input((2,))
+    dense = keras.layers.Dense(2)
+    first = dense(inputs)
+    second = dense(first)
+    assert _keras.is_from_first_call(first)
+    assert not _keras.is_from_first_call(second)
+
+
+def test_models_that_call_their_graph_alone():
+    class WithCall(Task):
+        def call(self, inputs: Any) -> Any:
+            return super().call(inputs)
+
+    assert _keras.calls_only_its_graph(functional_of_two())
+    assert _keras.calls_only_its_graph(keras.Sequential([keras.Input((2,))]))
+    assert _keras.calls_only_its_graph(Task())
+    assert not _keras.calls_only_its_graph(WithCall())
 
 
 def functional_of_two() -> keras.Model:

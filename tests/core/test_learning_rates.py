@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf.core.learning_rates import check_rate, resolve_learning_rates
+from dlr_tf.core.groups import LayerGroup
+from dlr_tf.core.learning_rates import check_rate, layerwise_rates, resolve_learning_rates
 
 DECAY = keras.optimizers.schedules.CosineDecay(0.1, 10)
 
@@ -124,3 +125,35 @@ def test_a_rate_that_float32_does_not_hold():
     assert check_rate(3.4e38) == 3.4e38
     with pytest.raises(ValueError, match=r"finite and not negative\. .*=1e\+39"):
         check_rate(1e39)
+
+
+GROUPS = [LayerGroup(name, (name,)) for name in "abc"]
+
+
+def test_layerwise_rates_fall_by_one_factor_from_the_head_to_the_first_group():
+    rates = layerwise_rates(GROUPS, head=1e-3, decay=0.8)
+    assert rates == [1e-3 * 0.8**2, 1e-3 * 0.8, 1e-3]
+    assert all(type(rate) is float for rate in rates)
+    assert layerwise_rates(GROUPS, np.float32(0.5), 1) == [0.5] * 3
+    assert layerwise_rates(GROUPS[:1], 0.5, 0.1) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("groups", "head", "decay", "error", "message"),
+    [
+        (GROUPS, 0, 0.8, ValueError, r"`head` should be above 0\. Received: head=0"),
+        (GROUPS, -1.0, 0.8, ValueError, r"`head` should be a finite number, in \[0, .*head=-1"),
+        (GROUPS, math.inf, 0.8, ValueError, "`head` should be a finite number.*head=inf"),
+        (GROUPS, math.nan, 0.8, ValueError, "`head` should be a finite number.*head=nan"),
+        (GROUPS, "1", 0.8, TypeError, "`head` should be a number"),
+        (GROUPS, 1.0, 0.0, ValueError, r"`decay` should be above 0\. Received: decay=0"),
+        (GROUPS, 1.0, 1.1, ValueError, r"`decay` should be a finite number, in \[0, 1\]"),
+        (GROUPS, 1.0, math.nan, ValueError, "`decay` should be a finite number"),
+        (GROUPS, 1.0, True, TypeError, "`decay` should be a number"),
+        (3, 1.0, 0.8, TypeError, "`groups` should be a sequence of `LayerGroup`"),
+        ([], 1.0, 0.8, ValueError, "should hold at least one group"),
+    ],
+)
+def test_wrong_arguments_of_layerwise_rates(groups, head, decay, error, message):
+    with pytest.raises(error, match=message):
+        layerwise_rates(groups, head, decay)

@@ -51,6 +51,34 @@ def test_a_variable_that_is_gone():
     assert gone == ["a/lora_kernel_a"]
 
 
+def test_a_composite_layer_that_changed_matches_by_the_paths_inside():
+    """LoRA was merged when the file was written, so positions moved; both kernels are alike."""
+    saved = records(
+        ("0.0", "a/query/kernel", [2, 3]),
+        ("0.1", "a/query/lora_kernel_a", [2, 1]),
+        ("0.2", "a/value/kernel", [2, 3]),
+    )
+    current = [entry("0.0", "a/query/kernel", (2, 3)), entry("0.1", "a/value/kernel", (2, 3))]
+    keys, gone = match_variables(saved, current)
+    assert keys == {"0.0": "0.0", "0.2": "0.1"}
+    assert gone == ["a/query/lora_kernel_a"]
+
+
+def test_one_of_several_with_a_name_is_not_guessed():
+    """Version 0.1.0 stored no paths inside a layer."""
+    saved = records(("0.0", "a/kernel", [2, 3]), ("0.2", "a/kernel", [2, 3]), ("0.4", "a/b", [3]))
+    current = [
+        entry("0.0", "a/query/kernel", (2, 3)),
+        entry("0.1", "a/value/kernel", (2, 3)),
+        entry("0.2", "a/value/b", (3,)),
+    ]
+    keys, gone = match_variables(saved, current)
+    assert keys == {"0.4": "0.2"}
+    assert gone == ["a/kernel", "a/kernel"]
+    only = records(("0.4", "a/kernel", [2, 3]))
+    assert match_variables(only, current) == ({}, ["a/kernel"])
+
+
 def test_another_shape_is_refused():
     current = [entry("0.0", "a/kernel", (2, 4)), entry("0.1", "a/bias", (4,))]
     with pytest.raises(ValueError, match=r"'a/kernel' of shape \[2, 3\].*has shape \[2, 4\]"):
