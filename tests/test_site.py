@@ -338,5 +338,7 @@ def test_the_notebook_on_text_runs(tmp_path: pathlib.Path) -> None:
     assert text.startswith("53aa51172d142c89")
     similar, other = number_after("mail and e-mail", text), number_after("mail and chess", text)
     assert similar > 0.6 > 0.2 > other
-    assert number_after("test accuracy", text) > 0.7
+    linear = number_after("linear classifier: test accuracy", text)
+    assert linear > 0.7
+    assert number_after("fine-tuned: test accuracy", text) > linear - 0.02
     assert "Warning" not in printed(notebook, "stderr")
