@@ -12,7 +12,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# A page that is a notebook too is run as a notebook (tests/test_site.py).
+PAGES = [
+    ROOT / "README.md",
+    *(
+        page
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        if not (page.parent / "notebooks" / f"{page.stem}.ipynb").exists()
+    ),
+]
 # Packages that section "With other tools" of docs/how-to.md uses, each in one block.
 OTHER_TOOLS = ("keras_tuner", "mlflow", "wandb")
 
