@@ -10,20 +10,15 @@ if importlib.util.find_spec("tensorflow") is None:
 import keras
 import tensorflow as tf
 
-if not hasattr(keras, "ops"):
-    raise ImportError(
-        "dlr_tf works with Keras 3. Install it with `pip install --upgrade keras`. "
-        f"Received: Keras {keras.__version__}"
-    )
+from dlr_tf.core._versions import check_versions
+
+check_versions(tf.__version__, keras.__version__)
+
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "dlr_tf works with Keras on TensorFlow. Set the environment variable "
         f"KERAS_BACKEND=tensorflow before importing keras. Received: {keras.backend.backend()!r}"
     )
-
-from dlr_tf.core._versions import check_versions
-
-check_versions(tf.__version__, keras.__version__)
 
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -244,20 +243,9 @@ def newer_optimizer(name: str, *args: Any, **kwargs: Any) -> Any:
 
     Up to Keras 3.12, Muon is there, but fails at its first step with TensorFlow.
     """
-    if not hasattr(keras.optimizers, name) or (name == "Muon" and not muon_works()):
+    if not hasattr(keras.optimizers, name) or (name == "Muon" and not _keras.muon_works()):
         pytest.skip(f"`keras.optimizers.{name}` is not there, or does not work, in this Keras")
     return getattr(keras.optimizers, name)(*args, **kwargs)
-
-
-@functools.cache
-def muon_works() -> bool:
-    try:
-        optimizer = keras.optimizers.Muon(0.1, adam_weight_decay=0.02)
-        ones = np.ones((2, 2), "float32")
-        optimizer.apply([keras.ops.convert_to_tensor(ones)], [keras.Variable(ones)])
-    except (AttributeError, ValueError):
-        return False
-    return True
 
 
 # Every optimizer that Keras has, as a function of its rate, with settings that use all its state.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import random
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -281,6 +282,15 @@ def all_reduce(
     """Add up gradients over the replicas of a strategy; only Keras' update calls it."""
     pairs = optimizer._all_reduce_sum_gradients(list(zip(gradients, variables)))
     return [gradient for gradient, _ in pairs]
+
+
+def muon_works() -> bool:
+    """Whether `keras.optimizers.Muon` can take a step.
+
+    Up to Keras 3.12 it looks for its state under `variable.path`, which a variable of TensorFlow
+    does not have. The argument came with the correction.
+    """
+    return "adam_weight_decay" in inspect.signature(keras.optimizers.Muon).parameters
 
 
 def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:

@@ -258,6 +258,11 @@ def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
             "inside it. Loss scaling wraps `MultiGroupOptimizer`: `model.compile` "
             "adds it under mixed_float16."
         )
+    if isinstance(inner, keras.optimizers.Muon) and not _keras.muon_works():
+        raise ValueError(
+            f"`Muon` of Keras {keras.__version__} fails at its first step with TensorFlow. "
+            'Run `pip install --upgrade "keras>=3.13"`, or choose another optimizer.'
+        )
     for argument, unset in _WRAPPER_ARGUMENTS.items():
         value = getattr(inner, argument)
         if value != unset:

@@ -27,6 +27,7 @@ from dlr_tf.app.finetune import describe_rates
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning
+from tests.conftest import newer_optimizer
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -268,6 +269,8 @@ def test_a_folder_of_images(tiny_applications: None, image_folder: Callable[...,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer(quick_digits: None, name: str) -> None:
+    if name == "muon":
+        newer_optimizer("Muon")
     arguments = ["--epochs", "2", "--optimizer", name, "--no-compare", "--output", "out"]
     assert cli.main(["finetune", *arguments, "--learning-rate", "1e-3"]) == 0
     losses = [float(row["val_loss"]) for row in rows_of(Path("out/history.csv"))]

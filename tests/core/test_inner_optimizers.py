@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras.optimizers.schedules import CosineDecay, InverseTimeDecay
 
+from dlr_tf.core import _keras
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from tests.conftest import newer_optimizer
@@ -296,3 +297,10 @@ def test_the_name_of_a_custom_class_is_found_as_keras_finds_it():
     with keras.saving.custom_object_scope({"OwnOptimizer": OwnOptimizer}):
         optimizer = MultiGroupOptimizer(GROUPS, 0.1, "OwnOptimizer")
     assert {type(inner) for inner in optimizer.group_optimizers} == {OwnOptimizer}
+
+
+def test_a_muon_that_cannot_take_a_step_is_refused(monkeypatch):
+    """That of Keras 3.12 and before."""
+    monkeypatch.setattr(_keras, "muon_works", lambda: False)
+    with pytest.raises(ValueError, match=r"`Muon` of Keras .* fails .*keras>=3\.13"):
+        MultiGroupOptimizer(GROUPS, 0.1, keras.optimizers.Muon())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
 from typing import Any
@@ -327,6 +328,19 @@ def test_weight_decay_is_applied_where_an_optimizer_asks_for_it():
     _keras.apply_weight_decay(keras.optimizers.SGD(0.1), [variable])
     assert float(variable) == pytest.approx(0.95)
     assert not _keras.overrides(keras.optimizers.Adam(), "_apply_weight_decay")
+
+
+def test_muon_works_where_the_check_says_so():
+    optimizer = keras.optimizers.Muon(0.1)
+    ones = np.ones((2, 2), "float32")
+    step = functools.partial(
+        optimizer.apply, [keras.ops.convert_to_tensor(ones)], [keras.Variable(ones)]
+    )
+    if _keras.muon_works():
+        step()
+    else:
+        with pytest.raises(AttributeError, match="path"):
+            step()
 
 
 def test_muon_has_a_decay_of_its_own():

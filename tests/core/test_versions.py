@@ -21,7 +21,11 @@ def test_the_versions_that_are_installed_are_accepted():
 @pytest.mark.parametrize(
     ("tensorflow", "keras_version", "message"),
     [
-        ("2.15.1", "3.10.0", r'needs TensorFlow 2\.16 .*TensorFlow 2\.15\.1\..*"tensorflow>=2\.16"'),
+        (
+            "2.15.1",
+            "3.10.0",
+            r'needs TensorFlow 2\.16 .*TensorFlow 2\.15\.1\..*"tensorflow>=2\.16"',
+        ),
         ("2.21.0", "3.9.2", r'needs Keras 3\.10 .*Keras 3\.9\.2\..*"keras>=3\.10"'),
         ("2.18.0", "2.15.0", r"needs Keras 3\.10 .*Received: Keras 2\.15\.0"),
     ],
