@@ -407,7 +407,7 @@ class AveragingOptimizer(CheckpointableOptimizer):
 
     @_model_variables_moving_average.setter
     def _model_variables_moving_average(self, averages: list[Any]) -> None:
-        vars(self)["_model_variables_moving_average"] = averages
+        self.__dict__["_model_variables_moving_average"] = averages
 
 
 class FusedAdamBase(keras.optimizers.Adam):
