@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import keras
 
-if not hasattr(keras, "ops"):
-    raise ImportError(
-        "dlr_tf works with Keras 3. Install it with `pip install --upgrade keras`. "
-        f"Received: Keras {keras.__version__}"
-    )
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "dlr_tf works with Keras on TensorFlow. Set the environment variable "

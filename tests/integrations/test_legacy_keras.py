@@ -122,14 +122,6 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_keras_2_in_place_of_keras_3_is_refused() -> None:
-    # Stands for an installed Keras 2, which has no `keras.ops`.
-    result = run("import keras; del keras.ops; keras.__version__ = '2.15.0'; import dlr_tf")
-    assert result.returncode == 1
-    assert "ImportError: dlr_tf works with Keras 3. Install it with `pip install" in result.stderr
-    assert result.stderr.rstrip().endswith("Received: Keras 2.15.0")
-
-
 def test_the_environment_variable_does_not_disturb_models_of_keras_3() -> None:
     """Other packages set it, and it only changes `tf.keras`, which dlr_tf does not use."""
     code = """
