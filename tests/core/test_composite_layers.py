@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._keras import direct_layers
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.learning_rates import layerwise_rates
@@ -128,13 +129,14 @@ def subclassed() -> keras.Model:
     return model
 
 
-def functional() -> keras.Model:
+def sequential() -> keras.Model:
     inputs = keras.Input((LENGTH,), dtype="int32")
-    outputs = LAYERS.Dense(2, name="classifier")(BertMainLayer(name="bert")(inputs))
-    return keras.Model(inputs, outputs)
+    return keras.Sequential(
+        [inputs, BertMainLayer(name="bert"), LAYERS.Dense(2, name="classifier")]
+    )
 
 
-@pytest.fixture(params=[subclassed, functional])
+@pytest.fixture(params=[subclassed, sequential])
 def bert(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(0)
     return request.param()
@@ -376,6 +378,36 @@ def test_a_boundary_that_two_composite_layers_hold_is_ambiguous():
         split_layers(subclassed(), ["norm"])
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "inside"),
+    [
+        (lambda: LAYERS.Bidirectional(LAYERS.LSTM(2)), (3, 4), ["forward_layer", "backward_layer"]),
+        (lambda: LAYERS.RNN([LAYERS.LSTMCell(2), LAYERS.GRUCell(2)]), (3, 4), ["cell"]),
+        (lambda: LAYERS.SpectralNormalization(LAYERS.Dense(2)), (4,), ["layer"]),
+        (
+            lambda: LAYERS.TimeDistributed(
+                keras.Sequential([keras.Input((4,)), LAYERS.Dense(2, name="inner")])
+            ),
+            (3, 4),
+            ["layer/inner"],
+        ),
+    ],
+    ids=["bidirectional", "cells", "spectral", "model_inside"],
+)
+def test_layers_of_keras_open_to_the_same_paths_before_and_after_reloading(
+    layer, shape, inside, tmp_path
+):
+    layers = [layer(), LAYERS.Flatten(), LAYERS.Dense(2, name="top")]
+    layers[0].name = "composite"
+    model = keras.Sequential([keras.Input(shape), *layers])
+    groups = split_layerwise(model, expand=["composite"])
+    assert [g.name for g in groups] == [*(f"composite/{step}" for step in inside), "top"]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert split_layerwise(loaded, expand=["composite"]) == groups
+    assert len(assign_variables(loaded, groups)) == len(loaded.weights)
+
+
 # --- Groups made by hand, saved, loaded ----------------------------------------------------------
 
 
@@ -457,7 +489,7 @@ def test_what_no_group_claims_is_named_by_its_path_inside():
         optimizer.build(model.trainable_variables)
 
 
-@pytest.mark.parametrize("kind", [subclassed, functional])
+@pytest.mark.parametrize("kind", [subclassed, sequential])
 @pytest.mark.parametrize("how", ["keras", "weights", "checkpoint"])
 def test_training_goes_on_bit_for_bit(kind, how, tmp_path):
     keras.utils.set_random_seed(1)
@@ -546,7 +578,12 @@ def test_freezing_reaches_exactly_the_groups_of_opened_layers(bert):
     for first in (*range(len(groups) + 1), 2, 0, -1, 1):
         freeze_to(bert, groups, first)
         at = first % len(groups) if first < 0 else first
-        assert learning(bert, groups) == {p: g for p, g in everything.items() if g >= at}
+        now = learning(bert, groups)
+        assert now == {p: g for p, g in everything.items() if g >= at}
+        composite = next(layer for layer in bert.layers if isinstance(layer, BertMainLayer))
+        for layer, prefix in ((composite, "bert/"), (composite.encoder, "bert/encoder/")):
+            inside = [path for path in now if path.startswith(prefix)]
+            assert len(layer.trainable_variables) == len(inside)
 
 
 def test_a_frozen_batch_norm_inside_an_opened_layer_keeps_its_statistics():
@@ -633,10 +670,9 @@ def test_a_backbone_that_a_property_shows_has_its_name_in_paths():
 
 def test_the_steps_of_version_0_1_0_are_known():
     model = Task()
-    old = [
-        LayerGroup("body", ("1/named", "1/2")),
-        LayerGroup("head", ("head", "preprocessor")),
-    ]
+    tracked = {layer.name for layer in direct_layers(model)}  # Keras 3.10 leaves it out
+    beside = ("preprocessor",) if model.preprocessor.name in tracked else ()
+    old = [LayerGroup("body", ("1/named", "1/2")), LayerGroup("head", ("head", *beside))]
     config = MultiGroupOptimizer(old, [1e-3, 1e-2]).get_config()
     optimizer = MultiGroupOptimizer.from_config(config)
     model.compile(optimizer, "mse", run_eagerly=True)
@@ -653,6 +689,8 @@ def test_a_layer_that_is_not_built_counts_where_the_model_may_call_it():
         def call(self, inputs: Any) -> Any:
             return super().call(inputs)
 
+    if not any(isinstance(layer, Unbuilt) for layer in direct_layers(Task())):
+        pytest.skip("this Keras does not track a layer beside the graph")
     split_layerwise(Task())
     with pytest.raises(ValueError, match=r"is not built, .*Not built: \['unbuilt"):
         split_layerwise(Calls())
