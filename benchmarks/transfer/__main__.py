@@ -12,7 +12,6 @@ the command can be stopped and started again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import itertools
@@ -30,22 +29,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmarks import common
-from benchmarks.transfer import protocol, tasks
+from benchmarks.transfer import pictures, protocol, report, tasks
 from benchmarks.transfer.arms import ARMS, Arm
 from benchmarks.transfer.training import Trainer, trainers
 
 RESULTS = Path(__file__).parents[1] / "results"
 FILE = "transfer.jsonl"
-
-
-def arms_of(task: tasks.Task, arms: Sequence[Arm] = ARMS) -> list[Arm]:
-    """Return the arms of a task: without batch normalisation there is nothing to freeze."""
-    return [
-        dataclasses.replace(arm, in_sensitivity=arm.in_sensitivity and task.has_sensitivity)
-        for arm in arms
-        if (task.has_batch_norm or arm.batch_norm == "frozen")
-        and (task.arms is None or arm.name in task.arms)
-    ]
+PAGE = Path(__file__).parents[1] / "README.md"
 
 
 class Computation:
@@ -71,7 +61,7 @@ class Computation:
     ) -> None:
         self.tasks = list(chosen)
         self.plan = plan
-        self.arms = {task.name: arms_of(task, arms) for task in chosen}
+        self.arms = {task.name: tasks.arms_of(task.name, arms) for task in chosen}
         self.path = path
         self.console = console
         self.records = protocol.read_records(path)
@@ -235,21 +225,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan, arms = protocol.FULL, ARMS
     if arguments.quick:
         plan, arms = protocol.QUICK, ARMS[: protocol.QUICK_ARMS]
-    if not arguments.report:
+    if arguments.report:
+        return _report(folder, plan, arms)
+    folders = tasks.Folders(arguments.data, arguments.fashion_mnist)
+    try:
+        chosen = make_tasks(arguments.task or tasks.DEFAULT_TASKS, folders, arguments.quick)
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        parser.error(str(error))
+    console = Console(file=sys.stderr, highlight=False)
+    computation = Computation(chosen, plan, arms, folder / FILE, arguments.device, console)
+    computation.run(arguments.hours)
+    if arguments.quick:
+        return _report(folder, plan, arms)
+    print(f"The runs are in {folder / FILE}. For tables and pictures, add --report.")
+    return 0
+
+
+def _report(folder: Path, plan: protocol.Protocol, arms: Sequence[Arm]) -> int:
+    """Print the tables, draw the pictures, and write the section of the page if it has one."""
+    records = protocol.read_records(folder / FILE)
+    if not records:
+        print(f"{folder / FILE} holds no run yet", file=sys.stderr)
+        return 2
+    text = report.text(records, plan, arms)
+    print(text)
+    for path in pictures.draw(records, plan, arms, folder):
+        print(f"drawn: {path}", file=sys.stderr)
+    if folder == RESULTS:
+        page = PAGE.read_text()
         try:
-            folders = tasks.Folders(arguments.data, arguments.fashion_mnist)
-            chosen = make_tasks(arguments.task or tasks.DEFAULT_TASKS, folders, arguments.quick)
-        except (FileNotFoundError, ModuleNotFoundError) as error:
-            parser.error(str(error))
-        computation = Computation(
-            chosen,
-            plan,
-            arms,
-            folder / FILE,
-            arguments.device,
-            Console(file=sys.stderr, highlight=False),
-        )
-        computation.run(arguments.hours)
+            PAGE.write_text(report.with_section(page, text))
+        except ValueError as error:
+            print(error, file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from benchmarks.transfer import text_encoder
+from benchmarks.transfer.arms import ARMS, Arm
 from dlr_tf.app import digits
 from dlr_tf.app.applications import HEAD, application_model, classifier
 
@@ -53,36 +54,90 @@ class Split(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Outline:
+    """What the report needs to know of a task, without its data.
+
+    Args:
+        title: What it is.
+        has_batch_norm: Whether the model has batch normalisation. Defaults to `True`.
+        arms: The names of the arms that are run. Defaults to `None`: all.
+        has_sensitivity: Whether rates that are too low and too high are run. Defaults to `True`.
+    """
+
+    title: str
+    has_batch_norm: bool = True
+    arms: tuple[str, ...] | None = None
+    has_sensitivity: bool = True
+
+
+OUTLINES = {
+    "digits": Outline("digits 0 to 4, then 5 to 9, 20 images a class"),
+    "text": Outline(
+        "MiniLM-L6 on Debian's package descriptions, 9 classes, 20 texts a class",
+        has_batch_norm=False,
+    ),
+    "images": Outline(
+        f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 20 images a class",
+    ),
+    # It takes long: the arms that decide about the defaults.
+    "images-60": Outline(
+        f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 60 images a class",
+        arms=(
+            "one rate, one-cycle",
+            "one rate, constant",
+            "ratio 10, one-cycle",
+            "ratio 100, SGDR 2, 1 frozen epoch",
+            "ratio 100, one-cycle",
+            "ratio 10, cosine",
+            "decay 0.75, one-cycle",
+        ),
+        has_sensitivity=False,
+    ),
+}
+
+
+def arms_of(task: str, arms: Sequence[Arm] = ARMS) -> list[Arm]:
+    """Return the arms of a task, by its name.
+
+    Args:
+        task: The name of the task.
+        arms: The arms to take from. Defaults to all.
+
+    >>> len(arms_of("digits")) - len(arms_of("text"))  # no batch normalisation to train
+    3
+    """
+    outline = OUTLINES[task]
+    return [
+        dataclasses.replace(arm, in_sensitivity=arm.in_sensitivity and outline.has_sensitivity)
+        for arm in arms
+        if (outline.has_batch_norm or arm.batch_norm == "frozen")
+        and (outline.arms is None or arm.name in outline.arms)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A pretrained model and the data to fine-tune it on.
 
     Args:
         name: The name.
-        title: What it is, for the report.
         build: Makes the classifier with its pretrained weights. The head is the layer `HEAD`.
         split: From a seed to what is trained on and validated on.
         test: Makes the test part, which no choice may use.
         blocks: The first layer of every block of layers but the first, the head included.
         epochs: Number of epochs, as the product's defaults.
         batch_size: Examples per batch.
-        has_batch_norm: Whether the model has batch normalisation.
         seconds: Seconds of a run before one was measured.
-        arms: The names of the arms that are run. Defaults to `None`: all.
-        has_sensitivity: Whether rates that are too low and too high are run. Defaults to `True`.
     """
 
     name: str
-    title: str
     build: Callable[[], keras.Model]
     split: Callable[[int], Split]
     test: Callable[[], Part]
     blocks: tuple[str, ...]
     epochs: int
     batch_size: int
-    has_batch_norm: bool
     seconds: float
-    arms: tuple[str, ...] | None = None
-    has_sensitivity: bool = True
 
     def steps_per_epoch(self) -> int:
         """Return the number of batches in an epoch; the last one may be smaller."""
@@ -93,7 +148,7 @@ def choose(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     """Return the indices of `per_class` random examples of each class, in order.
 
     >>> choose(np.array([0, 0, 0, 1, 1, 1]), 2, seed=0)
-    array([0, 2, 3, 5])
+    array([1, 2, 3, 5])
     """
     generator = np.random.default_rng(seed)
     chosen = [
@@ -149,7 +204,6 @@ def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int =
 
     return Task(
         name="digits",
-        title="digits 0-4 to 5-9, 20 images a class",
         build=build,
         split=functools.cache(
             lambda seed: _split_of(parts()["pool"], 20, seed, parts()["validation"])
@@ -158,7 +212,6 @@ def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int =
         blocks=("conv_2", "conv_3", "conv_4", HEAD),
         epochs=epochs,
         batch_size=16,
-        has_batch_norm=True,
         seconds=3.0,
     )
 
@@ -173,23 +226,19 @@ def text_task(folders: Folders, *, epochs: int = 7) -> Task:
 
     20 texts per class to train (chosen by the seed from 100), 40 to validate, 80 to test.
     """
-    path = folders.data / "debian_sections.csv"
     missing = text_encoder.missing_packages()
     if missing:
         raise ModuleNotFoundError(
             f"The task 'text' needs packages that are not installed: {', '.join(missing)}. "
             'Run: pip install -e ".[bench]", or choose other tasks with --task.'
         )
-    _check_files("text", [path])
+    _check_files("text", [folders.data / _SECTIONS])
 
     @functools.cache
     def parts() -> tuple[dict[str, Part], dict[str, np.ndarray]]:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        ids = text_encoder.tokenize([row["text"] for row in rows], _TEXT_LENGTH)
+        texts, labels, splits = read_sections(folders.data)
+        ids = text_encoder.tokenize(texts, _TEXT_LENGTH)
         ids, weights = text_encoder.only_used_tokens(ids, text_encoder.read_weights())
-        _, labels = np.unique([row["section"] for row in rows], return_inverse=True)
-        splits = np.array([row["split"] for row in rows])
         found = {
             name: Part(ids[splits == name], labels[splits == name].astype("int32"))
             for name in ("train", "validation", "test")
@@ -204,7 +253,6 @@ def text_task(folders: Folders, *, epochs: int = 7) -> Task:
 
     return Task(
         name="text",
-        title="MiniLM-L6 on Debian's package descriptions, 9 classes, 20 texts a class",
         build=build,
         split=functools.cache(
             lambda seed: _split_of(parts()[0]["train"], 20, seed, parts()[0]["validation"])
@@ -213,9 +261,19 @@ def text_task(folders: Folders, *, epochs: int = 7) -> Task:
         blocks=(*(f"block_{block}_attention" for block in range(6)), HEAD),
         epochs=epochs,
         batch_size=16,
-        has_batch_norm=False,
         seconds=15.0,
     )
+
+
+_SECTIONS = "debian_sections.csv"
+
+
+def read_sections(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the texts, the number of each text's class, and the part it belongs to."""
+    with (folder / _SECTIONS).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    _, labels = np.unique([row["section"] for row in rows], return_inverse=True)
+    return [row["text"] for row in rows], labels, np.array([row["split"] for row in rows])
 
 
 # --- Images
@@ -232,7 +290,6 @@ def images_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE) ->
     parts = functools.cache(lambda: _read_archive(archive, size))
     return Task(
         name="images",
-        title=f"MobileNetV2 on Fashion-MNIST at {size} pixels, 20 images a class",
         build=functools.partial(_mobilenet, weights, size),
         split=functools.lru_cache(maxsize=2)(
             lambda seed: _split_of(parts()["train"], 20, seed, None)
@@ -241,7 +298,6 @@ def images_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE) ->
         blocks=_MOBILENET_BLOCKS,
         epochs=epochs,
         batch_size=16,
-        has_batch_norm=True,
         seconds=25.0,
     )
 
@@ -288,17 +344,13 @@ def images_60_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE)
 
     return Task(
         name="images-60",
-        title=f"MobileNetV2 on Fashion-MNIST at {size} pixels, 60 images a class",
         build=functools.partial(_mobilenet, weights, size),
         split=split,
         test=test,
         blocks=_MOBILENET_BLOCKS,
         epochs=epochs,
         batch_size=32,
-        has_batch_norm=True,
         seconds=60.0,
-        arms=_ARMS_OF_60,
-        has_sensitivity=False,
     )
 
 
@@ -310,16 +362,6 @@ def _read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(contents, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
 
 
-# The task takes long: the arms that decide about the defaults.
-_ARMS_OF_60 = (
-    "one rate, one-cycle",
-    "one rate, constant",
-    "ratio 10, one-cycle",
-    "ratio 100, SGDR 2, 1 frozen epoch",
-    "ratio 100, one-cycle",
-    "ratio 10, cosine",
-    "decay 0.75, one-cycle",
-)
 _MOBILENET = "mobilenet_v2_imagenet_notop.weights.h5"
 _MOBILENET_BLOCKS = (
     "expanded_conv_depthwise",
