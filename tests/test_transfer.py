@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import io
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 from scipy import stats
 
 from benchmarks.transfer import __main__ as command
@@ -178,6 +180,8 @@ PLAN = protocol.Protocol(
     multipliers=(0.1, 10.0),
     sensitivity_seeds=(0, 1),
 )
+NAMES = ("digits", "text")
+REST = ("digits", arms.ARMS[arms.N_KEY].name, TUNE)
 ARM = Arm("one rate, one-cycle", arms.ONE, arms.ONECYCLE, in_sensitivity=True)
 
 
@@ -229,6 +233,28 @@ def test_the_rate_is_chosen_by_the_mean_over_all_seeds_of_the_best_rates() -> No
 def test_of_equal_rates_the_lower_one_is_chosen() -> None:
     scores = {(rate, seed): 0.5 for rate in PLAN.rates for seed in (7, 8)}
     assert protocol.chosen_rate(PLAN, "digits", ARM.name, tuned(scores)) == 0.1
+
+
+def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: pathlib.Path) -> None:
+    chosen = [toy_task(name=name) for name in ("digits", "text")]
+    path = tmp_path / "transfer.jsonl"
+    computation = command.Computation(
+        chosen, protocol.QUICK, arms.ARMS, path, "cpu", Console(file=io.StringIO())
+    )
+    order = []
+    for task, arm, run in computation.work():
+        order.append((task.name, arm.name, run.stage))
+        computation.records[run] = record_of(run, 0.5, 0.5)
+    n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
+    key = [arm.name for arm in arms.ARMS[: arms.N_KEY]]
+    assert n_key == {"digits": 9 * len(key), "text": 9 * len(key)}
+    assert {name for _, name, _ in order[: sum(n_key.values())]} == {*key}
+    first = list(dict.fromkeys((task, stage) for task, _, stage in order[: sum(n_key.values())]))
+    assert first == [
+        *((task, stage) for task in NAMES for stage in (TUNE, FINAL)),
+        *((task, SENSITIVITY) for task in NAMES),
+    ]
+    assert computation.seconds_left() == 0
 
 
 def test_a_torn_last_line_is_run_again(tmp_path: pathlib.Path) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import platform
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmarks import common
 from benchmarks.transfer import pictures, protocol, report, tasks
-from benchmarks.transfer.arms import ARMS, Arm
+from benchmarks.transfer.arms import ARMS, N_KEY, Arm
 from benchmarks.transfer.training import Trainer, trainers
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -87,7 +86,7 @@ class Computation:
         terminal = self.console.is_terminal
         with Progress(*columns, console=self.console, disable=not terminal) as progress:
             bar = progress.add_task("", total=left, left="")
-            for task, arm, run in self._work():
+            for task, arm, run in self.work():
                 elapsed = time.monotonic() - start
                 if hours is not None and elapsed > 3600 * hours:
                     self.console.print(f"stopped after {hours:g} hours: {self.estimate()}")
@@ -115,16 +114,16 @@ class Computation:
         self.console.print(f"all runs are there; {done} of them are new")
         return True
 
-    def _work(self) -> Iterator[tuple[tasks.Task, Arm, protocol.Run]]:
-        """Give the runs in order: each stage over all arms, so that what is there is comparable."""
-        for stages in protocol.PASSES:
-            for task, stage in itertools.product(self.tasks, stages):
-                for arm in self.arms[task.name]:
-                    runs = protocol.runs_of_stage(self.plan, stage, task.name, arm, self.records)
-                    assert runs is not None, "the stages before are complete"
-                    for run in runs:
-                        if run not in self.records:
-                            yield task, arm, run
+    def work(self) -> Iterator[tuple[tasks.Task, Arm, protocol.Run]]:
+        """Give the runs that are not there, in order."""
+        by_name = {task.name: task for task in self.tasks}
+        for name, stage, chosen in protocol.order_of_work([*by_name], N_KEY):
+            for arm in self.arms[name][chosen]:
+                runs = protocol.runs_of_stage(self.plan, stage, name, arm, self.records)
+                assert runs is not None, "the stages before are complete"
+                for run in runs:
+                    if run not in self.records:
+                        yield by_name[name], arm, run
 
     def _record(self, task: tasks.Task, arm: Arm, run: protocol.Run) -> dict[str, Any]:
         trainer = self._trainer(task.name)

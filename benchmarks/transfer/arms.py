@@ -54,7 +54,8 @@ RIVAL = "one rate, one-cycle"  # the honest rival
 COMMON = "one rate, constant"  # what people do
 DEFAULT = "ratio 100, SGDR 2, 1 frozen epoch"  # the product's default when this was written
 
-# The most important ones first: a computation that is stopped has done these.
+N_KEY = 7
+# The key arms first: a computation that is stopped has done these.
 ARMS: tuple[Arm, ...] = (
     Arm(RIVAL, ONE, ONECYCLE, in_sensitivity=True),
     Arm(COMMON, ONE, CONSTANT, in_sensitivity=True),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,8 +170,34 @@ def runs_of_stage(
 
 
 N_STAGES = 4
-# A task's main results come before any task's sensitivity.
-PASSES = ((0, 1, 2), (3,))
+TUNED, SENSITIVE = (0, 1, 2), (3,)
+
+
+def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, slice]]:
+    """Give a task, a stage, and which arms to run in it, in the order of the work.
+
+    The key arms of all tasks come first, with their sensitivity, so that a computation that is
+    stopped has compared them. Each stage goes over all these arms before the next one.
+
+    Args:
+        tasks: The names of the tasks.
+        n_key: How many arms, the first ones, are the key arms.
+
+    >>> for task, stage, arms in order_of_work(["digits"], n_key=7):
+    ...     print(task, stage, arms)
+    digits 0 slice(None, 7, None)
+    digits 1 slice(None, 7, None)
+    digits 2 slice(None, 7, None)
+    digits 3 slice(None, 7, None)
+    digits 0 slice(7, None, None)
+    digits 1 slice(7, None, None)
+    digits 2 slice(7, None, None)
+    digits 3 slice(7, None, None)
+    """
+    for arms in (slice(n_key), slice(n_key, None)):
+        for stages in (TUNED, SENSITIVE):
+            for task, stage in itertools.product(tasks, stages):
+                yield task, stage, arms
 
 
 def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
