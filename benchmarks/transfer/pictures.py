@@ -93,7 +93,7 @@ def _panels(tasks: Sequence[str] | dict[str, Any]) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(tasks) + 1.0, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(tasks) + 1.0, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, len(tasks), squeeze=False)[0])
 
@@ -106,7 +106,11 @@ def _save(figure: Any, panels: Sequence[Any], path: Path, title: str) -> Path:
     for axes in panels:
         handles.update(dict(zip(*reversed(axes.get_legend_handles_labels()))))
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(panels),
+        frameon=False,
     )
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
