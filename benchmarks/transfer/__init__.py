@@ -1,0 +1,1 @@
+"""Do rates per group and restarts help, how much, and with which defaults?"""

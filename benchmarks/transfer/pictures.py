@@ -1,0 +1,117 @@
+"""Two pictures of the stored runs: accuracy over epochs, and over the multiplier of the rate."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.transfer import report
+from benchmarks.transfer.arms import COMMON, DEFAULT, RIVAL, Arm
+from benchmarks.transfer.intervals import t_interval
+from benchmarks.transfer.protocol import Protocol
+from benchmarks.transfer.tasks import OUTLINES, arms_of
+
+# A picture shows few arms, or none can be told apart.
+SHOWN = (RIVAL, COMMON, "ratio 10, one-cycle", DEFAULT, "head only")
+CURVES, SENSITIVITY = "transfer_curves.png", "transfer_sensitivity.png"
+
+
+def draw(records: report.Records, plan: Protocol, arms: Sequence[Arm], folder: Path) -> list[Path]:
+    """Draw the pictures that the runs suffice for.
+
+    Args:
+        records: The stored runs.
+        plan: The protocol.
+        arms: The arms.
+        folder: Where the pictures go.
+
+    Returns:
+        The files that were written.
+    """
+    curves, sensitivities = {}, {}
+    for task in OUTLINES:
+        chosen = [arm for arm in arms_of(task, arms) if arm.name in SHOWN]
+        found = [one for one in report.results(records, plan, task, chosen) if one.curves]
+        if found:
+            curves[task] = {one.name: list(one.curves.values()) for one in found}
+        by_arm = report.sensitivity(records, plan, task, chosen)
+        if by_arm:
+            sensitivities[task] = by_arm
+    written = []
+    if curves:
+        written.append(_draw_curves(curves, folder / CURVES))
+    if sensitivities:
+        written.append(_draw_sensitivity(sensitivities, folder / SENSITIVITY))
+    return written
+
+
+def _draw_curves(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> Path:
+    figure, panels = _panels(curves)
+    for axes, (task, by_arm) in zip(panels, curves.items()):
+        lowest_ends = []
+        for name, by_seed in by_arm.items():
+            intervals = [t_interval(values) for values in zip(*by_seed)]
+            epochs = range(1, len(intervals) + 1)
+            color = f"C{SHOWN.index(name)}"
+            axes.plot(epochs, [one.mean for one in intervals], color=color, label=name)
+            axes.fill_between(
+                epochs,
+                [one.low for one in intervals],
+                [one.high for one in intervals],
+                color=color,
+                alpha=0.15,
+                linewidth=0,
+            )
+            lowest_ends.append(intervals[-1].mean)
+        # The first epochs are far below the last ones, which are what is compared.
+        axes.set_ylim(bottom=max(0.0, min(lowest_ends) - 0.25), top=1.0)
+        axes.set_xlabel("epoch")
+        axes.set_title(task)
+    panels[0].set_ylabel("accuracy on the validation part")
+    return _save(figure, panels, path, "Mean over the seeds, and its 95 % interval")
+
+
+def _draw_sensitivity(
+    sensitivities: dict[str, dict[str, dict[float, dict[int, float]]]], path: Path
+) -> Path:
+    figure, panels = _panels(sensitivities)
+    for axes, (task, by_arm) in zip(panels, sensitivities.items()):
+        for name, by_multiplier in by_arm.items():
+            multipliers = sorted(by_multiplier)
+            means = [statistics.mean(by_multiplier[m].values()) for m in multipliers]
+            axes.plot(multipliers, means, "o-", color=f"C{SHOWN.index(name)}", label=name)
+        axes.set_xscale("log")
+        axes.set_xlabel("factor of the tuned rate")
+        axes.set_title(task)
+    panels[0].set_ylabel("accuracy on the test part")
+    return _save(figure, panels, path, "Mean over the seeds")
+
+
+def _panels(tasks: Sequence[str] | dict[str, Any]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(tasks) + 1.0, 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, len(tasks), squeeze=False)[0])
+
+
+def _save(figure: Any, panels: Sequence[Any], path: Path, title: str) -> Path:
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    # A task may have fewer arms than another.
+    handles = {}
+    for axes in panels:
+        handles.update(dict(zip(*reversed(axes.get_legend_handles_labels()))))
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(panels),
+        frameon=False,
+    )
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,296 @@
+"""Which runs there are, in which order, and what is stored of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.transfer.arms import Arm
+
+VERSION = 1  # raised when runs are no longer comparable with stored ones
+TUNE, FINAL, SENSITIVITY = "tune", "final", "sensitivity"
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What every arm of every task goes through.
+
+    1. Tuning, first: every rate of the grid, with `first_seeds`.
+    2. Tuning, second: the `n_best` rates again, with `more_seeds`. The chosen rate is the one with
+       the best mean accuracy on the validation part after the last epoch, over all these seeds.
+       The test part is not computed.
+    3. Final: the chosen rate with `seeds`, which tuning did not use.
+    4. Sensitivity: the chosen rate times each of `multipliers`, with `sensitivity_seeds`.
+
+    Args:
+        rates: The grid of peak rates, the same for all arms.
+        first_seeds: Seeds of the first tuning.
+        n_best: How many rates are tried again.
+        more_seeds: Seeds of the second tuning.
+        seeds: Seeds of the final runs.
+        multipliers: Factors of the rate, too low and too high.
+        sensitivity_seeds: Seeds of these runs, which are among `seeds`.
+    """
+
+    rates: tuple[float, ...] = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
+    first_seeds: tuple[int, ...] = (1000,)
+    n_best: int = 3
+    more_seeds: tuple[int, ...] = (1001, 1002)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    multipliers: tuple[float, ...] = (0.1, 1 / 3, 3.0, 10.0)
+    sensitivity_seeds: tuple[int, ...] = (0, 1, 2)
+
+
+FULL = Protocol()
+QUICK = Protocol(
+    rates=(1e-3, 1e-2),
+    n_best=1,
+    more_seeds=(1001,),
+    seeds=(0, 1),
+    multipliers=(0.1, 10.0),
+    sensitivity_seeds=(0, 1),
+)
+QUICK_ARMS = 2
+
+
+class Run(NamedTuple):
+    """One training. Its fields, with the version of the protocol, are the key of its record."""
+
+    task: str
+    arm: str
+    stage: str
+    learning_rate: float
+    seed: int
+
+
+Record = Mapping[str, Any]
+
+
+def run_of(record: Record) -> Run:
+    """Return the run that a record is of."""
+    return Run(
+        record["task"], record["arm"], record["stage"], record["learning_rate"], record["seed"]
+    )
+
+
+def rounded(rate: float) -> float:
+    """Return a rate with six digits, so that it is the same number wherever it is computed.
+
+    >>> rounded(1e-3 / 3)
+    0.000333333
+    """
+    return float(f"{rate:.6g}")
+
+
+# --- What there is to do
+
+
+def first_tuning(protocol: Protocol, task: str, arm: str) -> list[Run]:
+    """Return the runs over the whole grid."""
+    return [
+        Run(task, arm, TUNE, rate, seed) for rate in protocol.rates for seed in protocol.first_seeds
+    ]
+
+
+def second_tuning(
+    protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
+) -> list[Run] | None:
+    """Return the runs of the best rates; `None` before the first tuning is complete."""
+    firsts = first_tuning(protocol, task, arm)
+    if any(run not in records for run in firsts):
+        return None
+    scores = {rate: _mean_validation(firsts, rate, records) for rate in protocol.rates}
+    # Of equal rates the lower one: `sorted` keeps the order of the grid.
+    best = sorted(protocol.rates, key=lambda rate: -scores[rate])[: protocol.n_best]
+    return [Run(task, arm, TUNE, rate, seed) for rate in best for seed in protocol.more_seeds]
+
+
+def chosen_rate(
+    protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
+) -> float | None:
+    """Return the tuned rate; `None` before tuning is complete."""
+    seconds = second_tuning(protocol, task, arm, records)
+    if seconds is None or any(run not in records for run in seconds):
+        return None
+    runs = [*first_tuning(protocol, task, arm), *seconds]
+    candidates = sorted({run.learning_rate for run in seconds})
+    return max(candidates, key=lambda rate: _mean_validation(runs, rate, records))
+
+
+def _mean_validation(runs: Iterable[Run], rate: float, records: Mapping[Run, Record]) -> float:
+    return statistics.mean(
+        records[run]["validation"][-1] for run in runs if run.learning_rate == rate
+    )
+
+
+def final_runs(
+    protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
+) -> list[Run] | None:
+    """Return the runs at the tuned rate; `None` before it is known."""
+    rate = chosen_rate(protocol, task, arm, records)
+    if rate is None:
+        return None
+    return [Run(task, arm, FINAL, rate, seed) for seed in protocol.seeds]
+
+
+def sensitivity_runs(
+    protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
+) -> list[Run] | None:
+    """Return the runs at rates too low and too high; `None` before the tuned rate is known."""
+    rate = chosen_rate(protocol, task, arm, records)
+    if rate is None:
+        return None
+    return [
+        Run(task, arm, SENSITIVITY, rounded(rate * factor), seed)
+        for factor in protocol.multipliers
+        for seed in protocol.sensitivity_seeds
+    ]
+
+
+def runs_of_stage(
+    protocol: Protocol, stage: int, task: str, arm: Arm, records: Mapping[Run, Record]
+) -> list[Run] | None:
+    """Return the runs of one arm in one of the four stages; `None` if they are not known yet."""
+    if stage == 0:
+        return first_tuning(protocol, task, arm.name)
+    if stage == 1:
+        return second_tuning(protocol, task, arm.name, records)
+    if stage == 2:
+        return final_runs(protocol, task, arm.name, records)
+    if not arm.in_sensitivity:
+        return []
+    return sensitivity_runs(protocol, task, arm.name, records)
+
+
+N_STAGES = 4
+TUNED, SENSITIVE = (0, 1, 2), (3,)
+
+
+def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, slice]]:
+    """Give a task, a stage, and which arms to run in it, in the order of the work.
+
+    The key arms of all tasks come first, with their sensitivity, so that a computation that is
+    stopped has compared them. Each stage goes over all these arms before the next one.
+
+    Args:
+        tasks: The names of the tasks.
+        n_key: How many arms, the first ones, are the key arms.
+
+    >>> for task, stage, arms in order_of_work(["digits"], n_key=7):
+    ...     print(task, stage, arms)
+    digits 0 slice(None, 7, None)
+    digits 1 slice(None, 7, None)
+    digits 2 slice(None, 7, None)
+    digits 3 slice(None, 7, None)
+    digits 0 slice(7, None, None)
+    digits 1 slice(7, None, None)
+    digits 2 slice(7, None, None)
+    digits 3 slice(7, None, None)
+    """
+    for arms in (slice(n_key), slice(n_key, None)):
+        for stages in (TUNED, SENSITIVE):
+            for task, stage in itertools.product(tasks, stages):
+                yield task, stage, arms
+
+
+def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
+    """Return how many runs an arm has in a stage.
+
+    >>> [n_runs(FULL, stage, Arm("", "one", "cosine", in_sensitivity=True)) for stage in range(4)]
+    [8, 6, 5, 12]
+    """
+    sensitivity = len(protocol.multipliers) * len(protocol.sensitivity_seeds)
+    return [
+        len(protocol.rates) * len(protocol.first_seeds),
+        protocol.n_best * len(protocol.more_seeds),
+        len(protocol.seeds),
+        sensitivity if arm.in_sensitivity else 0,
+    ][stage]
+
+
+def n_left(
+    protocol: Protocol, task: str, arms: Sequence[Arm], records: Mapping[Run, Record]
+) -> int:
+    """Return the number of runs of a task that are still to be done."""
+    left = 0
+    for arm in arms:
+        for stage in range(N_STAGES):
+            runs = runs_of_stage(protocol, stage, task, arm, records)
+            if runs is None:
+                left += n_runs(protocol, stage, arm)
+            else:
+                left += sum(run not in records for run in runs)
+    return left
+
+
+def seconds_per_run(task: str, records: Iterable[Record]) -> float | None:
+    """Return the median seconds of a task's runs; `None` if there is none."""
+    measured = [record["seconds"] for record in records if record["task"] == task]
+    return statistics.median(measured) if measured else None
+
+
+# --- The file
+
+
+def read_records(path: Path) -> dict[Run, Record]:
+    """Return the stored runs of this version of the protocol.
+
+    The last line may be torn, by a process that was stopped while it wrote.
+
+    Raises:
+        ValueError: If another line is not a record.
+    """
+    if not path.exists():
+        return {}
+    records = {}
+    lines = path.read_text().split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # no newline after it
+                continue
+            raise ValueError(
+                f"Line {number} of {path} is not JSON: {error}. Delete the line, and that run is "
+                f"done again. Received: {line[:80]!r}"
+            ) from error
+        if record["protocol"] == VERSION:
+            records[run_of(record)] = record
+    return records
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Write a record as one line at the end of the file, and wait until it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        _drop_torn_line(file)
+        file.write(json.dumps(_finite(record), allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_torn_line(file: Any) -> None:
+    file.seek(0)
+    contents = file.read()
+    if contents and not contents.endswith(b"\n"):
+        file.truncate(contents.rfind(b"\n") + 1)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN: a loss that diverged becomes `null`."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

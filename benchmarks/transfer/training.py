@@ -1,0 +1,262 @@
+"""Training a task many times with one compiled model: rates, data and seeds enter as values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.transfer.arms import (
+    DECAY,
+    Arm,
+    cycle_ends,
+    first_trainable_groups,
+    group_of_each,
+    groups_of,
+    peak_rates,
+    rate_table,
+    schedule_of,
+)
+from benchmarks.transfer.tasks import Part, Task
+from dlr_tf import (
+    MultiGroupOptimizer,
+    freeze_batch_norm,
+    freeze_to,
+    split_layerwise,
+    unfreeze_batch_norm,
+)
+from dlr_tf.app.applications import HEAD
+
+_EVALUATION_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run measured.
+
+    Args:
+        loss: Mean loss of the batches of each epoch.
+        validation: Accuracy on the validation part after each epoch.
+        test: Accuracy on the test part after the last epoch; `None` where it was not asked for.
+        ensemble_validation: Accuracy of the mean of the predictions at the ends of the cycles.
+        ensemble_test: The same on the test part.
+    """
+
+    loss: list[float]
+    validation: list[float]
+    test: float | None = None
+    ensemble_validation: float | None = None
+    ensemble_test: float | None = None
+
+
+class Trainer:
+    """A task's model and training steps, built once.
+
+    Every layer is a group of its own, so each arm is a table of rates (step, layer) and the index
+    of the first trainable layer in each epoch. Groups at equal rates train as one group does, bit
+    for bit. A training step is traced once per set of trainable layers; its trace reads the rates
+    from a variable.
+
+    Args:
+        task: The task.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.model = task.build()
+        self.layer_groups = split_layerwise(self.model)
+        self.optimizer = MultiGroupOptimizer(self.layer_groups, [1.0] * len(self.layer_groups))
+        self.optimizer.build(self.model.trainable_variables)
+        own = (*self.model.weights, *self.optimizer.variables)
+        self._initial = [(variable, variable.numpy()) for variable in own]
+        self._loss = keras.losses.SparseCategoricalCrossentropy()
+        steps = task.epochs * task.steps_per_epoch()
+        self._table = tf.Variable(tf.zeros((steps, len(self.layer_groups)), tf.float64))
+        self._of_layer: dict[bool, list[int]] = {}
+        self._train_steps: dict[tuple[int, str], Any] = {}
+        self.n_traces: Counter[str] = Counter()
+        part = task.split(0).train
+        self._x_spec = tf.TensorSpec((None, *part.x.shape[1:]), tf.as_dtype(part.x.dtype))
+        self._predict = self._make_predict()
+
+    def run(
+        self,
+        arm: Arm,
+        learning_rate: float,
+        seed: int,
+        *,
+        with_test: bool,
+        on_step: Callable[[int], Any] | None = None,
+    ) -> Outcome:
+        """Train from the pretrained weights, and measure.
+
+        Args:
+            arm: The arm.
+            learning_rate: Its peak rate: the head's.
+            seed: Seed of the examples, of the head's first weights, and of order and dropout.
+            with_test: Whether to measure on the test part, and the ensemble of the cycles.
+            on_step: Called after each step with its number. Defaults to nothing.
+        """
+        task = self.task
+        steps_per_epoch = task.steps_per_epoch()
+        of_layer = self.group_of_each_layer(arm)
+        n_groups = of_layer[-1] + 1
+        peaks = peak_rates(arm, learning_rate, n_groups)
+        rates = [schedule_of(arm, peak, task.epochs, steps_per_epoch) for peak in peaks]
+        table = rate_table(rates, task.epochs * steps_per_epoch)
+        self._table.assign(table[:, of_layer])
+        first_layers = [
+            of_layer.index(first) for first in first_trainable_groups(arm, n_groups, task.epochs)
+        ]
+        train, validation = task.split(seed)
+        parts = [validation, task.test()] if with_test else [validation]
+        ends = cycle_ends(arm, task.epochs, steps_per_epoch) if with_test else []
+        self._reset(seed)
+
+        x, y = tf.constant(train.x), tf.constant(train.y)
+        losses, accuracies, members = [], [], []
+        predictions: list[np.ndarray] = []
+        step = 0
+        batches = batches_of(len(train.y), task.batch_size, task.epochs, seed)
+        for first_layer, batches_of_epoch in zip(first_layers, batches, strict=True):
+            train_step = self._train_step(first_layer, arm.batch_norm)
+            batch_losses = []
+            for indices in batches_of_epoch:
+                batch_losses.append(train_step(x, y, indices))
+                if on_step is not None:
+                    on_step(step)
+                step += 1
+                if step in ends:
+                    members.append([self.predict(part) for part in parts])
+            losses.append(float(np.mean([loss.numpy() for loss in batch_losses])))
+            predictions = [self.predict(validation)]
+            accuracies.append(accuracy(predictions[0], validation.y))
+        outcome = Outcome(losses, accuracies)
+        if with_test:
+            test_accuracy = accuracy(self.predict(parts[1]), parts[1].y)
+            outcome = dataclasses.replace(outcome, test=test_accuracy)
+        if ends:
+            means = [np.mean([member[i] for member in members], axis=0) for i in range(2)]
+            outcome = dataclasses.replace(
+                outcome,
+                ensemble_validation=accuracy(means[0], parts[0].y),
+                ensemble_test=accuracy(means[1], parts[1].y),
+            )
+        return outcome
+
+    def predict(self, part: Part) -> np.ndarray:
+        """Return the probabilities of the classes for each input."""
+        starts = range(0, len(part.x), _EVALUATION_BATCH)
+        return np.concatenate(
+            [self._predict(part.x[start : start + _EVALUATION_BATCH]).numpy() for start in starts]
+        )
+
+    def group_of_each_layer(self, arm: Arm) -> list[int]:
+        """Return the number of the arm's group that each layer belongs to."""
+        by_block = arm.rates == DECAY
+        if by_block not in self._of_layer:
+            groups = groups_of(arm, self.model, self.task.blocks)
+            self._of_layer[by_block] = group_of_each(self.layer_groups, groups, self.model)
+        return self._of_layer[by_block]
+
+    def _reset(self, seed: int) -> None:
+        """Give every variable its first value, and the head new weights."""
+        for variable, value in self._initial:
+            variable.assign(value)
+        self.optimizer.rates.last_rates.assign([np.nan] * len(self.layer_groups))
+        start_head_and_dropout(self.model, seed)
+
+    def _train_step(self, first_layer: int, batch_norm: str) -> Any:
+        """Return the training step for a set of trainable layers, traced at most once."""
+        if first_layer == len(self.layer_groups) - 1:
+            batch_norm = "frozen"  # the head has none
+        key = (first_layer, batch_norm)
+        if key not in self._train_steps:
+            # The trace keeps the layers' flags as they are now.
+            (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(self.model)
+            freeze_to(self.model, self.layer_groups, first_layer)
+            step = self._make_train_step(f"{first_layer}, {batch_norm}")
+            self._train_steps[key] = step.get_concrete_function()
+        return self._train_steps[key]
+
+    def _make_train_step(self, name: str) -> Any:
+        variables = self.model.trainable_variables
+
+        @tf.function(
+            input_signature=[
+                self._x_spec,
+                tf.TensorSpec((None,), tf.int32),
+                tf.TensorSpec((None,), tf.int32),
+            ]
+        )
+        def train_step(x: Any, y: Any, indices: Any) -> Any:
+            self.n_traces[name] += 1
+            rates = self._table[self.optimizer.step_counter.value]
+            self.optimizer.rates.factors.assign(rates)
+            with tf.GradientTape() as tape:
+                probabilities = self.model(tf.gather(x, indices), training=True)
+                loss = self._loss(tf.gather(y, indices), probabilities)
+            self.optimizer.apply(tape.gradient(loss, variables), variables)
+            return loss
+
+        return train_step
+
+    def _make_predict(self) -> Any:
+        @tf.function(input_signature=[self._x_spec])
+        def predict(x: Any) -> Any:
+            self.n_traces["predict"] += 1
+            return self.model(x, training=False)
+
+        return predict
+
+
+def start_head_and_dropout(model: keras.Model, seed: int) -> None:
+    """Give the head random weights, and dropout a seed."""
+    kernel, bias = model.get_layer(HEAD).weights
+    kernel.assign(keras.initializers.GlorotUniform(seed=seed)(kernel.shape))
+    bias.assign(keras.ops.zeros_like(bias))
+    weights = {id(v) for v in model.weights}
+    states = [v for v in model.variables if id(v) not in weights]
+    for number, state in enumerate(states):
+        state.assign([1000 * (seed + 1) + number, 0])
+
+
+def batches_of(n_examples: int, batch_size: int, epochs: int, seed: int) -> list[list[np.ndarray]]:
+    """Return the indices of the examples of each batch of each epoch, in random order.
+
+    >>> [[len(batch) for batch in epoch] for epoch in batches_of(5, 2, epochs=2, seed=0)]
+    [[2, 2, 1], [2, 2, 1]]
+    """
+    generator = np.random.default_rng([seed, 1])
+    epoch_orders = (generator.permutation(n_examples).astype("int32") for _ in range(epochs))
+    return [
+        [order[start : start + batch_size] for start in range(0, n_examples, batch_size)]
+        for order in epoch_orders
+    ]
+
+
+def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of right answers.
+
+    >>> accuracy(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]))
+    0.5
+    """
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
+def trainers(tasks: Sequence[Task]) -> Callable[[str], Trainer]:
+    """Return a function from a task's name to its trainer, which is built when it is first used."""
+    by_name = {task.name: task for task in tasks}
+    built: dict[str, Trainer] = {}
+
+    def trainer(name: str) -> Trainer:
+        if name not in built:
+            built[name] = Trainer(by_name[name])
+        return built[name]
+
+    return trainer

@@ -1,0 +1,558 @@
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import io
+import json
+import math
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.transfer import __main__ as command
+from benchmarks.transfer import (
+    arms,
+    intervals,
+    pictures,
+    protocol,
+    report,
+    tasks,
+    text_encoder,
+    training,
+)
+from benchmarks.transfer.arms import Arm
+from benchmarks.transfer.protocol import FINAL, SENSITIVITY, TUNE, Run
+from dlr_tf import GradualUnfreezing, fine_tune, split_layers, split_layerwise
+from dlr_tf.app.applications import HEAD
+
+
+def toy_task(**changes: Any) -> tasks.Task:
+    """A task in which a run takes milliseconds."""
+
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(0)
+        x = inputs = keras.Input((6,))
+        for number in range(3):
+            x = keras.layers.Dense(5, name=f"dense_{number}")(x)
+            x = keras.layers.BatchNormalization(name=f"norm_{number}")(x)
+            x = keras.layers.ReLU(name=f"relu_{number}")(x)
+        x = keras.layers.Dropout(0.2, name="dropout")(x)
+        return keras.Model(inputs, keras.layers.Dense(3, activation="softmax", name=HEAD)(x))
+
+    def part(size: int, seed: int) -> tasks.Part:
+        generator = np.random.default_rng(seed)
+        labels = generator.integers(0, 3, size).astype("int32")
+        x = generator.normal(size=(size, 6)) + labels[:, None]
+        return tasks.Part(x.astype("float32"), labels)
+
+    task = tasks.Task(
+        name="toy",
+        build=build,
+        split=lambda seed: tasks.Split(part(22, seed), part(30, 100)),
+        test=lambda: part(31, 101),
+        blocks=("dense_1", "dense_2", HEAD),
+        epochs=4,
+        batch_size=8,
+        seconds=0.1,
+    )
+    return dataclasses.replace(task, **changes)
+
+
+@pytest.fixture(scope="module")
+def trainer() -> training.Trainer:
+    return training.Trainer(toy_task())
+
+
+REPRESENTATIVE = (arms.DEFAULT, "decay 0.75, one-cycle")
+
+
+class Recorder(keras.callbacks.Callback):
+    """The rates and weights after each step of `fit`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates: list[np.ndarray] = []
+        self.weights: list[list[np.ndarray]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.rates.append(self.model.optimizer.last_learning_rates)
+        self.weights.append(self.model.get_weights())
+
+
+def fine_tuned(task: tasks.Task, arm: Arm, learning_rate: float, seed: int) -> Recorder:
+    """The arm by the product: `fine_tune` with real schedules, on the same batches."""
+    model = task.build()
+    training.start_head_and_dropout(model, seed)
+    x, y = task.split(seed).train
+    batches = training.batches_of(len(y), task.batch_size, task.epochs, seed)
+    inputs = [x[indices] for epoch in batches for indices in epoch]
+    labels = [y[indices] for epoch in batches for indices in epoch]
+    data = tf.data.Dataset.from_generator(
+        lambda: zip(inputs, labels),
+        output_signature=(tf.TensorSpec((None, 6)), tf.TensorSpec((None,), tf.int32)),
+    )
+    groups = arms.groups_of(arm, model, task.blocks)
+    peaks = arms.peak_rates(arm, learning_rate, len(groups))
+    steps = task.steps_per_epoch()
+    # The trainer does not use XLA, which has other random numbers.
+    model.compile(loss="sparse_categorical_crossentropy", jit_compile=False)
+    recorder = Recorder()
+    fine_tune(
+        model,
+        groups,
+        data,
+        learning_rate=None,
+        schedule=[arms.schedule_of(arm, peak, task.epochs, steps) for peak in peaks],
+        epochs=task.epochs,
+        steps_per_epoch=steps,
+        frozen_epochs=task.epochs if arm.head_only else arm.frozen_epochs,
+        batch_norm=arm.batch_norm,
+        callbacks=[recorder, *([GradualUnfreezing(groups)] if arm.gradual else [])],
+        verbose=0,
+    )
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore:Only the head:UserWarning")
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(arm, id=arm.name, marks=[] if arm.name in REPRESENTATIVE else pytest.mark.slow)
+        for arm in arms.ARMS
+    ],
+)
+def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) -> None:
+    rates: list[np.ndarray] = []
+    weights: list[list[np.ndarray]] = []
+
+    def on_step(step: int) -> None:
+        rates.append(trainer.optimizer.last_learning_rates)
+        weights.append(trainer.model.get_weights())
+
+    trainer.run(arm, 0.01, 3, with_test=False, on_step=on_step)
+    expected = fine_tuned(trainer.task, arm, 0.01, 3)
+    assert len(rates) == len(expected.rates) == 4 * 3
+    dense = [
+        number
+        for number, group in enumerate(trainer.layer_groups)
+        if not group.layers[0].startswith("norm")  # frozen: it has no rate of its own then
+    ]
+    of_layer = np.array(trainer.group_of_each_layer(arm))[dense]
+    # Keras' own schedule rounds differently in a graph; those of the product do not.
+    rtol = 3e-7 if arm.schedule == arms.COSINE else 0
+    for mine, theirs in zip(rates, expected.rates):
+        np.testing.assert_allclose(mine[dense], theirs[of_layer], rtol=rtol)
+    for step, (ours, theirs) in enumerate(zip(weights, expected.weights)):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=f"step {step}")
+
+
+def test_nothing_is_traced_twice_and_a_run_repeats_exactly() -> None:
+    trainer = training.Trainer(toy_task())
+    by_name = {arm.name: arm for arm in arms.ARMS}
+    first = trainer.run(by_name[arms.DEFAULT], 0.01, 0, with_test=True)
+    traces = dict(trainer.n_traces)
+    assert traces == {"6, frozen": 1, "0, frozen": 1, "predict": 1}
+    others = (arms.RIVAL, "decay 0.6, one-cycle", "ratio 10, SGDR 1", "head only")
+    for name in (*others, "one rate, one-cycle, batch norm trains"):
+        trainer.run(by_name[name], 0.1, 1, with_test=False)
+    assert trainer.n_traces == {**traces, "0, train": 1}
+    assert trainer.run(by_name[arms.DEFAULT], 0.01, 0, with_test=True) == first
+    assert trainer.run(by_name[arms.DEFAULT], 0.01, 1, with_test=True) != first
+    assert trainer.n_traces == {**traces, "0, train": 1}
+
+
+# --- What there is to do, and what is stored
+
+
+PLAN = protocol.Protocol(
+    rates=(0.1, 1.0, 10.0),
+    first_seeds=(7,),
+    n_best=2,
+    more_seeds=(8,),
+    seeds=(0, 1, 2),
+    multipliers=(0.1, 10.0),
+    sensitivity_seeds=(0, 1),
+)
+NAMES = ("digits", "text")
+REST = ("digits", arms.ARMS[arms.N_KEY].name, TUNE)
+ARM = Arm("one rate, one-cycle", arms.ONE, arms.ONECYCLE, in_sensitivity=True)
+
+
+def record_of(run: Run, validation: float, test: float | None = None) -> dict[str, Any]:
+    return {
+        "protocol": protocol.VERSION,
+        **run._asdict(),
+        "loss": [1.0, 0.5],
+        "validation": [validation / 2, validation],
+        "test": test,
+        "ensemble_validation": None,
+        "ensemble_test": None,
+        "seconds": 2.0,
+        "time": "2026-11-25T10:00:00+00:00",
+        "device": "an abacus, 1 core",
+        "tensorflow": "2",
+        "keras": "3",
+        "python": "3",
+    }
+
+
+def tuned(scores: dict[tuple[float, int], float]) -> dict[Run, Any]:
+    """Records of the tuning, by rate and seed."""
+    runs = {Run("digits", ARM.name, TUNE, *key): score for key, score in scores.items()}
+    return {run: record_of(run, score) for run, score in runs.items()}
+
+
+def test_the_rate_is_chosen_by_the_mean_over_all_seeds_of_the_best_rates() -> None:
+    records = tuned({(0.1, 7): 0.5, (1.0, 7): 0.9})
+    assert protocol.second_tuning(PLAN, "digits", ARM.name, records) is None
+    records |= tuned({(10.0, 7): 0.8})
+    again = protocol.second_tuning(PLAN, "digits", ARM.name, records)
+    assert again == [Run("digits", ARM.name, TUNE, rate, 8) for rate in (1.0, 10.0)]
+    assert protocol.chosen_rate(PLAN, "digits", ARM.name, records) is None
+    # The first seed favours 1.0 by 0.1, the second one 10.0 by 0.2.
+    records |= tuned({(1.0, 8): 0.6, (10.0, 8): 0.8})
+    assert protocol.chosen_rate(PLAN, "digits", ARM.name, records) == 10.0
+    assert protocol.final_runs(PLAN, "digits", ARM.name, records) == [
+        Run("digits", ARM.name, FINAL, 10.0, seed) for seed in (0, 1, 2)
+    ]
+    runs = protocol.sensitivity_runs(PLAN, "digits", ARM.name, records)
+    assert runs is not None
+    assert [(run.learning_rate, run.seed) for run in runs] == [(1, 0), (1, 1), (100, 0), (100, 1)]
+    assert all(run.stage == SENSITIVITY for run in runs)
+    assert protocol.n_left(PLAN, "digits", [ARM], records) == 3 + 4
+    assert protocol.n_left(PLAN, "digits", [ARM], {}) == 3 + 2 + 3 + 4
+
+
+def test_of_equal_rates_the_lower_one_is_chosen() -> None:
+    scores = {(rate, seed): 0.5 for rate in PLAN.rates for seed in (7, 8)}
+    assert protocol.chosen_rate(PLAN, "digits", ARM.name, tuned(scores)) == 0.1
+
+
+def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: pathlib.Path) -> None:
+    chosen = [toy_task(name=name) for name in ("digits", "text")]
+    path = tmp_path / "transfer.jsonl"
+    computation = command.Computation(
+        chosen, protocol.QUICK, arms.ARMS, path, "cpu", Console(file=io.StringIO())
+    )
+    order = []
+    for task, arm, run in computation.work():
+        order.append((task.name, arm.name, run.stage))
+        computation.records[run] = record_of(run, 0.5, 0.5)
+    n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
+    key = [arm.name for arm in arms.ARMS[: arms.N_KEY]]
+    assert n_key == {"digits": 9 * len(key), "text": 9 * len(key)}
+    assert {name for _, name, _ in order[: sum(n_key.values())]} == {*key}
+    first = list(dict.fromkeys((task, stage) for task, _, stage in order[: sum(n_key.values())]))
+    assert first == [
+        *((task, stage) for task in NAMES for stage in (TUNE, FINAL)),
+        *((task, SENSITIVITY) for task in NAMES),
+    ]
+    assert computation.seconds_left() == 0
+
+
+def test_a_torn_last_line_is_run_again(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "new" / "transfer.jsonl"
+    assert protocol.read_records(path) == {}
+    first, second = (Run("digits", "a", FINAL, 1e-3, seed) for seed in (0, 1))
+    protocol.append_record(path, record_of(first, 0.5))
+    complete = path.read_bytes()
+    path.write_bytes(complete + b'{"protocol": 1, "task"')
+    assert [*protocol.read_records(path)] == [first]
+    protocol.append_record(path, record_of(second, math.nan))
+    assert path.read_bytes().startswith(complete)
+    records = protocol.read_records(path)
+    assert [*records] == [first, second]
+    assert records[second]["validation"] == [None, None]  # JSON has no NaN
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    with pytest.raises(ValueError, match="Line 1 of .*transfer.jsonl is not JSON.*Delete the line"):
+        protocol.read_records(path)
+
+
+def test_runs_of_another_protocol_do_not_count(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "transfer.jsonl"
+    old = {**record_of(Run("digits", "a", FINAL, 1e-3, 0), 0.5), "protocol": 0}
+    path.write_text(json.dumps(old) + "\n")
+    assert protocol.read_records(path) == {}
+
+
+# --- Statistics and report
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    generator = np.random.default_rng(0)
+    ours, theirs = generator.normal(0.8, 0.1, 5).tolist(), generator.normal(0.7, 0.1, 5).tolist()
+    expected = stats.ttest_1samp(ours, 0).confidence_interval(0.95)
+    found = intervals.t_interval(ours)
+    np.testing.assert_allclose(found, (np.mean(ours), expected.low, expected.high))
+    paired = stats.ttest_rel(ours, theirs).confidence_interval(0.9)
+    found = intervals.paired_interval(ours, theirs, confidence=0.9)
+    np.testing.assert_allclose(found[1:], (paired.low, paired.high))
+    assert intervals.t_interval([0.3]) == (0.3, -math.inf, math.inf)
+
+
+def test_samples_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        intervals.t_interval([])
+    with pytest.raises(ValueError, match="one value per seed. Received: 2 and 1 values"):
+        intervals.paired_interval([1.0, 2.0], [1.0])
+
+
+def finished(test_of: dict[str, float]) -> dict[Run, Any]:
+    """Records of arms, of which each has this test accuracy, better by a point per seed."""
+    records: dict[Run, Any] = {}
+    for name, test in test_of.items():
+        for rate, seed in ((r, s) for r in PLAN.rates for s in (7, 8)):
+            run = Run("digits", name, TUNE, rate, seed)
+            records[run] = record_of(run, 0.9 if rate == 1.0 else 0.5)
+        for seed in PLAN.seeds:
+            run = Run("digits", name, FINAL, 1.0, seed)
+            records[run] = record_of(run, test, test + 0.01 * seed)
+        for rate, loss in ((0.1, 0.3), (10.0, 0.6)):
+            for seed in PLAN.sensitivity_seeds:
+                run = Run("digits", name, SENSITIVITY, rate, seed)
+                records[run] = record_of(run, 0.1, test - loss)
+    return records
+
+
+def test_tables_compare_seed_by_seed() -> None:
+    records = finished({arms.RIVAL: 0.7, arms.COMMON: 0.75})
+    text = report.text(records, PLAN)
+    assert text.startswith(
+        "an abacus, 1 core; TensorFlow 2, Keras 3, Python 3; 2026-11-25; 26 runs"
+    )
+    assert "### Digits 0 to 4" in text
+    assert "first tuning of 25 of 27 arms" in text
+    assert "Not run: text, images, images-60." in text
+    final, factors = text.split("Test accuracy at the tuned rate times a factor:")
+    constant, rival = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in final.splitlines()
+        if line.startswith("| one rate")
+    )
+    # The difference is the same for every seed, so its interval is a point.
+    assert constant == [
+        arms.COMMON, "1", "0.900", "0.760 (0.735 to 0.785)", "+5.0 (+5.0 to +5.0)", "-", "2"
+    ]  # fmt: skip
+    assert rival[4:] == ["-", "-5.0 (-5.0 to -5.0)", "2"]
+    (line,) = (line for line in factors.splitlines() if line.startswith("| one rate, constant"))
+    # The mean over the seeds 0 and 1 of 0.45, 0.755 and 0.15.
+    expected = [arms.COMMON, "0.450", "0.755", "0.150", "0.452", "+5.0 (+5.0 to +5.0)"]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == expected
+
+
+def test_report_of_any_part_of_the_runs(tmp_path: pathlib.Path) -> None:
+    records = finished({arms.RIVAL: 0.7, "ratio 10, one-cycle": 0.8})
+    for run in [*records][:: max(1, len(records) // 8)]:
+        del records[run]
+        text = report.text(records, PLAN)
+        assert "Not complete" in text
+        pictures.draw(records, PLAN, arms.ARMS, tmp_path)
+
+
+def test_only_a_page_with_marks_is_changed() -> None:
+    with pytest.raises(ValueError, match="should hold the marks '<!-- begin transfer -->'"):
+        report.with_section("# Benchmarks", "a table")
+
+
+def test_every_name_is_that_of_an_arm() -> None:
+    names = [arm.name for arm in arms.ARMS]
+    assert len(set(names)) == len(names)
+    for outline in tasks.OUTLINES.values():
+        assert set(outline.arms or ()) <= set(names)
+    assert {arms.RIVAL, arms.COMMON, arms.DEFAULT, *pictures.SHOWN} <= set(names)
+    assert [*tasks.TASKS] == [*tasks.OUTLINES]
+
+
+# --- The command
+
+
+def test_quick_run_and_its_continuation(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quick", "--device", "cpu", "--output", str(tmp_path)]
+    assert command.main([*options, "--hours", "0"]) == 2  # no time for any run
+    assert "digits: 18 runs left" in capsys.readouterr().err
+    assert command.main(options) == 0
+    output = capsys.readouterr()
+    assert "all runs are there; 18 of them are new" in output.err
+    assert "| one rate, one-cycle |" in output.out
+    assert (tmp_path / pictures.CURVES).stat().st_size > 1000
+    assert (tmp_path / pictures.SENSITIVITY).stat().st_size > 1000
+    path = tmp_path / command.FILE
+    lines = path.read_text().splitlines()
+    assert len(lines) == 18
+    for line in map(json.loads, lines):
+        # Nothing that chooses has seen the test part.
+        assert (line["test"] is None) == (line["stage"] == TUNE)
+        assert len(line["validation"]) == len(line["loss"]) == 2
+    # A run that is lost is done again, and gives the same.
+    path.write_text("".join(f"{line}\n" for line in lines[:-1]))
+    assert command.main(options) == 0
+    assert "1 of them are new" in capsys.readouterr().err
+    last = json.loads(path.read_text().splitlines()[-1])
+    for key in ("learning_rate", "seed", "validation", "test"):
+        assert last[key] == json.loads(lines[-1])[key]
+
+
+def test_missing_data_is_a_clear_error(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cpu", "--task", "images", "--data", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert f"needs the file fashion_mini.tar.gz, which is not in {tmp_path}" in message
+    assert "Give the folder of the data with --data" in message
+
+
+def test_missing_packages_are_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(text_encoder, "NEEDED", ("a_package_that_is_not_there",))
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cpu", "--task", "text"])
+    assert "a_package_that_is_not_there. Run: pip install" in capsys.readouterr().err
+
+
+def test_parts_of_the_digits_do_not_overlap() -> None:
+    task = tasks.digits_task(tasks.Folders())
+    splits = [task.split(seed) for seed in (0, 1)]
+    parts = [*(split.train for split in splits), splits[0].validation, task.test()]
+    pixels = [{image.tobytes() for image in part.x} for part in parts]
+    assert [len(part.y) for part in parts] == [100, 100, 200, 400]
+    for other in pixels[2:]:
+        assert not pixels[0] & other and not pixels[1] & other
+    assert not pixels[2] & pixels[3]
+    assert pixels[0] != pixels[1]
+    assert all(np.bincount(part.y).min() == len(part.y) // 5 for part in parts)
+
+
+# --- The text encoder
+
+
+def random_bert(n_tokens: int, width: int, inner: int, n_blocks: int) -> dict[str, np.ndarray]:
+    """Weights with the names and shapes of the file."""
+    generator = np.random.default_rng(0)
+    weights = {}
+
+    def add(name: str, *shape: int) -> None:
+        weights[name] = generator.normal(0, 0.5, shape).astype("float32")
+
+    def add_dense(name: str, outputs: int, inputs: int) -> None:
+        add(f"{name}.weight", outputs, inputs)
+        add(f"{name}.bias", outputs)
+
+    def add_norm(name: str) -> None:
+        add(f"{name}.weight", width)
+        add(f"{name}.bias", width)
+
+    for name, size in (("word", n_tokens), ("position", 8), ("token_type", 2)):
+        add(f"embeddings.{name}_embeddings.weight", size, width)
+    add_norm("embeddings.LayerNorm")
+    for block in range(n_blocks):
+        prefix = f"encoder.layer.{block}"
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            add_dense(f"{prefix}.attention.{name}", width, width)
+        add_norm(f"{prefix}.attention.output.LayerNorm")
+        add_dense(f"{prefix}.intermediate.dense", inner, width)
+        add_dense(f"{prefix}.output.dense", width, inner)
+        add_norm(f"{prefix}.output.LayerNorm")
+    return weights
+
+
+def bert_in_numpy(weights: dict[str, np.ndarray], ids: np.ndarray, n_heads: int) -> np.ndarray:
+    """One text through BERT, without padding, as the article writes it; the mean of its tokens."""
+
+    def dense(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-12)
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = weights["embeddings.word_embeddings.weight"][ids]
+    x = x + weights["embeddings.position_embeddings.weight"][: len(ids)]
+    x = x + weights["embeddings.token_type_embeddings.weight"][0]
+    x = norm(x, "embeddings.LayerNorm")
+    n_blocks = sum(name.endswith("attention.self.query.weight") for name in weights)
+    for block in range(n_blocks):
+        prefix = f"encoder.layer.{block}"
+        q, k, v = (
+            np.split(dense(x, f"{prefix}.attention.self.{name}"), n_heads, axis=-1)
+            for name in ("query", "key", "value")
+        )
+        heads = []
+        for head in range(n_heads):
+            scores = np.exp(q[head] @ k[head].T / np.sqrt(q[head].shape[-1]))
+            heads.append(scores / scores.sum(axis=-1, keepdims=True) @ v[head])
+        y = dense(np.concatenate(heads, axis=-1), f"{prefix}.attention.output.dense")
+        x = norm(x + y, f"{prefix}.attention.output.LayerNorm")
+        y = dense(x, f"{prefix}.intermediate.dense")
+        y = dense(y * stats.norm.cdf(y), f"{prefix}.output.dense")
+        x = norm(x + y, f"{prefix}.output.LayerNorm")
+    return x.mean(axis=0)
+
+
+def test_the_encoder_is_bert() -> None:
+    weights = random_bert(n_tokens=11, width=6, inner=10, n_blocks=2)
+    model = text_encoder.build_encoder(weights, length=5, n_heads=3)
+    texts = [[1, 2, 3, 4, 5], [9, 10], [7, 7, 1]]
+    ids = np.array([text + [0] * (5 - len(text)) for text in texts])
+    found = model(ids).numpy()
+    for vector, text in zip(found, texts):
+        expected = bert_in_numpy(weights, np.array(text), n_heads=3)
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_that_do_not_occur_can_be_left_out() -> None:
+    weights = random_bert(n_tokens=11, width=6, inner=10, n_blocks=1)
+    ids = np.array([[9, 2, 0], [3, 9, 9]])
+    expected = text_encoder.build_encoder(weights, length=3, n_heads=2)(ids)
+    fewer, table = text_encoder.only_used_tokens(ids, weights)
+    small = text_encoder.build_encoder(table, length=3, n_heads=2)
+    np.testing.assert_array_equal(small(fewer), expected)
+    assert small.get_layer("embedding").weights[0].shape == (4, 6)
+
+
+def test_every_layer_of_the_encoder_is_a_leaf() -> None:
+    weights = random_bert(n_tokens=11, width=6, inner=10, n_blocks=1)
+    model = text_encoder.build_encoder(weights, length=3, n_heads=2)
+    assert [group.layers[0] for group in split_layerwise(model)] == [
+        "embedding",
+        "embedding_norm",
+        *(f"block_0_{part}" for part in ("attention", "norm_1", "dense_1", "dense_2", "norm_2")),
+    ]
+    first, second = split_layers(model, ["block_0_dense_1"])
+    assert "block_0_norm_1" in first.layers and second.layers[0] == "block_0_dense_1"
+
+
+@pytest.mark.slow
+def test_the_pretrained_encoder_knows_the_sections() -> None:
+    missing = text_encoder.missing_packages()
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    if not (tasks.DATA / "debian_sections.csv").is_file():
+        pytest.skip(f"debian_sections.csv is not in {tasks.DATA}")
+    texts, sections, splits = tasks.read_sections(tasks.DATA)
+    ids = text_encoder.tokenize(texts, 32)
+    ids, weights = text_encoder.only_used_tokens(ids, text_encoder.read_weights())
+    vectors = text_encoder.build_encoder(weights, 32).predict(ids, verbose=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    train, validation = splits == "train", splits == "validation"
+    nearest = (vectors[validation] @ vectors[train].T).argmax(axis=1)
+    accuracy = np.mean(sections[train][nearest] == sections[validation])
+    assert accuracy == pytest.approx(0.76, abs=0.01)
+
+
+def test_examples_in_docstrings() -> None:
+    modules = (arms, command, intervals, protocol, report, tasks, text_encoder, training)
+    found = [doctest.testmod(module) for module in modules]
+    assert sum(one.attempted for one in found) >= 15
+    assert not any(one.failed for one in found)
