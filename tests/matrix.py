@@ -42,7 +42,7 @@ class Row:
     Args:
         name: Name of the row, for the command line.
         python: Version of Python.
-        packages: What is installed before dlr_tf.
+        packages: What is installed before dlr_tf, in this order.
         may_fail: Whether a failure is only reported.
     """
 
@@ -59,7 +59,7 @@ ROWS = (
     Row("2.20", "3.12", ("tensorflow==2.20.*", "keras==3.13.*")),
     Row("2.21", "3.12", ("tensorflow==2.21.*", "keras==3.14.*")),
     Row("newest", "3.13", ("tensorflow", "keras")),
-    Row("nightly", "3.12", ("tensorflow", "keras-nightly"), may_fail=True),
+    Row("nightly", "3.12", ("tensorflow", "keras-nightly>=3.16.0.dev0"), may_fail=True),
 )
 
 
@@ -93,13 +93,11 @@ class Environment:
         else:
             run([python, "-m", "venv", str(folder)])
 
-    def install(self, *requirements: str, pre: bool = False) -> None:
+    def install(self, *requirements: str) -> None:
         if self._uv:
             command = [self._uv, "pip", "install", "--quiet", "--python", self.python]
-            # Only the packages that are named may be releases under development.
-            command += ["--prerelease=explicit"] if pre else []
         else:
-            command = [self.python, "-m", "pip", "install", "--quiet", *(["--pre"] if pre else [])]
+            command = [self.python, "-m", "pip", "install", "--quiet"]
         run([*command, *requirements])
 
     def versions(self) -> dict[str, str]:
@@ -189,7 +187,8 @@ def run_row(row: Row, folder: Path, pytest_arguments: Sequence[str]) -> dict[str
     """Run one row in an empty folder; return its result."""
     began = time.monotonic()
     environment = Environment(folder / "environment", find_python(row.python))
-    environment.install(*row.packages, pre=row.name == "nightly")
+    for package in row.packages:  # in turn: `keras-nightly` replaces the files of `keras`
+        environment.install(package)
     before = environment.versions()
     build = folder / "build"
     shutil.copytree(
@@ -234,7 +233,8 @@ def is_good(result: Mapping[str, Any]) -> bool:
 
 
 def keras_of(result: Mapping[str, Any]) -> str:
-    return result.get("keras") or f"{result['keras-nightly']} (nightly)"
+    nightly = result.get("keras-nightly")
+    return f"{nightly} (nightly)" if nightly else result["keras"]
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -291,6 +291,14 @@ def stored() -> dict[str, dict[str, Any]]:
     return {result["row"]: result for result in found}
 
 
+def store(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the results, and the pages that show them."""
+    found = list(results.values())
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), found))
+
+
 @contextlib.contextmanager
 def row_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="dlr_tf-matrix-") as folder:
@@ -331,14 +339,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{row.name}: installing dlr_tf changed TensorFlow, Keras or NumPy", flush=True)
         bad = bad or not (is_good(result) or row.may_fail)
         if not arguments.no_store:
-            results = {**stored(), row.name: result}
-            RESULTS.write_text(json.dumps(list(results.values()), indent=1) + "\n")
-    results = list(stored().values())
+            store({**stored(), row.name: result})
     if not arguments.no_store:
-        for page in PAGES:
-            page.write_text(fill(page.read_text(), results))
-    if arguments.tables or len(results) > 1:
-        print(table(results))
+        store(stored())
+        print(table(list(stored().values())))
     return int(bad)
 
 
