@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import site
+import sys
 import sysconfig
 from collections.abc import Iterable
 
@@ -40,8 +41,13 @@ def installed_packages() -> list[str]:
 
     pip builds with the interpreter of that environment, and hides its packages from `sys.path`.
     """
-    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    folders = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+    ]
+    if sys.prefix == sys.base_prefix:  # a virtual environment does not use the user's packages
+        folders.append(site.getusersitepackages())
     found = importlib.metadata.distributions(path=list(dict.fromkeys(folders)))
     return [package.metadata["Name"] or "" for package in found]
 

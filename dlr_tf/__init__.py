@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+from dlr_tf.core._versions import check_backend, check_installed, check_versions
 
-if importlib.util.find_spec("tensorflow") is None:
-    raise ImportError("dlr_tf needs TensorFlow. Run `pip install tensorflow`.")
+check_installed()
 
 import keras
 import tensorflow as tf
 
-from dlr_tf.core._versions import check_versions
-
 check_versions(tf.__version__, keras.__version__)
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "dlr_tf works with Keras on TensorFlow. Set the environment variable "
-        f"KERAS_BACKEND=tensorflow before importing keras. Received: {keras.backend.backend()!r}"
-    )
+check_backend(keras.backend.backend())
 
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise

@@ -3,7 +3,7 @@
 Each row has an environment of its own, made with `uv` where it is installed, else with `venv` and
 `pip`, and removed after the row. First TensorFlow and Keras are installed, as a user has them. Then
 the package is installed from its source distribution, which must not change them, and the
-quickstart of README runs in an empty folder. Then the suite runs.
+quickstart of README runs in an empty folder. Then the suite runs on the working tree.
 
 The results are stored in `tests/matrix.json` after every row. A row that has passed with the same
 files is not run again. The tables of `docs/versions.md` and README are written from the results.
@@ -51,6 +51,9 @@ class Row:
     packages: tuple[str, ...]
     may_fail: bool = False
 
+
+# What pytest returns when all tests passed, and when some failed.
+PASSED, FAILED = 0, 1
 
 ROWS = (
     Row("lowest", "3.10", ("tensorflow==2.16.*", "keras==3.10.*")),
@@ -118,10 +121,9 @@ def run(
     *,
     folder: Path = ROOT,
     capture: bool = False,
-    path: str | None = None,
     check: bool = True,
-) -> str:
-    """Run a command on the CPU; return what it printed if `capture`.
+) -> Any:
+    """Run a command on the CPU; return its status, or what it printed if `capture`.
 
     Raises:
         RuntimeError: If it fails, and `check`.
@@ -138,7 +140,7 @@ def run(
     )
     if check and result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: failed\n{result.stderr or ''}")
-    return result.stdout or ""
+    return result.stdout if capture else result.returncode
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -150,10 +152,10 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 
 def sources() -> list[Path]:
-    """The files on which the result of a row depends."""
+    """The files on which the results depend."""
     found = [ROOT / "setup.py", ROOT / "setup.cfg"]
     for folder in ("dlr_tf", "tests", "benchmarks"):
-        found += [p for p in (ROOT / folder).rglob("*.py") if p != Path(__file__)]
+        found += (ROOT / folder).rglob("*.py")
     return found
 
 
@@ -208,7 +210,9 @@ def run_row(row: Row, folder: Path, pytest_arguments: Sequence[str]) -> dict[str
     output = run([environment.python, str(script)], folder=folder, capture=True)
     report = folder / "report.xml"
     command = [environment.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    run([*command, f"--junit-xml={report}", *pytest_arguments], check=False)
+    status = run([*command, f"--junit-xml={report}", *pytest_arguments], check=False)
+    if status not in (PASSED, FAILED):
+        raise RuntimeError(f"pytest did not run to its end: status {status}")
     return {
         "row": row.name,
         "date": datetime.date.today().isoformat(),
@@ -276,7 +280,7 @@ def skip_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page with its tables made anew, each between `<!-- begin NAME -->` and its end."""
+    """Return a page with its tables written again, each between `<!-- begin NAME -->` and end."""
     for name, make in (("matrix", table), ("skipped", skip_table)):
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if begin in page:
@@ -312,8 +316,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="run rows that have passed too")
     parser.add_argument("--no-store", action="store_true", help="store nothing, write no table")
     parser.add_argument("--tables", action="store_true", help="write the tables, run nothing")
-    parser.add_argument("--pytest", default="", help="more arguments for pytest, in one string")
+    parser.add_argument(
+        "--pytest", default="", help="more arguments for pytest, in one string; stores nothing"
+    )
     arguments = parser.parse_args(argv)
+    stores = not (arguments.no_store or arguments.pytest)
     unknown = set(arguments.rows) - set(names)
     if unknown:
         parser.error(f"unknown rows {sorted(unknown)}; known: {', '.join(names)}")
@@ -330,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             with row_folder() as folder:
                 result = run_row(row, folder, arguments.pytest.split())
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             print(f"{row.name}: {error}", flush=True)
             bad = bad or not row.may_fail
             continue
@@ -338,9 +345,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not result["pip_changes_nothing"]:
             print(f"{row.name}: installing dlr_tf changed TensorFlow, Keras or NumPy", flush=True)
         bad = bad or not (is_good(result) or row.may_fail)
-        if not arguments.no_store:
+        if stores:
             store({**stored(), row.name: result})
-    if not arguments.no_store:
+    if stores:
         store(stored())
         print(table(list(stored().values())))
     return int(bad)

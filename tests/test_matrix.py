@@ -62,6 +62,51 @@ def test_unknown_rows_are_refused(capsys):
     assert "unknown rows ['nosuch']; known: lowest" in capsys.readouterr().err
 
 
+@pytest.fixture
+def one_row(monkeypatch, tmp_path):
+    """One row, results and a page of the test's own, and a run that only counts."""
+    monkeypatch.setattr(matrix, "ROWS", matrix.ROWS[:1])
+    monkeypatch.setattr(matrix, "RESULTS", tmp_path / "results.json")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin matrix --><!-- end matrix -->")
+    monkeypatch.setattr(matrix, "PAGES", (page,))
+    runs = []
+
+    def run_row(row, folder, pytest_arguments):
+        runs.append(row.name)
+        return {**RESULT, "files": matrix.fingerprint(matrix.sources())}
+
+    monkeypatch.setattr(matrix, "run_row", run_row)
+    return runs
+
+
+def test_a_row_that_passed_is_not_run_again(one_row, capsys):
+    assert matrix.main([]) == 0
+    assert "| 2.16.2 | 3.10.0 |" in matrix.PAGES[0].read_text()
+    assert matrix.main([]) == 0
+    assert one_row == ["lowest"]
+    assert "lowest: 7 passed, 0 failed, 5 skipped (stored)" in capsys.readouterr().out
+    matrix.main(["--again"])
+    assert one_row == ["lowest"] * 2
+
+
+@pytest.mark.parametrize("argument", ["--no-store", "--pytest=-k one"])
+def test_a_part_of_a_run_is_not_stored(one_row, argument):
+    assert matrix.main([argument]) == 0
+    assert not matrix.RESULTS.exists()
+    assert "2.16.2" not in matrix.PAGES[0].read_text()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("pip failed"), FileNotFoundError("no report")])
+def test_a_row_that_breaks_is_said_and_the_others_go_on(one_row, monkeypatch, capsys, error):
+    def breaks(*arguments):
+        raise error
+
+    monkeypatch.setattr(matrix, "run_row", breaks)
+    assert matrix.main([]) == 1
+    assert f"lowest: {error}" in capsys.readouterr().out
+
+
 def test_the_rows_begin_with_the_lowest_versions():
     lowest = matrix.ROWS[0]
     for requirement, version in zip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import runpy
+import site
 import subprocess
 import sys
 import tarfile
@@ -32,6 +33,18 @@ def test_another_build_of_tensorflow_is_enough(build):
 
 def test_the_packages_of_the_environment_are_seen():
     assert {"numpy", "keras"} <= {name.lower() for name in SETUP["installed_packages"]()}
+
+
+@pytest.mark.parametrize("in_environment", [False, True])
+def test_packages_of_the_user_count_only_outside_of_a_virtual_environment(
+    tmp_path, monkeypatch, in_environment
+):
+    (tmp_path / "tensorflow_cpu-2.18.0.dist-info").mkdir()
+    metadata = tmp_path / "tensorflow_cpu-2.18.0.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: tensorflow-cpu\nVersion: 2.18.0\n")
+    monkeypatch.setattr(site, "getusersitepackages", lambda: str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", "/environment" if in_environment else sys.base_prefix)
+    assert ("tensorflow-cpu" in SETUP["installed_packages"]()) is not in_environment
 
 
 def test_the_requirements_are_what_the_import_checks():

@@ -499,6 +499,10 @@ def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
+# Attributes in which Keras and TensorFlow list what they track, layers among them.
+_RECORDS = ("_layers", "_self_unconditional_", "_self_name_based_", "_self_tracked_")
+
+
 def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> dict[str, Any]:
     """The attributes in which a user keeps layers, without the records of Keras and TensorFlow.
 
@@ -511,7 +515,7 @@ def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> d
         properties: Whether to look for such properties. Defaults to `True`.
     """
     if not is_graph_model(model):
-        return {k: v for k, v in vars(model).items() if not k.startswith(("_layers", "_self_"))}
+        return {k: v for k, v in vars(model).items() if not k.startswith(_RECORDS)}
     found = {}
     for name, value in vars(model).items():
         shown = name.lstrip("_")
@@ -519,7 +523,7 @@ def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> d
             found[name] = value
         elif (
             properties
-            and isinstance(value, (keras.layers.Layer, list, tuple, dict))
+            and isinstance(value, keras.layers.Layer)
             and isinstance(getattr(type(model), shown, None), property)
             and getattr(model, shown) is value
         ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import warnings
 
@@ -19,6 +21,34 @@ def release(version: str) -> tuple[int, int]:
     """
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
+
+
+def check_installed() -> None:
+    """Refuse what `import keras` itself answers with a long traceback.
+
+    Raises:
+        ImportError: If TensorFlow is not installed, or the environment asks for another backend.
+    """
+    check_backend(os.environ.get("KERAS_BACKEND") or "tensorflow")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError("dlr_tf needs TensorFlow. Run `pip install tensorflow`.")
+
+
+def check_backend(backend: str) -> None:
+    """Refuse a backend of Keras that is not TensorFlow.
+
+    Raises:
+        ImportError: If it is another one.
+
+    Example:
+
+    >>> check_backend("tensorflow")
+    """
+    if backend != "tensorflow":
+        raise ImportError(
+            "dlr_tf works with Keras on TensorFlow. Set the environment variable "
+            f"KERAS_BACKEND=tensorflow before importing keras. Received: {backend!r}"
+        )
 
 
 def check_versions(tensorflow: str, keras: str) -> None:

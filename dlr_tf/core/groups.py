@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import weakref
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import keras
@@ -206,6 +207,8 @@ def split_layers(
 ) -> tuple[LayerGroup, ...]:
     """Split a model into contiguous groups, each beginning at a boundary.
 
+    The layers of a subclassed model are in the order in which its `__init__` sets them.
+
     A layer that is not a model is not split, whatever it holds inside, unless a boundary is inside
     it, or `expand` names it.
 
@@ -255,8 +258,8 @@ def split_layers(
     if len(set(names)) != len(names):
         raise ValueError(f"Group names should be unique. Received: names={list(names)}")
     opened = _opened_layers(model, expand)
-    seen = _paths(model, opened)
-    found = [_find(model, boundary, seen, "Boundary") for boundary in boundaries]
+    seen, everywhere = _paths(model, opened), _all_paths(model)
+    found = [_find(model, boundary, seen, everywhere, "Boundary") for boundary in boundaries]
     layers = _splittable_layers(model, opened | paths_above(found))
     starts = [_position(layers, path) for path in found]
     for before, after in itertools.pairwise(starts):
@@ -309,8 +312,8 @@ def _opened_layers(
         ValueError: If one is unknown, ambiguous, or holds no layers.
     """
     _check_layer_list("expand", expand)
-    seen = _paths(model, ())
-    paths = [_find(model, layer, seen, "Layer to expand") for layer in expand]
+    seen, everywhere = _paths(model, ()), _all_paths(model)
+    paths = [_find(model, layer, seen, everywhere, "Layer to expand") for layer in expand]
     opened = paths_above(paths).union(paths)
     for leaf in leaf_layers(model, opened):
         if leaf.path in paths:
@@ -330,10 +333,16 @@ def _paths(model: keras.Model, opened: Container[str]) -> dict[str, keras.layers
     return layers
 
 
+def _all_paths(model: keras.Model) -> Callable[[], Mapping[str, keras.layers.Layer]]:
+    """A function that gives all layers by path, and looks for them once, when it is called."""
+    return functools.cache(lambda: _paths(model, EVERYTHING))
+
+
 def _find(
     model: keras.Model,
     wanted: keras.layers.Layer | str,
     layers: Mapping[str, keras.layers.Layer],
+    everywhere: Callable[[], Mapping[str, keras.layers.Layer]],
     noun: str,
 ) -> str:
     """The path of a layer, which may be inside a composite layer that is not opened.
@@ -341,7 +350,8 @@ def _find(
     Args:
         model: A built model.
         wanted: The layer, its name or its path.
-        layers: The layers to look at first, by path; then those inside composite layers.
+        layers: The layers to look at first, by path.
+        everywhere: Gives all layers by path, those inside composite layers too.
         noun: What to call it in an error.
 
     Raises:
@@ -355,11 +365,7 @@ def _find(
         )
     if wanted is model:
         raise ValueError(f"The model itself cannot be a {noun.lower()}. Give one of its layers.")
-    everywhere: dict[str, keras.layers.Layer] = {}
-    matches = _matches(layers, wanted)
-    if not matches:
-        everywhere = _paths(model, EVERYTHING)
-        matches = _matches(everywhere, wanted)
+    matches = _matches(layers, wanted) or _matches(everywhere(), wanted)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -367,10 +373,16 @@ def _find(
             f"{noun} {_label(wanted)!r} is ambiguous: {len(matches)} layers have that name, at "
             f"{some_of(matches)}. Give the path, or the layer itself."
         )
-    known = [*layers, *everywhere, *(layer.name for layer in everywhere.values())]
+    if not isinstance(wanted, str):
+        raise ValueError(
+            f"{noun} {wanted.name!r} is a layer object that model {model.name!r} does not hold. "
+            "Give an object of this model, or the name or path of the layer. Layers of the model: "
+            f"{some_of(list(layers))}."
+        )
+    known = [*layers, *everywhere(), *(layer.name for layer in everywhere().values())]
     raise ValueError(
-        f"{noun} {_label(wanted)!r} is not a layer of model {model.name!r}."
-        f"{did_you_mean(_label(wanted), known)} Layers of the model: {some_of(list(layers))}."
+        f"{noun} {wanted!r} is not a layer of model {model.name!r}."
+        f"{did_you_mean(wanted, known)} Layers of the model: {some_of(list(layers))}."
     )
 
 

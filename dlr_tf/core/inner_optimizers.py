@@ -207,10 +207,10 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
     """
     kinds = _optimizers_by_name()
     if isinstance(identifier, str) and identifier.lower() in kinds:
-        return kinds[identifier.lower()]()  # `get` does not know all of them: not Lamb
+        return kinds[identifier.lower()]()  # `get` does not know all of them: not Lamb, not ours
     try:
         return keras.optimizers.get(copy.deepcopy(identifier))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(identifier, str):
             raise ValueError(
                 f"Keras has no optimizer {identifier!r}.{did_you_mean(identifier, kinds)} Argument "
@@ -225,9 +225,10 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
 
 def _optimizers_by_name() -> dict[str, type[keras.optimizers.Optimizer]]:
     base = keras.optimizers.Optimizer
+    kinds = [*vars(keras.optimizers).values(), FusedAdam]
     return {
-        name.lower(): kind
-        for name, kind in vars(keras.optimizers).items()
+        kind.__name__.lower(): kind
+        for kind in kinds
         if isinstance(kind, type) and issubclass(kind, base) and kind not in (base, *_wrappers())
     }
 

@@ -95,10 +95,13 @@ def layerwise_rates(groups: Sequence[LayerGroup], head: float, decay: float) -> 
     """
     count = len(check_groups(groups))
     head = check_number("head", head, maximum=LARGEST_RATE)
-    decay = check_number("decay", decay, maximum=1.0)
-    for name, value in (("head", head), ("decay", decay)):
-        if not value:
-            raise ValueError(f"Argument `{name}` should be above 0. Received: {name}={value}")
+    if not head:
+        raise ValueError(f"Argument `head` should be above 0. Received: head={head}")
+    decay = check_number("decay", decay)
+    if not 0 < decay <= 1:
+        raise ValueError(
+            f"Argument `decay` should be above 0 and at most 1. Received: decay={decay}"
+        )
     return [head * decay ** (count - 1 - number) for number in range(count)]
 
 

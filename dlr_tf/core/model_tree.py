@@ -158,7 +158,7 @@ def variables_by_layer(model: keras.Model, opened: Container[str] = ()) -> list[
     for entry in _walk(model, opened):
         holders = entry.ancestors if entry.parts else (*entry.ancestors, (entry.path, entry.layer))
         through = tuple(path for path, layer in holders if not isinstance(layer, keras.Model))
-        variables = take(_variables_of(entry.layer)) if entry.parts else own(entry.layer)
+        variables = take(_variables_of(*entry.parts)) if entry.parts else own(entry.layer)
         leaf = entry if entry.parts else None
         found.append(LayerVariables(leaf, entry.path, variables, through))
     return found
@@ -230,7 +230,7 @@ def _named_children(
         model: The model or layer.
         names_last: Whether all names of its layers are the same after saving and loading. If not,
             a layer that no attribute holds and that has an automatic name is identified by its
-            number.
+            number. So is a layer whose name another one has too.
         old_steps: Whether to give the steps of version 0.1.0.
     """
     layers = _children(model, all_of_them=old_steps)
@@ -239,14 +239,16 @@ def _named_children(
         for attribute, value in _keras.layer_attributes(model, properties=not old_steps).items():
             for step, layer in _layers_in(attribute, value):
                 steps.setdefault(id(layer), step)
-    return [
-        (
-            steps.get(id(layer))
-            or (layer.name if names_last or not _keras.is_named_by_keras(layer) else str(number)),
-            layer,
-        )
-        for number, layer in enumerate(layers)
-    ]
+    taken = set(steps.values())
+    named = []
+    for number, layer in enumerate(layers):
+        step = steps.get(id(layer), "")
+        if not step:
+            has_name = names_last or not _keras.is_named_by_keras(layer)
+            step = layer.name if has_name and layer.name not in taken else str(number)
+            taken.add(step)
+        named.append((step, layer))
+    return named
 
 
 def _children(model: keras.layers.Layer, *, all_of_them: bool = False) -> list[keras.layers.Layer]:
@@ -281,7 +283,10 @@ def _layers_in(step: str, value: Any) -> Iterator[tuple[str, keras.layers.Layer]
             yield from _layers_in(f"{step}/{key}", item)
 
 
-def _variables_of(layer: keras.layers.Layer) -> list[Any]:
-    # Keras does not track a raw `tf.Variable` that is an attribute.
-    raw = [value for value in vars(layer).values() if isinstance(value, tf.Variable)]
+def _variables_of(layer: keras.layers.Layer, *inner: keras.layers.Layer) -> list[Any]:
+    """The variables of a layer, and those of the layers inside it that Keras does not know.
+
+    Keras does not track a raw `tf.Variable` that is an attribute.
+    """
+    raw = [v for part in (layer, *inner) for v in vars(part).values() if isinstance(v, tf.Variable)]
     return [*layer.weights, *raw]

@@ -278,7 +278,7 @@ def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
 def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
     """Mark what is frozen by itself in a layer that is never split, before its flag changes."""
     layer = leaf.layer
-    # What was frozen with a group of its own, in a call that opened the layer, is not meant.
+    # What a call that opened the layer froze with its own group is not frozen by itself.
     opened = {
         id(inner)
         for part in leaf.parts
@@ -297,7 +297,11 @@ def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
     else:
         _mark_all(
             parts,
-            lambda item: not (item is layer or item.trainable or hasattr(item, FROZEN_WITH_GROUP)),
+            lambda item: (
+                item is not layer
+                and not item.trainable
+                and (hasattr(item, FROZEN_BY_ITSELF) or not hasattr(item, FROZEN_WITH_GROUP))
+            ),
         )
 
 
@@ -385,6 +389,7 @@ def _is_traced_with(model: keras.Model, flags: _FlagSet) -> bool:
     if last is not None and last.compilation() is compile_token(model):
         return bool(last.flags == flags)
     layers = all_layers(model)
-    flags_then = flags_at_compile(model)
-    always_on = all(layer.trainable for layer in layers) and all(flags_then or [False])
+    # Where the flags are not known, the step counts as traced with others.
+    flags_then = flags_at_compile(model) or [False]
+    always_on = all(layer.trainable for layer in layers) and all(flags_then)
     return always_on and trained == trainable

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
-from dlr_tf.core._validation import check_integer, check_model
+from dlr_tf.core._validation import check_integer
 from dlr_tf.core.groups import LayerGroup, check_groups
+from dlr_tf.training.checked_callback import CheckedCallback
 from dlr_tf.training.freezing import freeze_to
 
 _logger = logging.getLogger(__name__)
 
 
-class GradualUnfreezing(keras.callbacks.Callback):
+class GradualUnfreezing(CheckedCallback):
     """Train the head first, and unfreeze one more group every few epochs.
 
     In epoch `e`, counted from 0, the groups from index `n - 1 - e // epochs_per_group` on are
@@ -65,10 +64,6 @@ class GradualUnfreezing(keras.callbacks.Callback):
     def first_trainable_group(self, epoch: int) -> int:
         """Return the index of the first trainable group in an epoch, counted from 0."""
         return max(len(self.groups) - 1 - epoch // self.epochs_per_group, 0)
-
-    def set_model(self, model: keras.Model) -> None:
-        # Keras 2 calls this before it asks for methods that the callbacks of Keras 3 do not have.
-        super().set_model(check_model(model))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._first = None

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import check_model, unwrap_optimizer
+from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.training.checked_callback import CheckedCallback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _ROWS_AT_A_TIME = 1000
 
 
-class LearningRateLogger(keras.callbacks.Callback):
+class LearningRateLogger(CheckedCallback):
     """Record the rate that each group was updated with at every step, and the logs of the batch.
 
     Pass it to `fit`; it continues over several calls of `fit`. In your own training loop, call
@@ -173,10 +174,6 @@ class LearningRateLogger(keras.callbacks.Callback):
                 f"than it recorded. Received: skip={skip}, {count} rows."
             )
         return {name: values[skip:] for name, values in history.items()}
-
-    def set_model(self, model: keras.Model) -> None:
-        # Keras 2 calls this before it asks for methods that the callbacks of Keras 3 do not have.
-        super().set_model(check_model(model))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._follow(self.model.optimizer)

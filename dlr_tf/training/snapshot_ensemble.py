@@ -12,13 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core._validation import check_model, unwrap_optimizer, warn_user
+from dlr_tf.core._validation import unwrap_optimizer, warn_user
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
+from dlr_tf.training.checked_callback import CheckedCallback
 from dlr_tf.training.restoring import restore_on_exit
 
 
-class SnapshotEnsemble(keras.callbacks.Callback):
+class SnapshotEnsemble(CheckedCallback):
     """Save the weights at the end of every SGDR cycle, and average the predictions of all of them.
 
     The files are the members of the ensemble. Each cycle ends in another minimum, so the mean of
@@ -144,10 +145,6 @@ class SnapshotEnsemble(keras.callbacks.Callback):
                 "logits. Pass `activation='softmax'` if it does, and `activation=None` if not."
             )
         return probability_activation(keras.tree.flatten(self.model.loss))
-
-    def set_model(self, model: keras.Model) -> None:
-        # Keras 2 calls this before it asks for methods that the callbacks of Keras 3 do not have.
-        super().set_model(check_model(model))
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._started = False

@@ -766,3 +766,89 @@ def test_a_shared_part_is_frozen_with_the_group_that_has_its_variables(expand):
     for first in (*range(len(groups) + 1), 0):
         freeze_to(model, groups, first)
         assert learning(model, groups) == {p: g for p, g in everything.items() if g >= first}
+
+
+class Holder(LAYERS.Layer):
+    """Two layers, with names and attributes of the test's own."""
+
+    def __init__(self, make: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        make(self)
+        self.w = self.add_weight((2,), "ones", name="w")
+
+    def call(self, x: Any) -> Any:
+        for layer in direct_layers(self):
+            x = layer(x)
+        return x * self.w
+
+
+def holder_model(make: Any) -> keras.Model:
+    dense = LAYERS.Dense(2, name="before"), LAYERS.Dense(2, name="head")
+    return keras.Sequential([keras.Input((2,)), dense[0], Holder(make, name="held"), dense[1]])
+
+
+def two_of_one_name(layer: Any) -> None:
+    layer._self_first = LAYERS.Dense(2, name="d")
+    layer._self_second = LAYERS.Dense(2, name="d")
+
+
+def a_name_that_is_an_attribute_too(layer: Any) -> None:
+    layer.d = LAYERS.Dense(2, name="x")
+    layer._self_unconditional_second = LAYERS.Dense(2, name="d")  # hidden, as Keras' records
+
+
+@pytest.mark.parametrize("make", [two_of_one_name, a_name_that_is_an_attribute_too])
+def test_paths_inside_a_composite_layer_are_unique(make):
+    groups = split_layerwise(holder_model(make), expand=["held"])
+    paths = [path for group in groups for path in group.layers]
+    assert len(paths) == len(set(paths)) == 4
+
+
+def test_a_private_attribute_of_a_users_own_is_a_step():
+    groups = split_layerwise(holder_model(two_of_one_name), expand=["held"])
+    assert [g.name for g in groups[1:3]] == ["held/_self_first", "held/_self_second"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_weight_that_a_person_froze_stays_frozen_whatever_is_opened(first):
+    model = holder_model(two_of_one_name)
+    held = model.get_layer("held")
+    held.w.trainable = False
+    opened, closed = split_layers(model, ["held/_self_second"]), split_layers(model, ["head"])
+    for groups in (opened, closed, opened):
+        for n in (first, 0):
+            freeze_to(model, groups, n)
+            assert not held.w.trainable
+            assert held.built
+    assert model.get_layer("head").kernel.trainable
+
+
+def test_a_raw_variable_inside_a_composite_layer_belongs_to_its_group():
+    model = holder_model(two_of_one_name)
+    raw = tf.Variable([1.0, 2.0])
+    model.get_layer("held")._self_first.raw = raw
+    for expand, group in (((), 1), (["held"], 1)):
+        assigned = assign_variables(model, split_layerwise(model, expand=expand))
+        assert [entry.group for entry in assigned if entry.variable is raw] == [group]
+
+
+def test_a_layer_object_of_another_model_is_said_to_be_one():
+    model, other = holder_model(two_of_one_name), holder_model(two_of_one_name)
+    head = other.get_layer("head")
+    message = r"'head' is a layer object that model .* does not hold\. Give an object of this model"
+    with pytest.raises(ValueError, match=f"Boundary {message}"):
+        split_layers(model, [head])
+    with pytest.raises(ValueError, match=f"Layer to expand {message}"):
+        split_layerwise(model, expand=[head])
+
+
+def test_a_property_is_read_only_if_it_shows_a_layer():
+    class WithCache(keras.Model):
+        @property
+        def cache(self) -> Any:
+            raise RuntimeError("not yet")
+
+    inputs = keras.Input((2,))
+    model = WithCache(inputs, LAYERS.Dense(2, name="d")(inputs))
+    model._cache = {}
+    assert [group.name for group in split_layerwise(model)] == ["d"]

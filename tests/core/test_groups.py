@@ -555,7 +555,7 @@ def test_wrong_boundaries(boundaries, error, message):
 
 def test_boundaries_that_are_layers_of_something_else(samples):
     model = samples["sequential"].model()
-    with pytest.raises(ValueError, match="Boundary 'loose' is not a layer of model"):
+    with pytest.raises(ValueError, match="Boundary 'loose' is a layer object that model"):
         split_layers(model, [LAYERS.Dense(2, name="loose")])
     with pytest.raises(ValueError, match="The model itself cannot be a boundary"):
         split_layers(model, [model])

@@ -299,6 +299,17 @@ def test_the_name_of_a_custom_class_is_found_as_keras_finds_it():
     assert {type(inner) for inner in optimizer.group_optimizers} == {OwnOptimizer}
 
 
+def test_the_default_has_a_name():
+    optimizer = MultiGroupOptimizer(GROUPS, 0.1, "FusedAdam")
+    assert {type(inner).__name__ for inner in optimizer.group_optimizers} == {"FusedAdam"}
+
+
+@pytest.mark.parametrize("name", [3, None])
+def test_a_configuration_whose_class_has_no_name_is_refused(name):
+    with pytest.raises(ValueError, match="cannot make an optimizer from this configuration"):
+        MultiGroupOptimizer(GROUPS, 0.1, {"class_name": name, "config": {}})
+
+
 def test_a_muon_that_cannot_take_a_step_is_refused(monkeypatch):
     """That of Keras 3.12 and before."""
     monkeypatch.setattr(_keras, "muon_works", lambda: False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -65,6 +66,19 @@ import dlr_tf
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert last == "ImportError: dlr_tf needs TensorFlow. Run `pip install tensorflow`."
+
+
+def test_a_backend_that_is_not_installed_gives_one_clear_line():
+    done = subprocess.run(
+        [sys.executable, "-c", "import dlr_tf"],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: dlr_tf works with Keras on TensorFlow.")
+    assert last.endswith("Received: 'jax'")
 
 
 def test_the_error_of_an_unknown_version_names_the_cause():

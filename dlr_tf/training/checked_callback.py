@@ -1,0 +1,19 @@
+"""The base class of the callbacks."""
+
+from __future__ import annotations
+
+import keras
+
+from dlr_tf.core._validation import check_model
+
+
+class CheckedCallback(keras.callbacks.Callback):
+    """A callback that refuses what is not a model of Keras 3."""
+
+    def set_model(self, model: keras.Model) -> None:
+        """Set the model. Keras 2 calls this before all other methods.
+
+        Raises:
+            TypeError: If it is not a `keras.Model`.
+        """
+        super().set_model(check_model(model))
