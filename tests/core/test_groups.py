@@ -562,7 +562,7 @@ def test_boundaries_that_are_layers_of_something_else(samples):
     with pytest.raises(TypeError, match="`boundaries` should be a list of layers"):
         split_layers(model, model.layers[-1])
     other = samples["sequential"].model().get_layer("top")
-    with pytest.raises(ValueError, match="Boundary 'top' is not a layer of model"):
+    with pytest.raises(ValueError, match="Boundary 'top' is a layer object that model"):
         split_layers(model, [other])
 
 
