@@ -525,8 +525,7 @@ def test_every_layer_of_the_encoder_is_a_leaf() -> None:
     weights = random_bert(n_tokens=11, width=6, inner=10, n_blocks=1)
     model = text_encoder.build_encoder(weights, length=3, n_heads=2)
     assert [group.layers[0] for group in split_layerwise(model)] == [
-        "embedding",
-        "embedding_norm",
+        "embedding",  # with its normalisation
         *(f"block_0_{part}" for part in ("attention", "norm_1", "dense_1", "dense_2", "norm_2")),
     ]
     first, second = split_layers(model, ["block_0_dense_1"])

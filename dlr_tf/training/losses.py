@@ -135,7 +135,8 @@ def last_label_of(loss: Any, model: keras.Model) -> int | None:
     """Return the largest label that a sparse cross-entropy allows; `None` for any other loss."""
     outputs: Any = getattr(model, "outputs", None) or ()
     is_sparse = loss == "sparse_categorical_crossentropy" or (
-        isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and loss.ignore_class is None
+        isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        and loss.get_config().get("ignore_class") is None
     )
     return outputs[0].shape[-1] - 1 if is_sparse and len(outputs) == 1 else None
 
