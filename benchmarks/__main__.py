@@ -27,6 +27,7 @@ from benchmarks import (
     train_step,
     update_step,
 )
+from benchmarks.marked_pages import with_part
 
 HERE = Path(__file__).parent
 
@@ -103,15 +104,7 @@ def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS
             table = (SHORT_TABLES if names == IN_SHORT else TABLES)[name]
             parts = [_section(json.loads(file.read_text()), table) for file in files]
             text = "\n\n".join(parts) or "Not run yet."
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        if page.count(begin) != 1 or page.count(end) != 1:
-            raise ValueError(
-                f"The page should hold the marks {begin!r} and {end!r} once each. Put them where "
-                "the table belongs."
-            )
-        before, rest = page.split(begin)
-        _, after = rest.split(end)
-        page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
+        page = with_part(page, name, text)
     return page
 
 

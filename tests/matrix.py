@@ -30,6 +30,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked_pages import begin_mark, with_part
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_suffix(".json")
 PAGES = (ROOT / "docs" / "versions.md", ROOT / "README.md")
@@ -280,12 +282,10 @@ def skip_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page with its tables written again, each between `<!-- begin NAME -->` and end."""
+    """Return a page with its tables written again; a page need not have both."""
     for name, make in (("matrix", table), ("skipped", skip_table)):
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        if begin in page:
-            head, rest = page.split(begin, 1)
-            page = f"{head}{begin}\n\n{make(results)}\n\n{end}{rest.split(end, 1)[1]}"
+        if begin_mark(name) in page:
+            page = with_part(page, name, make(results))
     return page
 
 

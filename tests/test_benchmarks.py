@@ -14,7 +14,15 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import __main__ as everything
-from benchmarks import common, goals, logger_cost, schedule_cost, train_step, update_step
+from benchmarks import (
+    common,
+    goals,
+    logger_cost,
+    marked_pages,
+    schedule_cost,
+    train_step,
+    update_step,
+)
 from tests import reference
 
 FOLDER = pathlib.Path(common.__file__).parent
@@ -247,6 +255,7 @@ def test_missing_gpu_is_a_clear_error(
 
 
 def test_examples_in_docstrings() -> None:
-    found = doctest.testmod(common)
-    assert found.attempted >= 3
-    assert found.failed == 0
+    for module, at_least in ((common, 3), (marked_pages, 1)):
+        found = doctest.testmod(module)
+        assert found.attempted >= at_least
+        assert found.failed == 0

@@ -356,11 +356,6 @@ def test_report_of_any_part_of_the_runs(tmp_path: pathlib.Path) -> None:
         pictures.draw(records, PLAN, arms.ARMS, tmp_path)
 
 
-def test_only_a_page_with_marks_is_changed() -> None:
-    with pytest.raises(ValueError, match="should hold the marks '<!-- begin transfer -->'"):
-        report.with_section("# Benchmarks", "a table")
-
-
 def test_every_name_is_that_of_an_arm() -> None:
     names = [arm.name for arm in arms.ARMS]
     assert len(set(names)) == len(names)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmarks import common
+from benchmarks.marked_pages import with_part
 from benchmarks.transfer import pictures, protocol, report, tasks
 from benchmarks.transfer.arms import ARMS, N_KEY, Arm
 from benchmarks.transfer.training import Trainer, trainers
@@ -253,7 +254,7 @@ def _report(folder: Path, plan: protocol.Protocol, arms: Sequence[Arm]) -> int:
     if folder == RESULTS:
         page = PAGE.read_text()
         try:
-            PAGE.write_text(report.with_section(page, text))
+            PAGE.write_text(with_part(page, report.MARK, text))
         except ValueError as error:
             print(error, file=sys.stderr)
     return 0

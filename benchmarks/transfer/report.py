@@ -243,23 +243,3 @@ def _where(records: Iterable[Record]) -> str:
             f"{hours:.1f} hours"
         )
     return "\n\n".join(lines)
-
-
-def with_section(page: str, section: str) -> str:
-    """Return a Markdown page with the section between its marks.
-
-    Raises:
-        ValueError: If the page does not hold each mark once.
-
-    >>> with_section("# A <!-- begin transfer --> old <!-- end transfer --> Z", "new")
-    '# A <!-- begin transfer -->\\n\\nnew\\n\\n<!-- end transfer --> Z'
-    """
-    begin, end = f"<!-- begin {MARK} -->", f"<!-- end {MARK} -->"
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(
-            f"The page should hold the marks {begin!r} and {end!r} once each. Put them where the "
-            "tables belong. The page was not changed."
-        )
-    before, rest = page.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
