@@ -199,6 +199,8 @@ def add_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any
         if isinstance(old, list):
             # Past `__setattr__`, which would take the model's variables for the optimizer's own.
             vars(optimizer)[attribute] = [*old, *value]
+        elif isinstance(old, dict):  # after Keras 3.15: which variables decay, by key
+            vars(optimizer)[attribute] = {**old, **value}
         else:
             vars(optimizer)[attribute] = old
             if isinstance(value, keras.Variable):
@@ -310,7 +312,13 @@ def apply_weight_decay(optimizer: keras.optimizers.Optimizer, variables: Sequenc
 
 
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
-    """Whether weight decay acts on a variable, and the variable is not excluded."""
+    """Whether weight decay acts on a variable, and the variable is not excluded.
+
+    After Keras 3.15, `_use_weight_decay` answers only once the optimizer is built, and the rule
+    itself has another name.
+    """
+    if hasattr(optimizer, "_is_excluded_from_weight_decay"):
+        return not optimizer._is_excluded_from_weight_decay(variable)
     return optimizer._use_weight_decay(variable)
 
 
