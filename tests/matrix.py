@@ -115,7 +115,8 @@ class Environment:
             f"print(json.dumps({{'python': platform.python_version(),"
             f" **{{n: v[n] for n in {names} if n in v}}}}))"
         )
-        return json.loads(run([self.python, "-c", script], capture=True))
+        # -I: not what lies in the working folder, such as an `egg-info` of this package.
+        return json.loads(run([self.python, "-I", "-c", script], capture=True))
 
 
 def run(
