@@ -312,6 +312,8 @@ def _opened_layers(
         ValueError: If one is unknown, ambiguous, or holds no layers.
     """
     _check_layer_list("expand", expand)
+    if not expand:
+        return frozenset()
     seen, everywhere = _paths(model, ()), _all_paths(model)
     paths = [_find(model, layer, seen, everywhere, "Layer to expand") for layer in expand]
     opened = paths_above(paths).union(paths)
