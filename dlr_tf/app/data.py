@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ class ImageData:
 
     Args:
         name: Where the images come from.
-        train: Batches `(images, labels)`, shuffled again in each epoch. Images are float32 of
-            shape `(batch, height, width, channels)`, with the values of the files (0 to 255).
+        train: Batches `(images, labels)` of one epoch. Images are float32 of shape
+            `(batch, height, width, channels)`, with the values of the files (0 to 255).
+        train_from: A function from a step to the batches of the training from this step on,
+            without end, each epoch in another order. It gives the same batches each time.
         validation: Batches for the scores after each epoch. The same as `test` if the source has
             only one part beside `train`.
         test: Batches for the scores at the end.
@@ -42,16 +44,20 @@ class ImageData:
         image_shape: Height, width and channels.
         train_images: Number of images in `train`.
         test_images: Number of images in `test`.
+        test_names: What each image of `test` is called, in its order: the path of its file, or a
+            number.
     """
 
     name: str
     train: tf.data.Dataset
+    train_from: Callable[[int], tf.data.Dataset]
     validation: tf.data.Dataset
     test: tf.data.Dataset
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     train_images: int
     test_images: int
+    test_names: Sequence[str]
 
 
 def class_names(source: str) -> tuple[str, ...]:
@@ -155,12 +161,14 @@ def load_folder(
     return ImageData(
         name=str(root),
         train=sets[TRAINING_FOLDER],
+        train_from=lambda step: sets[TRAINING_FOLDER].repeat().skip(step),
         validation=sets.get("validation", test),
         test=test,
         class_names=tuple(classes),
         image_shape=(image_size, image_size, 3),
         train_images=len(sets[TRAINING_FOLDER].file_paths),
         test_images=len(test.file_paths),
+        test_names=test.file_paths,
     )
 
 
@@ -329,16 +337,19 @@ def load_tfds(
         )
         return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    test = batches(test_split, False)
+    train, test = batches(train_split, True), batches(test_split, False)
+    n_test = info.splits[test_split].num_examples
     return ImageData(
         name=f"tfds:{name}",
-        train=batches(train_split, True),
+        train=train,
+        train_from=lambda step: train.repeat().skip(step),
         validation=batches("validation", False) if len(held_out) == 2 else test,
         test=test,
         class_names=tuple(label.names),
         image_shape=(image_size, image_size, 3),
         train_images=info.splits[train_split].num_examples,
-        test_images=info.splits[test_split].num_examples,
+        test_images=n_test,
+        test_names=[f"{test_split} {number}" for number in range(n_test)],
     )
 
 

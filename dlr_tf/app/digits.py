@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.data import ImageData
+from dlr_tf.app.order import index_batches, steps_per_epoch
 from dlr_tf.training.distribution import distributed_fit
 
 
@@ -73,21 +74,29 @@ def _from_arrays(
     batch_size: int,
     seed: int,
 ) -> ImageData:
-    def dataset(indices: np.ndarray) -> tf.data.Dataset:
-        labels = (digits[indices] - classes[0]).astype("int32")
-        return tf.data.Dataset.from_tensor_slices((images[indices], labels))
+    def examples(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return images[indices], (digits[indices] - classes[0]).astype("int32")
 
-    training = dataset(train).shuffle(len(train), seed=seed).batch(batch_size)
-    testing = dataset(test).batch(256)
+    training = examples(train)
+
+    def train_from(step: int) -> tf.data.Dataset:
+        batches = index_batches(len(train), batch_size, seed, start=step)
+        batches = batches.map(lambda indices: tuple(tf.gather(part, indices) for part in training))
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    testing = tf.data.Dataset.from_tensor_slices(examples(test)).batch(256)
+    steps = steps_per_epoch(len(train), batch_size)
     return ImageData(
         name=name,
-        train=training.prefetch(tf.data.AUTOTUNE),
+        train=train_from(0).take(steps),
+        train_from=train_from,
         validation=testing,
         test=testing,
         class_names=tuple(str(digit) for digit in classes),
         image_shape=images.shape[1:],
         train_images=len(train),
         test_images=len(test),
+        test_names=[f"digit {number}" for number in test],
     )
 
 

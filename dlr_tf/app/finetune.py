@@ -170,10 +170,11 @@ def _train(
     history = fine_tuning.fine_tune(
         task.model,
         groups,
-        task.data.train,
+        task.data.train_from(0),
         learning_rate=learning_rate,
         schedule=schedule,
         epochs=args.epochs,
+        steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
         frozen_epochs=frozen_epochs,
         validation_data=task.data.validation,
         optimizer=OPTIMIZERS[args.optimizer],
