@@ -1,4 +1,4 @@
-"""Adam whose dense update is one TensorFlow kernel per variable."""
+"""Adam whose dense update is one TensorFlow kernel, or few operations where these are faster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from dlr_tf.core import _keras
 
 # In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, with another result.
 _KERNEL_DTYPES = (tf.float32, tf.float64)
+# On a CPU, TensorFlow tells its thread pool that one element of the kernel costs as much as the
+# whole array, so the pool splits the smallest arrays over all threads. Between these numbers of
+# elements, the operations are faster: benchmarks/update_by_size.py.
+_KERNEL_AT_MOST, _KERNEL_FROM = 32, 40_000
 
 
 class AdamStep(NamedTuple):
@@ -21,9 +25,15 @@ class AdamStep(NamedTuple):
     learning_rate: Any
     beta_1_power: Any
     beta_2_power: Any
+    step_size: Any
     beta_1: Any
     beta_2: Any
     epsilon: Any
+
+
+def _step_size(learning_rate: tf.Tensor, beta_1_power: Any, beta_2_power: Any) -> tf.Tensor:
+    """Return the rate with both corrections of the bias."""
+    return learning_rate * tf.sqrt(1 - beta_2_power) / (1 - beta_1_power)
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -76,10 +86,13 @@ class FusedAdam(_keras.FusedAdamBase):
         """
         step = tf.cast(self.iterations + 1, dtype)
         beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
+        beta_1_power, beta_2_power = tf.pow(beta_1, step), tf.pow(beta_2, step)
+        rate = tf.cast(learning_rate, dtype)
         return AdamStep(
-            learning_rate=tf.cast(learning_rate, dtype),
-            beta_1_power=tf.pow(beta_1, step),
-            beta_2_power=tf.pow(beta_2, step),
+            learning_rate=rate,
+            beta_1_power=beta_1_power,
+            beta_2_power=beta_2_power,
+            step_size=_step_size(rate, beta_1_power, beta_2_power),
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=tf.constant(self.epsilon, dtype),
@@ -99,21 +112,25 @@ class FusedAdam(_keras.FusedAdamBase):
         steps = tf.cast(steps, tf.float32)
         beta_1s = tf.constant([optimizer.beta_1 for optimizer in optimizers], tf.float32)
         beta_2s = tf.constant([optimizer.beta_2 for optimizer in optimizers], tf.float32)
+        beta_1_powers, beta_2_powers = tf.pow(beta_1s, steps), tf.pow(beta_2s, steps)
+        step_sizes = _step_size(tf.stack(rates), beta_1_powers, beta_2_powers)
         constant = functools.cache(lambda value: tf.constant(value, tf.float32))
+        per_optimizer = [
+            tf.unstack(values, num=len(optimizers))
+            for values in (beta_1_powers, beta_2_powers, step_sizes)
+        ]
         return [
             AdamStep(
                 rate,
                 beta_1_power,
                 beta_2_power,
+                step_size,
                 constant(optimizer.beta_1),
                 constant(optimizer.beta_2),
                 constant(optimizer.epsilon),
             )
-            for optimizer, rate, beta_1_power, beta_2_power in zip(
-                optimizers,
-                rates,
-                tf.unstack(tf.pow(beta_1s, steps), num=len(optimizers)),
-                tf.unstack(tf.pow(beta_2s, steps), num=len(optimizers)),
+            for optimizer, rate, beta_1_power, beta_2_power, step_size in zip(
+                optimizers, rates, *per_optimizer
             )
         ]
 
@@ -139,23 +156,50 @@ class FusedAdam(_keras.FusedAdamBase):
         if shared is None or shared.learning_rate.dtype != dtype:
             rate = learning_rate if shared is None else shared.learning_rate
             shared = self.step_constants(rate, dtype)
+        gradient = tf.cast(gradient, dtype)
+        if _kernel_is_faster(variable):
+            self._apply_kernel(gradient, variable, shared)
+        else:
+            self._apply_operations(gradient, variable, shared)
+
+    def _apply_kernel(self, gradient: tf.Tensor, variable: Any, step: AdamStep) -> None:
         momentum, velocity, largest_velocity = self.slots_for(variable)
         arguments = {
             "var": variable.handle,
             "m": momentum.value.handle,
             "v": velocity.value.handle,
-            "beta1_power": shared.beta_1_power,
-            "beta2_power": shared.beta_2_power,
-            "lr": shared.learning_rate,
-            "beta1": shared.beta_1,
-            "beta2": shared.beta_2,
-            "epsilon": shared.epsilon,
-            "grad": tf.cast(gradient, dtype),
+            "beta1_power": step.beta_1_power,
+            "beta2_power": step.beta_2_power,
+            "lr": step.learning_rate,
+            "beta1": step.beta_1,
+            "beta2": step.beta_2,
+            "epsilon": step.epsilon,
+            "grad": gradient,
         }
         if self.amsgrad:
             tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=largest_velocity.value.handle, **arguments)
         else:
             tf.raw_ops.ResourceApplyAdam(**arguments)
+
+    def _apply_operations(self, gradient: tf.Tensor, variable: Any, step: AdamStep) -> None:
+        momentum, velocity, largest_velocity = self.slots_for(variable)
+        old_m, old_v = tf.convert_to_tensor(momentum), tf.convert_to_tensor(velocity)
+        new_m = old_m + (1 - self.beta_1) * (gradient - old_m)
+        new_v = old_v + (1 - self.beta_2) * (tf.square(gradient) - old_v)
+        momentum.value.assign(new_m, read_value=False)
+        velocity.value.assign(new_v, read_value=False)
+        if self.amsgrad:
+            largest = tf.maximum(tf.convert_to_tensor(largest_velocity), new_v)
+            largest_velocity.value.assign(largest, read_value=False)
+        # The last operation of Adam is that of Adagrad, whose kernel gives its cost rightly.
+        tf.raw_ops.ResourceApplyAdagradV2(
+            var=variable.handle,
+            accum=(largest_velocity if self.amsgrad else velocity).value.handle,
+            lr=step.step_size,
+            epsilon=step.epsilon,
+            grad=new_m,
+            update_slots=False,
+        )
 
     def update_all(self, gradients: Sequence[Any], variables: Sequence[Any], rate: Any) -> None:
         shared = self.step_constants(rate)
@@ -174,3 +218,17 @@ class FusedAdam(_keras.FusedAdamBase):
         shrink = tf.cast(self.learning_rate, tf.float32) * self.weight_decay
         for variable in decayed:
             variable.assign_sub(variable * tf.cast(shrink, variable.dtype))
+
+
+def _kernel_is_faster(variable: Any) -> bool:
+    """Return whether a variable is updated by the kernel. Settled while the step is traced."""
+    if _keras.under_xla() or _on_gpu(variable):
+        return True
+    size = tf.TensorShape(variable.shape).num_elements()
+    return size is None or not _KERNEL_AT_MOST < size < _KERNEL_FROM
+
+
+def _on_gpu(variable: Any) -> bool:
+    kind = tf.DeviceSpec.from_string(variable.handle.device or "").device_type
+    # A variable that is made in a traced function names no device.
+    return kind == "GPU" if kind else bool(tf.config.list_logical_devices("GPU"))
