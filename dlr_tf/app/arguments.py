@@ -19,6 +19,7 @@ from dlr_tf.training.distribution import STRATEGIES, WAIT
 # settings: the second needs higher rates and more epochs.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
 DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
+_NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
 # Only for a model of `keras.applications`. Image size `None` means the size of the model.
@@ -42,7 +43,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     command_line = list(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(command_line)
     if getattr(args, "resume", None) is not None:
-        given = vars(make_parser(defaults=False).parse_args(command_line))
+        with_marks = vars(make_parser(default=_NOT_GIVEN).parse_args(command_line))
+        given = {name: value for name, value in with_marks.items() if value is not _NOT_GIVEN}
         args = settings.resumed_arguments(args, given)
     elif args.command in ("finetune", "find-lr"):
         _complete(args)
@@ -123,12 +125,12 @@ def positive(text: str) -> float:
     return value
 
 
-def make_parser(*, defaults: bool = True) -> argparse.ArgumentParser:
+def make_parser(*, default: object = None) -> argparse.ArgumentParser:
     """Return the parser of all commands.
 
     Args:
-        defaults: Whether the options of `finetune` that are not given get their defaults. Otherwise
-            the result has no attribute for them. Defaults to `True`.
+        default: What every argument of `finetune` is if it is not given. Defaults to `None`: each
+            has its own default.
     """
     parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=dlr_tf.__version__)
@@ -136,9 +138,8 @@ def make_parser(*, defaults: bool = True) -> argparse.ArgumentParser:
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
     finetune = _add_finetune(commands)
-    if not defaults:
-        names = vars(finetune.parse_args([]))
-        finetune.set_defaults(**dict.fromkeys(names, argparse.SUPPRESS))
+    if default is not None:
+        finetune.set_defaults(**dict.fromkeys(vars(finetune.parse_args([])), default))
     _add_find_lr(commands)
     _add_schedule(commands)
     return parser

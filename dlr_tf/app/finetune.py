@@ -49,6 +49,7 @@ from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import is_chief, make_strategy
 
 MODEL_FILE = "model.keras"
+CHECKPOINTS = "checkpoint"
 TRAINING, COMPARISON = "training", "comparison"
 
 
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         MistakeError: If something is wrong with the arguments, before anything is written.
     """
     if args.resume is not None and is_finished(Path(args.resume)):
+        # A kill can come between the last file and this.
+        shutil.rmtree(Path(args.resume, CHECKPOINTS), ignore_errors=True)
         say(f"The run {args.resume} is finished: nothing is left to do.")
         return 0
     with contextlib.ExitStack() as until_the_end:
@@ -154,7 +157,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         )
     # All machines train, and one of them writes.
     writes = is_chief(strategy)
-    checkpoints = folder / "checkpoint" if args.strategy != "multi-worker" else None
+    checkpoints = folder / CHECKPOINTS if args.strategy != "multi-worker" else None
     if args.resume is not None:
         check_same_data(folder, task.data)
     elif writes:

@@ -128,7 +128,7 @@ class LearningRateLogger(CheckedCallback):
             raise ValueError(
                 "Argument `history` should have columns of equal length, with 'iterations', 'loss' "
                 f"and one per group. Missing: {missing}. "
-                f"Received: {({name: len(values) for name, values in columns.items()})}"
+                f"Received: { ({name: len(values) for name, values in columns.items()}) }"
             )
         self._pending = []
         self._iterations = [int(step) for step in columns.pop("iterations")]
