@@ -19,6 +19,11 @@ from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.restoring import copies_of
 
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not of this training."""
+
+
 FORMAT = 1
 _RECORD = "dlr_tf"  # the entry that no other file has
 
@@ -53,12 +58,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] 
         The arrays and the record. `None` if there is no file.
 
     Raises:
-        ValueError: If the file is damaged or is not a checkpoint.
+        CheckpointError: If the file is damaged or is not a checkpoint.
     """
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a damaged file open that it has opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             content = json.loads(stored[_RECORD].tobytes())
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
@@ -66,8 +72,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] 
             arrays = {
                 name: _from_plain(stored[name], dtype) for name, dtype in content["dtypes"].items()
             }
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
+    except (ValueError, LookupError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
             f"The checkpoint {str(path)!r} cannot be read: it is damaged, or was not written by "
             f"this version of dlr-tf ({error}). Remove it to start that training again."
         ) from error
@@ -113,8 +119,8 @@ def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None
         arrays: The arrays; others among them are left aside.
 
     Raises:
-        ValueError: If a variable has no array of its shape, or there are more arrays. Nothing is
-            written then.
+        CheckpointError: If a variable has no array of its shape, or there are more arrays. Nothing
+            is written then.
     """
     parts = {
         f"{prefix}/{number}/{copy}": part
@@ -125,7 +131,7 @@ def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None
     if stored != parts.keys() or any(
         tuple(arrays[name].shape) != tuple(part.shape) for name, part in parts.items()
     ):
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint does not fit: it has {len(stored)} arrays for the {len(parts)} "
             f"variables of this {prefix}, or they have other shapes. It was written on other "
             "devices, or by another version of Keras."
@@ -150,7 +156,7 @@ def load_optimizer(model: keras.Model, arrays: Arrays) -> None:
     """Give a model's optimizer the state that `optimizer_arrays` returned.
 
     Raises:
-        ValueError: If its groups are not those of the state. Nothing is written then.
+        CheckpointError: If its groups are not those of the state. Nothing is written then.
     """
     optimizer = unwrap_optimizer(model.optimizer, MultiGroupOptimizer)
     own = {
@@ -158,7 +164,10 @@ def load_optimizer(model: keras.Model, arrays: Arrays) -> None:
         for name, array in arrays.items()
         if name.startswith("optimizer/")
     }
-    optimizer.load_own_variables(own)
+    try:
+        optimizer.load_own_variables(own)
+    except ValueError as error:
+        raise CheckpointError(f"The checkpoint does not fit: {error}") from error
     assign_arrays(_wrapper_variables(model), "loss scale", arrays)
 
 

@@ -21,8 +21,9 @@ import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer, split_layers
 from dlr_tf.app import checkpoint, report, settings
+from dlr_tf.app.checkpoint import CheckpointError
 from dlr_tf.app.interrupts import StoppedError, StopRequests
-from dlr_tf.app.messages import messages_to_stderr, mistakes, say
+from dlr_tf.app.messages import MistakeError, messages_to_stderr, mistakes, say
 from dlr_tf.app.output import (
     WriteError,
     check_output_folder,
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
                 return error.exit_code
             say(f"dlr-tf: error: {error} When that is corrected, go on with: {line}")
             return 1
+        except CheckpointError as error:
+            raise MistakeError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)

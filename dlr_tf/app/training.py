@@ -15,12 +15,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from dlr_tf.app import checkpoint
 from dlr_tf.app.interrupts import StopRequests
 from dlr_tf.app.messages import progress_bar
 from dlr_tf.app.output import append_text, write_text
 from dlr_tf.app.tasks import OPTIMIZERS, Task
+from dlr_tf.core._keras import build_metrics
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import distributed_fit
@@ -125,7 +127,7 @@ def train(
 
     Raises:
         StoppedError: If the process has to end; the checkpoint is written.
-        ValueError: If the checkpoint cannot be read or does not fit.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
         WriteError: If a file cannot be written.
     """
     keras.utils.set_random_seed(args.seed)
@@ -136,7 +138,9 @@ def train(
         write_text(files.log, log_text(progress.history))
     logger = LearningRateLogger()
     steps = fine_tuning.steps_in_epoch(task.data.train)
-    keeper = _Keeper(args, files, steps, progress, arrays, logger, stop)
+    keeper = _Keeper(
+        args, files, steps, task.data.train.element_spec, progress, arrays, logger, stop
+    )
     if progress.is_finished:
         _compile(plan, task, args)
         keeper.set_model(task.model)
@@ -186,7 +190,7 @@ def load_model_arrays(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> N
     """Give a model the state that `model_arrays` returned.
 
     Raises:
-        ValueError: If it does not fit.
+        CheckpointError: If it does not fit.
     """
     checkpoint.assign_arrays(model.variables, "model", arrays)
 
@@ -238,6 +242,7 @@ class _Keeper(keras.callbacks.Callback):
         args: The arguments of `finetune`.
         files: Where to write.
         steps: Int: steps in an epoch.
+        batch: `tf.TensorSpec`s: what a batch looks like.
         progress: How far the training is.
         arrays: The arrays of the checkpoint; empty at the beginning.
         logger: The callback that records the rates, before this one in the list.
@@ -249,6 +254,7 @@ class _Keeper(keras.callbacks.Callback):
         args: argparse.Namespace,
         files: Files,
         steps: int,
+        batch: Any,
         progress: Progress,
         arrays: Mapping[str, np.ndarray],
         logger: LearningRateLogger,
@@ -258,6 +264,7 @@ class _Keeper(keras.callbacks.Callback):
         self._args = args
         self._files = files
         self._steps = steps
+        self._batch = batch
         self._progress = progress
         self._arrays = arrays
         self._logger = logger
@@ -282,6 +289,10 @@ class _Keeper(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self._arrays:
             return
+        if self._progress.step:
+            # Keras creates their variables in the first step, which is too late.
+            with self.model.distribute_strategy.scope():
+                build_metrics(self.model, keras.tree.map_structure(_example, self._batch))
         load_model_arrays(self.model, self._arrays)
         checkpoint.load_optimizer(self.model, self._arrays)
         steps = _under("steps", self._arrays)
@@ -340,6 +351,10 @@ class _Keeper(keras.callbacks.Callback):
         arrays |= {f"best/{name}": array for name, array in self._best.items()}
         record = dataclasses.asdict(self._progress)
         checkpoint.write_checkpoint(self._files.checkpoint, arrays, record)
+
+
+def _example(spec: tf.TensorSpec) -> keras.KerasTensor:
+    return keras.KerasTensor(spec.shape, spec.dtype.name)
 
 
 def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

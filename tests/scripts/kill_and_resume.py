@@ -60,6 +60,13 @@ def moments(kills: int, whole: float, seed: int) -> list[Moment]:
     ]
 
 
+def earlier(moment: Moment, seconds: float) -> Moment:
+    """Return another moment for a process that ended after so many seconds, before this one."""
+    if moment.seconds is None:
+        return Moment(None, 1 + moment.writes // 2)
+    return Moment(random.Random(moment.seconds).uniform(0.0, seconds))
+
+
 def start(arguments: Sequence[str], run: Path) -> subprocess.Popen[bytes]:
     """Start a run, or go on with it."""
     command = [sys.executable, "-m", "dlr_tf", "finetune"]
@@ -182,6 +189,7 @@ def kill_and_compare(
         number += 1
         run = folder / f"killed_{number}"
         while True:
+            begun = time.perf_counter()
             process = start(arguments, run)
             if left and kill_at(left[0], process, run):
                 done += 1
@@ -191,8 +199,9 @@ def kill_and_compare(
             if process.wait(LIMIT) != 0:
                 print(run.with_suffix(".txt").read_text())
                 return 1
-            if left and left[0].seconds is None:
-                left.append(dataclasses.replace(left.pop(0), writes=1))  # it wrote fewer
+            if left:
+                # It ended before: what is left of a run takes less time, and writes less.
+                left.insert(0, earlier(left.pop(0), time.perf_counter() - begun))
             break
         wrong = differences(expected, run)
         different += bool(wrong)
