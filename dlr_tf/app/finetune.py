@@ -29,6 +29,7 @@ from dlr_tf.app.output import (
     check_output_folder,
     check_writable,
     locked,
+    make_folder,
     remove_partial_files,
     write_text,
     write_with,
@@ -80,13 +81,12 @@ def run(args: argparse.Namespace) -> int:
             stop = StopRequests()
             if args.strategy != "multi-worker":
                 until_the_end.enter_context(stop)
-            return _train_and_write(run, args, stop)
-        except (StoppedError, WriteError) as error:
-            line = f"dlr-tf finetune --resume {shlex.quote(str(run.folder))}"
-            if isinstance(error, StoppedError):
-                say(f"dlr-tf: stopped. To go on: {line}")
-                return error.exit_code
-            say(f"dlr-tf: error: {error} When that is corrected, go on with: {line}")
+            return _train_and_write(_begin(run, args), args, stop)
+        except StoppedError as error:
+            say(f"dlr-tf: stopped. {_next_line(run, 'To go on')}")
+            return error.exit_code
+        except WriteError as error:
+            say(f"dlr-tf: error: {error} {_next_line(run, 'When that is corrected, go on with')}")
             return 1
         except CheckpointError as error:
             raise MistakeError(str(error)) from error
@@ -112,13 +112,20 @@ class _Run:
         )
 
 
+def _next_line(run: _Run, when: str) -> str:
+    """Say how a run that has ended early goes on."""
+    if run.checkpoints is None or not (run.folder / settings.FILE).exists():
+        return "Start the run again."
+    return f"{when}: dlr-tf finetune --resume {shlex.quote(str(run.folder))}"
+
+
 def is_finished(folder: Path) -> bool:
     """Return whether a run has written its last file."""
     return (folder / MODEL_FILE).exists() and (folder / settings.FILE).exists()
 
 
 def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _Run:
-    """Check everything, and then create or open the folder of the run."""
+    """Check everything, and then create the folder of the run, or lock it."""
     started = time.perf_counter()
     name = args.resume or args.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}"
     folder = Path(name)
@@ -166,16 +173,25 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
     elif writes:
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(locked(folder))
-    if writes:
-        remove_partial_files(folder)
-        if args.resume is None:
-            write_settings(folder, args, task.data)
-    if checkpoints is not None:
-        checkpoints.mkdir(exist_ok=True)
-        remove_partial_files(checkpoints)
-        task = _same_start(checkpoints / "start.npz", task)
     plan = Plan(task.groups, task.rates, schedule, args.frozen_epochs)
     return _Run(folder, task, plan, writes, checkpoints, started)
+
+
+def _begin(run: _Run, args: argparse.Namespace) -> _Run:
+    """Write the first files of a run, or bring the model to the start of one that goes on.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    if run.writes:
+        remove_partial_files(run.folder)
+        if args.resume is None:
+            write_settings(run.folder, args, run.task.data)
+    if run.checkpoints is None:
+        return run
+    make_folder(run.checkpoints)
+    remove_partial_files(run.checkpoints)
+    return dataclasses.replace(run, task=_same_start(run.checkpoints / "start.npz", run.task))
 
 
 def _same_start(path: Path, task: Task) -> Task:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
-
-from dlr_tf.app.messages import say
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -79,6 +78,8 @@ class StopRequests:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._is_deferred and self._requested is None:
             self._requested = number
-            say("\ndlr-tf: stopping after this step; Ctrl-C again stops at once")
+            # Not by `print`, which may be at work where the signal arrives.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\ndlr-tf: stopping after this step; Ctrl-C again stops at once\n")
             return
         raise StoppedError(number)

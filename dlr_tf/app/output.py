@@ -134,6 +134,20 @@ def append_text(path: Path, text: str) -> None:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder if it is not there.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"The folder {str(folder)!r} could not be created: {error.strerror or error}."
+        ) from error
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove what an earlier process left in a folder when it was killed while it wrote a file."""
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -20,13 +20,13 @@ def test_at_once(number: int, code: int) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_after_a_step_and_the_second_time_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_step_and_the_second_time_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     with StopRequests() as stop:
         with stop.deferred():
             stop.check()
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.is_requested
-            assert "stopping after this step" in capsys.readouterr().err
+            assert "stopping after this step" in capfd.readouterr().err
             with pytest.raises(StoppedError, match="signal 2"):
                 os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(StoppedError, match="signal 15"):
