@@ -43,9 +43,10 @@ def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> N
     """
     dtypes = {name: array.dtype.name for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, "dtypes": dtypes, "record": record})
-    stored = {name: _as_plain(array) for name, array in arrays.items()}
+    stored: dict[str, Any] = {name: _as_plain(array) for name, array in arrays.items()}
+    stored[_RECORD] = np.frombuffer(text.encode(), np.uint8)
     with whole_file(path) as partial:
-        np.savez(partial, **{_RECORD: np.frombuffer(text.encode(), np.uint8)}, **stored)
+        np.savez(partial, **stored)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

@@ -133,7 +133,11 @@ def results(run: Path) -> dict[str, bytes]:
 
     def add(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[f"model.keras: {name}"] = np.asarray(item).tobytes()
+            content = np.asarray(item).tobytes()
+            if name.endswith("manifest"):
+                # It lists variables in the order in which they were first trained.
+                content = json.dumps(json.loads(content), sort_keys=True).encode()
+            found[f"model.keras: {name}"] = content
 
     with zipfile.ZipFile(run / "model.keras") as archive:
         weights = archive.read("model.weights.h5")
