@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import dlr_tf
+from dlr_tf.app import settings
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.training import fine_tuning
@@ -17,6 +19,9 @@ from dlr_tf.training.distribution import STRATEGIES, WAIT
 # settings: the second needs higher rates and more epochs.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
 DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
+_NOT_GIVEN = object()
+# Of the training images, where the epochs are compared and there are no images for it.
+VALIDATION_FRACTION = 0.1
 # Only for a model of `keras.applications`. Image size `None` means the size of the model.
 MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
 
@@ -35,9 +40,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     >>> args.command, args.epochs, args.learning_rate
     ('finetune', 31, '1e-3:1e-2')
     """
-    args = make_parser().parse_args(argv)
-    if args.command in ("finetune", "find-lr"):
+    command_line = list(sys.argv[1:] if argv is None else argv)
+    args = make_parser().parse_args(command_line)
+    if getattr(args, "resume", None) is not None:
+        with_marks = vars(make_parser(default=_NOT_GIVEN).parse_args(command_line))
+        given = {name: value for name, value in with_marks.items() if value is not _NOT_GIVEN}
+        args = settings.resumed_arguments(args, given)
+    elif args.command in ("finetune", "find-lr"):
         _complete(args)
+    args.command_line = command_line
     if args.command == "finetune" and args.frozen_epochs > args.epochs:
         raise MistakeError(
             "--frozen-epochs should not be above --epochs, which counts all epochs. "
@@ -64,6 +75,14 @@ def _complete(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if name in given and given[name] is None:
             setattr(args, name, value)
+    # Images that choose an epoch must not be those that the result is tested on.
+    chooses = given.get("keep") == "best" or given.get("patience") is not None
+    args.validation_fraction = VALIDATION_FRACTION if chooses else 0.0
+    if given.get("checkpoint_every") is not None and args.strategy == "multi-worker":
+        raise MistakeError(
+            "--checkpoint-every does not work with --strategy multi-worker, which writes no "
+            "checkpoints. Leave it out."
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,14 +125,21 @@ def positive(text: str) -> float:
     return value
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def make_parser(*, default: object = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands.
+
+    Args:
+        default: What every argument of `finetune` is if it is not given. Defaults to `None`: each
+            has its own default.
+    """
     parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=dlr_tf.__version__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
-    _add_finetune(commands)
+    finetune = _add_finetune(commands)
+    if default is not None:
+        finetune.set_defaults(**dict.fromkeys(vars(finetune.parse_args([])), default))
     _add_find_lr(commands)
     _add_schedule(commands)
     return parser
@@ -206,7 +232,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_finetune(commands: Any) -> None:
+def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "finetune",
         help="fine-tune a pretrained model",
@@ -267,8 +293,48 @@ def _add_finetune(commands: Any) -> None:
         metavar="SECONDS",
         help=f"how long multi-worker waits for the other machines (default: {WAIT:g})",
     )
+    _add_long_runs(parser)
     parser.add_argument(
         "--output", metavar="DIR", help="new or empty folder (default: runs/<date-time>)"
+    )
+    return parser
+
+
+def _add_long_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for trainings that are interrupted, watched, or ended early."""
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with the run in this folder after a stop, with the settings that it has; no "
+        "other option is needed, and one that differs is refused (default: a new run)",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=integer(1),
+        metavar="N",
+        help="also write a checkpoint every N steps (default: only at the end of every epoch)",
+    )
+    parser.add_argument(
+        "--keep",
+        choices=("best", "last"),
+        default="last",
+        help="the model that is tested and written: that of the last epoch, or of the best one, "
+        "which has the highest validation accuracy, and among several the lowest validation loss "
+        "(default: last)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=integer(1),
+        metavar="N",
+        help="stop when N epochs in a row were no better, in the sense of --keep, than the best "
+        "one before; after a restart of sgdr, a few epochs can be worse (default: train all "
+        "epochs)",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write the curves for TensorBoard, to the folder tensorboard of the run "
+        "(default: off)",
     )
 
 

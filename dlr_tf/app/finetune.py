@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import importlib.util
+import json
 import math
+import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,114 +19,251 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_layers
-from dlr_tf.app import report
-from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
-from dlr_tf.app.output import check_output_folder
+from dlr_tf import MultiGroupOptimizer, split_layers
+from dlr_tf.app import checkpoint, report, settings
+from dlr_tf.app.checkpoint import CheckpointError
+from dlr_tf.app.interrupts import StoppedError, StopRequests
+from dlr_tf.app.messages import MistakeError, messages_to_stderr, mistakes, say
+from dlr_tf.app.output import (
+    WriteError,
+    check_output_folder,
+    check_writable,
+    locked,
+    make_folder,
+    remove_partial_files,
+    write_text,
+    write_with,
+)
+from dlr_tf.app.settings import check_same_data, write_settings
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
+from dlr_tf.app.training import (
+    Files,
+    Plan,
+    Result,
+    load_model_arrays,
+    load_trained,
+    model_arrays,
+    train,
+    trained_arrays,
+)
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
-from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
+from dlr_tf.training.distribution import is_chief, make_strategy
 
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The results of one training."""
-
-    history: dict[str, list[float]]
-    accuracy: float
-    loss: float
-    seconds: float
+MODEL_FILE = "model.keras"
+CHECKPOINTS = "checkpoint"
+TRAINING, COMPARISON = "training", "comparison"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, test, and write the output folder.
+    """Train, test, and write the output folder, or go on with that.
 
     Args:
         args: What `parse_arguments` returns for `finetune`.
 
     Returns:
-        The exit code, 0.
+        The exit code: 0; 1 if a file could not be written; 130 or 143 if Ctrl-C or SIGTERM stopped
+        the run.
 
     Raises:
         MistakeError: If something is wrong with the arguments, before anything is written.
     """
-    started = time.perf_counter()
-    with messages_to_stderr(), mistakes():
-        output = Path(args.output or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"))
-        check_output_folder(output)
-        plotting.require_matplotlib()
-        strategy = _strategy(args)
-        with strategy.scope():
-            task = load_task(args)
-        schedule = fine_tuning.make_schedule(
-            args.schedule,
-            steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
-            epochs=args.epochs,
-            cycle_epochs=args.cycle_epochs,
-            t_mul=args.t_mul,
-        )
-        # Refuses an optimizer that does not fit the groups before the output folder is created.
-        fine_tuning.compile_groups(
-            task.model,
-            task.groups,
-            [schedule(rate) for rate in task.rates],
-            task.data.train,
-            optimizer=OPTIMIZERS[args.optimizer],
-        )
-        # All machines train, and one of them writes.
-        writes = is_chief(strategy)
-        if writes:
-            output.mkdir(parents=True, exist_ok=True)
+    if args.resume is not None and is_finished(Path(args.resume)):
+        # A kill can come between the last file and this.
+        shutil.rmtree(Path(args.resume, CHECKPOINTS), ignore_errors=True)
+        say(f"The run {args.resume} is finished: nothing is left to do.")
+        return 0
+    with contextlib.ExitStack() as until_the_end:
+        with messages_to_stderr(), mistakes():
+            run = _prepare(args, until_the_end)
+        try:
+            # Several machines stop together or not at all, and write no checkpoints.
+            stop = StopRequests()
+            if args.strategy != "multi-worker":
+                until_the_end.enter_context(stop)
+            return _train_and_write(_begin(run, args), args, stop)
+        except StoppedError as error:
+            say(f"dlr-tf: stopped. {_next_line(run, 'To go on')}")
+            return error.exit_code
+        except WriteError as error:
+            say(f"dlr-tf: error: {error} {_next_line(run, 'When that is corrected, go on with')}")
+            return 1
+        except CheckpointError as error:
+            raise MistakeError(str(error)) from error
 
-    initial = task.model.get_weights()
-    logger = LearningRateLogger()
-    with messages_to_stderr():
-        result = _train(
-            args,
-            task,
-            task.groups,
-            learning_rate=task.rates,
-            schedule=schedule,
-            frozen_epochs=args.frozen_epochs,
-            callbacks=[logger, _ShowGroups()],
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What is known before the training begins."""
+
+    folder: Path
+    task: Task
+    plan: Plan
+    writes: bool
+    checkpoints: Path | None
+    started: float
+
+    def files(self, name: str, args: argparse.Namespace) -> Files:
+        """Where the training of this name writes."""
+        return Files(
+            self.checkpoints / f"{name}.npz" if self.checkpoints else None,
+            self.folder / "log.csv" if self.writes and name == TRAINING else None,
+            self.folder / "tensorboard" / name if self.writes and args.tensorboard else None,
         )
-        if writes:
-            task.model.save(output / "model.keras")
+
+
+def _next_line(run: _Run, when: str) -> str:
+    """Say how a run that has ended early goes on."""
+    if run.checkpoints is None or not (run.folder / settings.FILE).exists():
+        return "Start the run again."
+    return f"{when}: dlr-tf finetune --resume {shlex.quote(str(run.folder))}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has written its last file."""
+    return (folder / MODEL_FILE).exists() and (folder / settings.FILE).exists()
+
+
+def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _Run:
+    """Check everything, and then create the folder of the run, or lock it."""
+    started = time.perf_counter()
+    name = args.resume or args.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}"
+    folder = Path(name)
+    if args.resume is None:
+        check_output_folder(folder)
+    else:
+        check_writable(folder)
+        if args.strategy == "multi-worker":
+            raise ValueError(
+                "A run with --strategy multi-worker writes no checkpoints, so it cannot go on. "
+                "Start it again without --resume."
+            )
+        until_the_end.enter_context(locked(folder))
+    plotting.require_matplotlib()
+    if args.tensorboard:
+        require_tensorboard()
+    strategy = _strategy(args)
+    with strategy.scope():
+        task = load_task(args)
+    schedule = fine_tuning.make_schedule(
+        args.schedule,
+        steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
+        epochs=args.epochs,
+        cycle_epochs=args.cycle_epochs,
+        t_mul=args.t_mul,
+    )
+    # Refuses an optimizer that does not fit the groups before the output folder is created.
+    fine_tuning.compile_groups(
+        task.model,
+        task.groups,
+        [schedule(rate) for rate in task.rates],
+        task.data.train,
+        optimizer=OPTIMIZERS[args.optimizer],
+    )
+    if args.validation_fraction and task.data.validation is task.data.test:
+        say(
+            "dlr-tf: warning: the best epoch is chosen by the test images, so the test accuracy is "
+            "too good; give a folder with train/, val/ and test/"
+        )
+    # All machines train, and one of them writes.
+    writes = is_chief(strategy)
+    checkpoints = folder / CHECKPOINTS if args.strategy != "multi-worker" else None
+    if args.resume is not None:
+        check_same_data(folder, task.data)
+    elif writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        until_the_end.enter_context(locked(folder))
+    plan = Plan(task.groups, task.rates, schedule, args.frozen_epochs)
+    return _Run(folder, task, plan, writes, checkpoints, started)
+
+
+def _begin(run: _Run, args: argparse.Namespace) -> _Run:
+    """Write the first files of a run, or bring the model to the start of one that goes on.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    if run.writes:
+        remove_partial_files(run.folder)
+        if args.resume is None:
+            write_settings(run.folder, args, run.task.data)
+    if run.checkpoints is None:
+        return run
+    make_folder(run.checkpoints)
+    remove_partial_files(run.checkpoints)
+    return dataclasses.replace(run, task=_same_start(run.checkpoints / "start.npz", run.task))
+
+
+def _same_start(path: Path, task: Task) -> Task:
+    """Let every training of a run begin with the same weights, also after a stop.
+
+    The weights of the head are random, and a pretraining on a GPU gives others each time.
+    """
+    stored = checkpoint.read_checkpoint(path)
+    if stored is None:
+        record = {"pretraining_accuracy": task.pretraining_accuracy}
+        checkpoint.write_checkpoint(path, model_arrays(task.model), record)
+        return task
+    arrays, record = stored
+    load_model_arrays(task.model, arrays)
+    return dataclasses.replace(task, pretraining_accuracy=record["pretraining_accuracy"])
+
+
+def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) -> int:
+    """Train, and write the results: first what is small, and the model last."""
+    task, output = run.task, run.folder
+    start = model_arrays(task.model) if args.compare else {}
+    with messages_to_stderr():
+        files = run.files(TRAINING, args)
+        result = train(run.plan, task, args, files, stop, [_ShowGroups()])
     with_rates, label = describe_rates(args, task.rates)
-    print(f"test accuracy {result.accuracy:.4f} with {with_rates}")
+    print(f"test accuracy {result.accuracy:.4f} with {with_rates}", flush=True)
 
     other = None
     if args.compare:
+        trained = trained_arrays(task.model)
         head_rate = task.rates[-1]
+        one_rate = Plan(split_layers(task.model, []), [head_rate], float, 0)
         with messages_to_stderr():
             say(f"for comparison, the same model with all layers at {head_rate:g} throughout:")
-            task.model.set_weights(initial)
-            other = _train(
-                args,
-                task,
-                split_layers(task.model, []),
-                learning_rate=head_rate,
-                schedule="constant",
-                frozen_epochs=0,
-            )
+            load_model_arrays(task.model, start)
+            other = train(one_rate, task, args, run.files(COMPARISON, args), stop)
+            load_trained(run.plan, task, args, trained)
         print(f"test accuracy {other.accuracy:.4f} with one rate, {head_rate:g}, throughout")
 
-    if not writes:
+    if not run.writes:
         return 0
-    report.write_history(output / "history.csv", result.history)
-    logger.plot_learning_rate(output / "learning_rates.png")
-    plotting.plot_history(
-        result.history,
-        output / "history.png",
-        compare=other.history if other else None,
-        frozen_epochs=args.frozen_epochs,
-        labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
-    )
-    seconds = {"training": result.seconds, "total": time.perf_counter() - started}
+    seconds = {"training": result.seconds, "total": time.perf_counter() - run.started}
     report.write_report(output / "report.json", _report(args, task, result, other, seconds))
+    write_text(output / "classes.json", json.dumps(list(task.data.class_names), indent=2) + "\n")
+    write_with(output / "learning_rates.png", result.logger.plot_learning_rate)
+    write_with(
+        output / "history.png",
+        lambda path: plotting.plot_history(
+            result.history,
+            path,
+            compare=other.history if other else None,
+            frozen_epochs=args.frozen_epochs,
+            labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
+        ),
+    )
+    write_with(output / MODEL_FILE, task.model.save)
+    if run.checkpoints is not None:
+        shutil.rmtree(run.checkpoints)
     print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     return 0
+
+
+def require_tensorboard() -> None:
+    """Check that TensorBoard is installed.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "--tensorboard needs TensorBoard, which is not installed. Run: pip install tensorboard"
+        )
 
 
 def describe_rates(args: argparse.Namespace, rates: Sequence[float]) -> tuple[str, str]:
@@ -155,39 +297,6 @@ def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
     return strategy
 
 
-def _train(
-    args: argparse.Namespace,
-    task: Task,
-    groups: Sequence[LayerGroup],
-    *,
-    learning_rate: Any,
-    schedule: Any,
-    frozen_epochs: int,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> Result:
-    keras.utils.set_random_seed(args.seed)
-    started = time.perf_counter()
-    history = fine_tuning.fine_tune(
-        task.model,
-        groups,
-        task.data.train_from(0),
-        learning_rate=learning_rate,
-        schedule=schedule,
-        epochs=args.epochs,
-        steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
-        frozen_epochs=frozen_epochs,
-        validation_data=task.data.validation,
-        optimizer=OPTIMIZERS[args.optimizer],
-        batch_norm=args.batch_norm,
-        callbacks=callbacks,
-        verbose=progress_bar(),
-    ).history
-    seconds = time.perf_counter() - started
-    with distributed_fit(task.model, task.data.test.element_spec):
-        scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
-    return Result(history, scores["accuracy"], scores["loss"], seconds)
-
-
 class _ShowGroups(keras.callbacks.Callback):
     """Print the table of groups when the optimizer knows its variables."""
 
@@ -211,13 +320,14 @@ def _report(
             "train_images": data.train_images,
             "test_images": data.test_images,
         },
-        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "verbose")},
+        "settings": settings.settings_of(args),
         "groups": [
             {"name": group.name, "layers": group.layers, "learning_rate": rate}
             for group, rate in zip(task.groups, task.rates, strict=True)
         ],
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
+        "kept_epoch": result.kept_epoch,
         "pretraining_accuracy": task.pretraining_accuracy,
         "seed": args.seed,
         "versions": report.versions(),

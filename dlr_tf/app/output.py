@@ -1,9 +1,20 @@
-"""Checks of the files and folders that a command writes, before the work begins."""
+"""The files and folders that a command writes: checked before the work, then written whole."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+# What a file is called while it is written: `.NAME.partial.ENDING`, in the folder of the file.
+_PARTIAL = ".partial"
+
+
+class WriteError(Exception):
+    """A file cannot be written, for example because the disk is full. The message is one line."""
 
 
 def check_output_folder(folder: Path) -> None:
@@ -14,9 +25,9 @@ def check_output_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output {str(folder)!r} is a file. Give another --output.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not _is_partial(path) for path in folder.iterdir()):
         raise ValueError(f"The output folder {str(folder)!r} is not empty. Give another --output.")
-    _check_writable(folder)
+    check_writable(folder)
 
 
 def check_new_file(path: Path) -> None:
@@ -36,11 +47,15 @@ def check_new_file(path: Path) -> None:
             f"The folder {str(path.parent)!r} of the output file does not exist. Create it, or "
             "give another --output."
         )
-    _check_writable(path.parent)
+    check_writable(path.parent)
 
 
-def _check_writable(folder: Path) -> None:
-    """Check the permission to write to a folder, or to its nearest parent that exists."""
+def check_writable(folder: Path) -> None:
+    """Check the permission to write to a folder, or to its nearest parent that exists.
+
+    Raises:
+        ValueError: If there is none.
+    """
     whole = folder.absolute()
     nearest = next(path for path in (whole, *whole.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -48,3 +63,169 @@ def _check_writable(folder: Path) -> None:
             f"No permission to write to {str(nearest)!r}. Give another --output, or run the "
             "command in a folder where you have permission."
         )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
+
+    The block writes to another name in the same folder. After the block, that file is on the disk
+    and gets the final name in one step. If the block raises, it is removed, and a file that had the
+    final name before stays.
+
+    Args:
+        path: The final name.
+
+    Yields:
+        The path to write to, with the same ending.
+
+    Raises:
+        WriteError: If the operating system refuses, for example because the disk is full.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(Path(folder, "report.json")) as partial:
+    ...         _ = partial.write_text("{}")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['report.json']
+    """
+    partial = path.with_name(f".{path.stem}{_PARTIAL}{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = _system_error(error)
+        if reason is None:
+            raise
+        raise WriteError(
+            f"The file {str(path)!r} could not be written: {reason.strerror or reason}."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file, and wait until it is on the disk.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(
+            f"The file {str(path)!r} could not be written: {error.strerror or error}."
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder if it is not there.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"The folder {str(folder)!r} could not be created: {error.strerror or error}."
+        ) from error
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what an earlier process left in a folder when it was killed while it wrote a file."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _is_partial(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and _PARTIAL in path.suffixes and not path.is_dir()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a change of names in a folder is on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return the error of the operating system behind an error, `None` if there is none.
+
+    HDF5 reports a full disk as a `RuntimeError` that only quotes the system's message.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        full = os.strerror(errno.ENOSPC)
+        if isinstance(error, (RuntimeError, ValueError)) and full.lower() in str(error).lower():
+            return OSError(errno.ENOSPC, full)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same lock out of a folder.
+
+    The system ends the lock with the process, however it ends. Where there are no such locks, the
+    block runs without.
+
+    Args:
+        folder: A folder that exists.
+
+    Raises:
+        ValueError: If another process has the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Another process is writing to {str(folder)!r}. Stop it first, or wait for it."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file as a whole or not at all, with a function that takes a path.
+
+    Args:
+        path: The final name.
+        write: Writes the file to the path that it gets.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    with whole_file(path) as partial:
+        write(partial)

@@ -1,12 +1,11 @@
-"""The tables and numbers that `finetune` writes: history.csv and report.json."""
+"""The numbers that `finetune` writes: report.json."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import dlr_tf
-
-
-def write_history(path: Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Write one row per epoch. NaN, as the rate of a frozen group, becomes an empty cell.
-
-    Args:
-        path: The CSV file.
-        history: The `history` of the `History` that `fit` returns.
-    """
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *history])
-        for epoch, row in enumerate(zip(*history.values(), strict=True), 1):
-            values = [float(value) for value in row]
-            writer.writerow([epoch, *("" if math.isnan(value) else value for value in values)])
+from dlr_tf.app.output import write_text
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -39,7 +24,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         path: The JSON file.
         report: Numbers, texts, and lists and dicts of these.
     """
-    path.write_text(json.dumps(jsonable(report), indent=2) + "\n")
+    write_text(path, json.dumps(jsonable(report), indent=2) + "\n")
 
 
 def jsonable(value: Any) -> Any:

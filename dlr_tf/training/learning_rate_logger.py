@@ -92,6 +92,49 @@ class LearningRateLogger(CheckedCallback):
         columns |= self._logged | self._rates
         return {name: list(values) for name, values in columns.items()}
 
+    def load_history(self, history: Mapping[str, Iterable[Any]]) -> None:
+        """Go on with a history that was recorded before, such as that of a stopped process.
+
+        What this logger recorded itself so far is dropped. In `fit`, call it in the
+        `on_train_begin` of a callback that comes after this one.
+
+        Args:
+            history: What `history` returned, with the groups of the optimizer.
+
+        Raises:
+            ValueError: If no optimizer is known, a column is missing, or the columns differ in
+                length.
+
+        Example:
+
+        >>> import keras
+        >>> from dlr_tf import MultiGroupOptimizer, split_layers
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="top")])
+        >>> optimizer = MultiGroupOptimizer(split_layers(model, [], names=["all"]), 0.1)
+        >>> logger = LearningRateLogger(optimizer)
+        >>> logger.load_history({"iterations": [1, 2], "loss": [0.5, 0.25], "all": [0.1, 0.1]})
+        >>> logger.history["loss"]
+        [0.5, 0.25]
+        """
+        if self._optimizer is None:
+            raise ValueError(
+                "`load_history` does not know the optimizer. Create the callback with "
+                "`LearningRateLogger(optimizer)`, or call it after the training has begun."
+            )
+        columns = {name: list(values) for name, values in history.items()}
+        groups = [group.name for group in self._optimizer.groups]
+        missing = [name for name in ("iterations", "loss", *groups) if name not in columns]
+        if missing or len({len(values) for values in columns.values()}) != 1:
+            raise ValueError(
+                "Argument `history` should have columns of equal length, with 'iterations', 'loss' "
+                f"and one per group. Missing: {missing}. "
+                f"Received: { ({name: len(values) for name, values in columns.items()}) }"
+            )
+        self._pending = []
+        self._iterations = [int(step) for step in columns.pop("iterations")]
+        self._rates = {name: columns.pop(name) for name in groups}
+        self._logged, self._checked = columns, frozenset()
+
     def record(self, step: Any, logs: Mapping[str, Any] | None = None) -> None:
         """Add a row in your own training loop: call it after `apply_gradients`.
 

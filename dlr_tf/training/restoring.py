@@ -33,7 +33,7 @@ def restore_on_exit(variables: Iterable[Any]) -> Iterator[None]:
     >>> variable.numpy().tolist()
     [1.0, 2.0]
     """
-    parts = {id(part): part for variable in variables for part in _copies(variable)}
+    parts = {id(part): part for variable in variables for part in copies_of(variable)}
     values = {key: part.numpy() for key, part in parts.items()}
     try:
         yield
@@ -42,8 +42,15 @@ def restore_on_exit(variables: Iterable[Any]) -> Iterator[None]:
             part.assign(values[key])
 
 
-def _copies(variable: Any) -> tuple[Any, ...]:
-    """Return the copies of a variable, one per device of a strategy."""
+def copies_of(variable: Any) -> tuple[Any, ...]:
+    """Return the copies of a variable, one per device of a strategy.
+
+    Args:
+        variable: A Keras or TensorFlow variable.
+
+    Returns:
+        The TensorFlow variables; one without a strategy.
+    """
     value = variable.value if isinstance(variable, keras.Variable) else variable
     if isinstance(value, tf.distribute.DistributedValues):
         return tuple(value.values)

@@ -9,7 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-FILES = ["history.csv", "history.png", "learning_rates.png", "model.keras", "report.json"]
+FILES = [
+    "classes.json",
+    "history.png",
+    "learning_rates.png",
+    "log.csv",
+    "model.keras",
+    "report.json",
+    "settings.json",
+]
 
 
 def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:

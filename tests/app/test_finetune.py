@@ -95,7 +95,7 @@ def test_progress_on_stderr(trained: Run) -> None:
 
 
 def test_history(trained: Run) -> None:
-    history = rows_of(trained.output / "history.csv")
+    history = rows_of(trained.output / "log.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
     accuracy = report_of(trained.output)["test_accuracy"]
     assert float(history[-1]["val_accuracy"]) == pytest.approx(accuracy)
@@ -148,7 +148,7 @@ def test_options(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None
     assert "compare" not in report
     assert report["groups"][1]["layers"][0] == "backbone/late"
     # Every cycle is one step long, so every step is at the peak.
-    for row in rows_of(output / "history.csv"):
+    for row in rows_of(output / "log.csv"):
         assert float(row["learning_rate/group_0"]) == pytest.approx(0.01)
         assert float(row["learning_rate/head"]) == pytest.approx(0.1)
     loaded = keras.models.load_model(output / "model.keras")
@@ -189,7 +189,7 @@ def test_one_cycle(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> No
     arguments = ["--epochs", "1", "--frozen-epochs", "0", "--schedule", "onecycle"]
     arguments += ["--learning-rate", ":0.1", "--no-compare", "--output", "out"]
     assert cli.main(["finetune", *arguments]) == 0
-    (row,) = rows_of(Path("out/history.csv"))
+    (row,) = rows_of(Path("out/log.csv"))
     body, head = float(row["learning_rate/group_0"]), float(row["learning_rate/head"])
     assert head == pytest.approx(10 * body)
     assert 0 < head < 0.05
@@ -214,7 +214,7 @@ def test_a_diverged_training_at_one_rate(
     arguments += ["--learning-rate", "1e38", "--schedule", "constant", "--output", "out"]
     assert cli.main(["finetune", *arguments]) == 0
     assert report_of(Path("out"))["test_loss"] is None
-    (row,) = rows_of(Path("out/history.csv"))
+    (row,) = rows_of(Path("out/log.csv"))
     assert row["val_loss"] == ""
     for group in ("group_0", "group_1", "head"):
         assert float(row[f"learning_rate/{group}"]) == pytest.approx(1e38)
@@ -273,7 +273,7 @@ def test_every_optimizer(quick_digits: None, name: str) -> None:
         newer_optimizer("Muon")
     arguments = ["--epochs", "2", "--optimizer", name, "--no-compare", "--output", "out"]
     assert cli.main(["finetune", *arguments, "--learning-rate", "1e-3"]) == 0
-    losses = [float(row["val_loss"]) for row in rows_of(Path("out/history.csv"))]
+    losses = [float(row["val_loss"]) for row in rows_of(Path("out/log.csv"))]
     assert np.isfinite(losses).all()
     assert losses[0] != losses[1]
     loaded = optimizer_of(keras.models.load_model("out/model.keras"))

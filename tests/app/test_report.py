@@ -1,33 +1,12 @@
-"""history.csv and report.json."""
+"""report.json."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
 
-import numpy as np
-
-from dlr_tf.app.report import versions, write_history, write_report
-
-
-def test_history_has_an_empty_cell_where_a_group_was_frozen() -> None:
-    nan = math.nan
-    history = {
-        "loss": [2.0, np.float32(0.5), math.inf],
-        "learning_rate/body": [nan, np.float32(nan), 1e-4],
-        "learning_rate/head": [0.25, 0.125, 0.0],
-    }
-    write_history(Path("history.csv"), history)
-    text = Path("history.csv").read_text()
-    assert "nan" not in text
-    with Path("history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert [row["learning_rate/body"] for row in rows] == ["", "", "0.0001"]
-    assert [row["learning_rate/head"] for row in rows] == ["0.25", "0.125", "0.0"]
-    assert [row["loss"] for row in rows] == ["2.0", "0.5", "inf"]
+from dlr_tf.app.report import versions, write_report
 
 
 def test_report_is_valid_json_where_numbers_are_not_finite() -> None:

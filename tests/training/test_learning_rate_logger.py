@@ -461,3 +461,38 @@ def test_there_is_nothing_to_plot_before_training():
     fit(make_model(), logger)
     with pytest.raises(ValueError, match="nothing to plot.*skip=10, 6 rows"):
         logger.plot_loss()
+
+
+def test_a_stored_history_goes_on():
+    first, second = LearningRateLogger(), LearningRateLogger()
+    model = make_model()
+    fit(model, first)
+    stored = first.history
+
+    class Load(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            second.load_history({name: np.array(values) for name, values in stored.items()})
+
+    fit(model, first)
+    model.optimizer.iterations.assign(len(stored["loss"]))
+    fit(model, second, Load())
+    count = len(stored["iterations"])
+    assert second.history["iterations"] == first.history["iterations"]
+    for name, values in stored.items():
+        assert second.history[name][:count] == pytest.approx(values, nan_ok=True)
+        assert len(second.history[name]) == 2 * count
+
+
+def test_a_stored_history_that_does_not_fit():
+    logger = LearningRateLogger()
+    with pytest.raises(ValueError, match="`load_history` does not know the optimizer"):
+        logger.load_history({})
+    optimizer = make_model().optimizer
+    logger = LearningRateLogger(optimizer)
+    names = [group.name for group in optimizer.groups]
+    with pytest.raises(ValueError, match=f"Missing: .'{names[0]}'"):
+        logger.load_history({"iterations": [1], "loss": [0.5]})
+    columns = {"iterations": [1], "loss": [0.5, 0.4], **{name: [0.1] for name in names}}
+    with pytest.raises(ValueError, match="columns of equal length, .* 'loss': 2"):
+        logger.load_history(columns)
+    assert logger.history["iterations"] == []

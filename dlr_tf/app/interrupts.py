@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM while a run can be continued later."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(KeyboardInterrupt):
+    """The user or the system asked the process to end.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports for a process that ended with this signal: 130 or 143."""
+        return 128 + self.number
+
+
+class StopRequests:
+    """In this context, Ctrl-C and SIGTERM end the process at a point from which it can go on.
+
+    In a `deferred()` block, the first signal is only noted, and `check` raises. The second one, and
+    any signal outside such a block, raises at once. In a thread other than the main one, where
+    signals cannot be handled, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self._requested: int | None = None
+        self._is_deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether a signal was noted."""
+        return self._requested is not None
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note the first signal in this block, which calls `check` after each step."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def check(self) -> None:
+        """Raise if a signal was noted.
+
+        Raises:
+            StoppedError: If one was.
+        """
+        if self._requested is not None:
+            raise StoppedError(self._requested)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_deferred and self._requested is None:
+            self._requested = number
+            # Not by `print`, which may be at work where the signal arrives.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\ndlr-tf: stopping after this step; Ctrl-C again stops at once\n")
+            return
+        raise StoppedError(number)
