@@ -179,6 +179,7 @@ def _train(
         validation_data=task.data.validation,
         optimizer=OPTIMIZERS[args.optimizer],
         batch_norm=args.batch_norm,
+        class_weight=task.data.class_weights(args.class_weights),
         callbacks=callbacks,
         verbose=progress_bar(),
     ).history

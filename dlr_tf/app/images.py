@@ -49,6 +49,16 @@ class ImageFileError(ValueError):
         self.reason = reason
 
 
+def failed_image(error: Exception) -> str | None:
+    """Return the message of the `ImageFileError` behind an error of TensorFlow, or `None`.
+
+    >>> failed_image(RuntimeError("At step 3: ImageFileError: The image file 'a.png' ...\\nmore"))
+    "The image file 'a.png' ..."
+    """
+    found = re.search(rf"{ImageFileError.__name__}: (.*)", str(error))
+    return None if found is None else found[1]
+
+
 def require_pillow() -> None:
     """Check that Pillow is installed.
 
@@ -220,7 +230,7 @@ def _low_bytes(image: Any, path: str) -> np.ndarray | None:
 
 
 def _raw_mode(image: Any) -> str:
-    """Return how Pillow names the numbers of a pixel in the file, an empty string if it does not."""
+    """Return how Pillow names the numbers of a pixel in a file, or an empty string."""
     arguments = image.tile[0][3] if image.tile else ""
     if isinstance(arguments, tuple) and arguments:
         arguments = arguments[0]
@@ -327,8 +337,8 @@ def _unknown_format(path: str) -> str:
         return "it is a HEIC image, which Pillow does not read; convert it to JPEG"
     if name == "AVIF" and "AVIF" not in _formats():
         return (
-            f"it is an AVIF image, which Pillow reads from 11.3 on, and {__version__} is installed; "
-            'run: pip install "pillow>=11.3"'
+            f"it is an AVIF image, which Pillow reads from 11.3 on, but {__version__} is "
+            'installed; run: pip install "pillow>=11.3"'
         )
     if name in ("AVIF", "WebP") and not features.check(name.lower()):
         return f"it is an image of the format {name}, without which this Pillow was built"
