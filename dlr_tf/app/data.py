@@ -316,10 +316,10 @@ def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
         say(f"{path}: {reasons[path]}")
     count = "1 file" if len(reasons) == 1 else f"{len(reasons)} files"
     if not skip_broken:
-        one = "it is" if len(reasons) == 1 else "they are"
         raise ValueError(
-            f"{count} of the data {found.name!r} cannot be read: {one} listed above. Repair or "
-            "remove what is broken, or give --skip-broken to go on without."
+            f"{count} of the data {found.name!r} cannot be read, for the reasons above: "
+            f"{some_of(sorted(reasons), 3)}. Repair or remove what is broken, or give "
+            "--skip-broken to go on without."
         )
     say(f"{found.name}: {count} left out (--skip-broken)")
     return readable

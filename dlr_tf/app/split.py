@@ -21,7 +21,7 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0)
         Array of bool: whether each example is held out.
 
     >>> held_out(np.array([0] * 10 + [1] * 3 + [2]), 0.2, seed=0).nonzero()[0].tolist()
-    [3, 9, 10]
+    [4, 6, 11]
     """
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
