@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,27 @@ def make_images(folder: Path, count: int, size: int) -> None:
         )
 
 
-def read(folder: Path, size: int) -> None:
-    """Read one epoch of the training images, and the test images."""
+def read(folder: Path, size: int) -> dict[str, Any]:
+    """Check all images, then read two epochs of the training images, and the test images."""
     from dlr_tf.app.data import load_folder
 
-    data = load_folder(folder, image_size=size)
-    for part in (data.train, data.test):
-        for _ in part:
-            pass
+    with measured("load and check") as load:
+        data = load_folder(folder, image_size=size)
+    rows = [per_image(load, data.train_images + data.test_images)]
+    count = len(data.train)
+    for name, batches, images in (
+        ("first epoch", data.train_from(0).take(count), data.train_images),
+        ("second epoch", data.train_from(count).take(count), data.train_images),
+        ("test", data.test, data.test_images),
+    ):
+        with measured(name) as part:
+            for _ in batches:
+                pass
+        rows.append(per_image(part, images))
+    return {"parts": rows}
 
 
-def finetune(folder: Path, size: int) -> None:
+def finetune(folder: Path, size: int) -> dict[str, Any]:
     """Fine-tune a tiny network for one epoch."""
     import keras
 
@@ -64,10 +75,30 @@ def finetune(folder: Path, size: int) -> None:
 
     tiny.__module__ = keras.applications.MobileNetV2.__module__
     keras.applications.MobileNetV2 = tiny
-    with tempfile.TemporaryDirectory() as output:
+    with tempfile.TemporaryDirectory() as output, measured("command") as command:
         options = ["--weights", "none", "--image-size", str(size), "--groups", "2"]
         options += ["--epochs", "1", "--frozen-epochs", "0", "--output", f"{output}/run"]
         assert cli.main(["finetune", str(folder), *options]) == 0
+        report = json.loads(Path(output, "run", "report.json").read_text())
+    return {"parts": [command], "training": report["seconds"]["training"]}
+
+
+@contextlib.contextmanager
+def measured(name: str) -> Iterator[dict[str, Any]]:
+    """Give a dictionary in which the seconds of the block are, when it has ended."""
+    taken: dict[str, Any] = {"name": name}
+    started, cpu = time.perf_counter(), time.process_time()
+    yield taken
+    taken["seconds"] = round(time.perf_counter() - started, 2)
+    taken["cpu seconds"] = round(time.process_time() - cpu, 2)
+
+
+def per_image(taken: dict[str, Any], images: int) -> dict[str, Any]:
+    per = {
+        f"{kind} per image, ms": round(1000 * taken[f"{kind}seconds"] / images, 3)
+        for kind in ("", "cpu ")
+    }
+    return {**taken, **per}
 
 
 WORK = {"read": read, "finetune": finetune}
@@ -79,20 +110,16 @@ def measure(work: str, folder: Path, size: int) -> dict[str, Any]:
 
     import dlr_tf.app.cli  # noqa: F401
 
-    count = sum(1 for path in folder.rglob("*") if path.is_file())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
-        WORK[work](folder, size)
-    seconds = time.perf_counter() - started
+        taken = WORK[work](folder, size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "work": work,
-        "images": count,
-        "seconds": round(seconds, 2),
-        "milliseconds per image": round(1000 * seconds / count, 3),
+        "folder": folder.name,
         "MiB before": before // 1024,
         "peak MiB": peak // 1024,
+        **taken,
     }
 
 
