@@ -362,8 +362,8 @@ def _hold_out(
     if len(missing) and chosen.any():
         names = [found.class_names[label] for label in missing]
         warn_user(
-            f"{len(names)} of {len(found.class_names)} classes have one image, which is trained "
-            f"on, and none for the {part}: {some_of(names)}."
+            f"There are classes with one image, which is trained on, so that none is left for the "
+            f"{part}: {some_of(names)}."
         )
     return places[~chosen], places[chosen]
 

@@ -87,7 +87,7 @@ def test_grey_images_become_rgb_and_hidden_folders_are_passed_by(tmp_path: Path)
 def test_a_class_may_have_one_image(tmp_path: Path) -> None:
     write_images(tmp_path / "a", 5, value=10)
     write_images(tmp_path / "b", 1, value=20)
-    message = r"1 of 2 classes have one image, which is trained on, and none for the test: \['b'\]"
+    message = r"one image, which is trained on, so that none is left for the test: \['b'\]"
     with pytest.warns(UserWarning, match=message):
         loaded = data.load_folder(tmp_path, image_size=6)
     assert loaded.class_counts == {"train": [4, 1], "test": [1, 0]}
@@ -290,7 +290,8 @@ def test_what_is_found_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
         data.load_folder(folder, image_size=6)
     assert [str(warning.message).split(" hold ")[0] for warning in caught] == [
         f"In {str(folder)!r}, ['fish']",
-        "1 of 3 classes have one image, which is trained on, and none for the test: ['fish'].",
+        "There are classes with one image, which is trained on, so that none is left for the "
+        "test: ['fish'].",
     ]
     assert capsys.readouterr().err == (
         f"{folder}: left aside: 1 hidden file, 1 folder ['__MACOSX']\n"
