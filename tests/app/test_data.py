@@ -516,3 +516,42 @@ def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[data\]"'):
         data.load_tfds("mnist", image_size=4)
+
+
+@pytest.mark.slow
+def test_a_real_data_set_of_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands for it above does not encode images, and has no files."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Stripes(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tfds.core.Path(tmp_path)
+
+        def _info(self) -> object:
+            features = {
+                "label": tfds.features.ClassLabel(names=["dark", "light"]),
+                "picture": tfds.features.Image(shape=(None, None, 1)),
+            }
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features), supervised_keys=("picture", "label")
+            )
+
+        def _split_generators(self, _: object) -> dict[str, object]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number in range(20):
+                image = np.full((4 + number % 3, 5, 1), number, np.uint8)
+                yield number, {"picture": image, "label": number % 2}
+
+    made = Stripes(data_dir=str(tmp_path))
+    monkeypatch.setattr(tfds, "builder", lambda name: made)
+    loaded = data.load("tfds:stripes", image_size=6, batch_size=5, validation_fraction=0.25)
+    counts = {part: sum(numbers) for part, numbers in loaded.class_counts.items()}
+    assert counts == {"train": 12, "validation": 4, "test": 4}
+    parts = [levels(part) for part in (loaded.train, loaded.validation, loaded.test)]
+    assert sorted(itertools.chain(*parts)) == [(float(n), n % 2) for n in range(20)]
+    whole = list(loaded.train_from(0).take(9))
+    assert_same_batches(loaded.train_from(4).take(5), whole[4:])
+    epochs = [np.concatenate([labels for _, labels in whole[i : i + 3]]) for i in (0, 3, 6)]
+    assert len({epoch.tobytes() for epoch in epochs}) > 1
