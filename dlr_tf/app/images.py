@@ -241,6 +241,8 @@ def _rotation(image: Any) -> Any:
     """Return how to transpose a loaded image, `None` for not at all."""
     from PIL.Image import Transpose
 
+    if image.format == "TIFF":  # Pillow has done it, and some versions still name the rotation
+        return None
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data do not make the pixels unreadable
