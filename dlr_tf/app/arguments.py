@@ -10,6 +10,7 @@ from typing import Any
 
 import dlr_tf
 from dlr_tf.app import settings
+from dlr_tf.app.augmentation import AUGMENTATIONS, parse_augmentations
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.training import fine_tuning
@@ -69,9 +70,13 @@ def _complete(args: argparse.Namespace) -> None:
     for name in MODEL_DEFAULTS:
         if args.data is None and given[name] is not None:
             raise MistakeError(
-                f"--{name.replace('_', '-')} needs DATA: give a folder of images or tfds:NAME. "
+                f"--{name.replace('_', '-')} needs DATA: give a folder of images, a CSV file "
+                "or tfds:NAME. "
                 "Without DATA, a small network is trained on the digits of scikit-learn."
             )
+    if args.data is None and (args.augment != "none" or args.skip_broken):
+        option = "--skip-broken" if args.skip_broken else "--augment"
+        raise MistakeError(f"{option} needs DATA: give a folder of images, a CSV file or tfds:NAME")
     for name, value in defaults.items():
         if name in given and given[name] is None:
             setattr(args, name, value)
@@ -156,8 +161,8 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="DATA",
         help="folder with one sub-folder of images per class (or with train/ and test/ or val/ "
-        "that hold such sub-folders), or tfds:NAME (default: the digits of scikit-learn, which "
-        "need no network)",
+        "that hold such sub-folders), CSV file with the columns path, label and perhaps split, or "
+        "tfds:NAME (default: the digits of scikit-learn, which need no network)",
     )
     parser.add_argument(
         "--model",
@@ -177,6 +182,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         help="height and width that images are resized to (default: the size that the model was "
         "made for)",
     )
+    _add_images(parser)
     split = parser.add_mutually_exclusive_group()
     split.add_argument(
         "--groups",
@@ -230,6 +236,40 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the pretraining, and the traceback of an error (default: off)",
     )
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for what is done with the images of DATA."""
+    parser.add_argument(
+        "--augment",
+        nargs="?",
+        type=_augmentations,
+        const=",".join(AUGMENTATIONS),
+        default="none",
+        metavar="A,B",
+        help="change the training images at random: flip (left to right), crop (a part of 0.7 to 1 "
+        "of the sides), colour (brightness, contrast, saturation), or several separated by commas; "
+        "--augment alone: all of them (default: none)",
+    )
+    parser.add_argument(
+        "--class-weights",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced: an image counts the more, the fewer its class has, so that all classes "
+        "count the same (default: none)",
+    )
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="go on without the image files that cannot be read (default: stop and name them)",
+    )
+
+
+def _augmentations(text: str) -> str:
+    try:
+        return ",".join(parse_augmentations(text)) or "none"
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_finetune(commands: Any) -> argparse.ArgumentParser:

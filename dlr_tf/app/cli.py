@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from dlr_tf.app import find_lr, finetune, schedule
 from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.images import failed_image
 from dlr_tf.app.messages import MistakeError, one_line, say, warnings_in_one_line
 
 COMMANDS = {"finetune": finetune.run, "find-lr": find_lr.run, "schedule": schedule.run}
@@ -25,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the name of the command. Defaults to those of the process.
 
     Returns:
-        The exit code: 0; 1 if a range test has no suggestion or another worker stopped; 2 for a
-        mistake of the user; 130 for Ctrl-C.
+        The exit code: 0; 1 if a range test has no suggestion, another worker stopped, or an image
+        cannot be decoded during the training; 2 for a mistake of the user; 130 for Ctrl-C.
     """
     verbose = False
     try:
@@ -44,6 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("dlr-tf: stopped")
         return 130
+    except tf.errors.InvalidArgumentError as error:
+        message = failed_image(error)
+        if message is None:
+            raise
+        if verbose:
+            traceback.print_exc()
+        say(f"dlr-tf: error: {message}")
+        return 1
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if verbose:
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Labelled images to fine-tune on: folders and TensorFlow Datasets.
+"""Labelled images to fine-tune on: folders, CSV files and TensorFlow Datasets.
 
 This module checks the images before a model is trained or a file is written. It imports
 tensorflow_datasets only to read one of its data sets.
@@ -7,24 +7,24 @@ tensorflow_datasets only to read one of its data sets.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
+import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core._validation import some_of
+from dlr_tf.app.augmentation import augment
+from dlr_tf.app.folders import Found, find_images
+from dlr_tf.app.image_files import ImageFiles
+from dlr_tf.app.images import require_pillow
+from dlr_tf.app.messages import say
+from dlr_tf.app.order import index_batches, steps_per_epoch
+from dlr_tf.app.split import held_out
+from dlr_tf.core._validation import MAX_NAMES, some_of, warn_user
 
-READABLE = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-# Images that TensorFlow cannot decode. They give an error, so that none is left out unnoticed.
-UNREADABLE = (".avif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
-TRAINING_FOLDER = "train"
-TEST_FOLDERS = ("test",)
-VALIDATION_FOLDERS = ("val", "validation", "valid")
-LAYOUT = "expected one sub-folder of images per class"
+_SHUFFLED = 1024  # images of a data set of TensorFlow Datasets that are shuffled at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ImageData:
         train_from: A function from a step to the batches of the training from this step on,
             without end, each epoch in another order. It gives the same batches each time.
         validation: Batches for the scores after each epoch. The same as `test` if the source has
-            only one part beside `train`.
+            only one part beside `train` and no training images are held out.
         test: Batches for the scores at the end.
         class_names: The names of the classes, in the order of the labels.
         image_shape: Height, width and channels.
@@ -46,6 +46,9 @@ class ImageData:
         test_images: Number of images in `test`.
         test_names: What each image of `test` is called, in its order: the path of its file, or a
             number.
+        class_counts: The number of images of each class, in the order of the labels: of "train", of
+            "test", and of "validation" if it is not the same as `test`. Defaults to none: not
+            known.
     """
 
     name: str
@@ -58,248 +61,346 @@ class ImageData:
     train_images: int
     test_images: int
     test_names: Sequence[str]
+    class_counts: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+
+    def class_weights(self, kind: str = "balanced") -> dict[int, float] | None:
+        """Return the argument `class_weight` of `fit`.
+
+        Args:
+            kind: `"balanced"`, or `"none"` for no weights. Defaults to `"balanced"`.
+        """
+        return None if kind == "none" else balanced_weights(self.class_counts["train"])
 
 
-def class_names(source: str) -> tuple[str, ...]:
-    """Return the names of the classes without reading the images.
+def balanced_weights(counts: Sequence[int]) -> dict[int, float]:
+    """Return weights with which every class counts the same.
+
+    The weight of a class is `n / (k * c)`, for `c` of `n` images and `k` classes. The mean weight
+    of the images is 1, so the learning rate need not change.
 
     Args:
-        source: A folder, or `"tfds:NAME"`.
+        counts: The number of training images of each class.
+
+    >>> balanced_weights([30, 10])
+    {0: 0.6666666666666666, 1: 2.0}
+    """
+    total, classes = sum(counts), len(counts)
+    return {label: total / (classes * count) for label, count in enumerate(counts) if count}
+
+
+def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return lines that name the classes and count their images, for at most ten classes.
+
+    Args:
+        class_names: The names.
+        counts: The number of images of each class, for each part.
+
+    >>> print("\\n".join(class_table(["cat", "dog"], {"train": [120, 80], "test": [30, 20]})))
+    class  train  test
+    cat      120    30
+    dog       80    20
+    """
+    shown = class_names[:MAX_NAMES]
+    rows = [["class", *counts]]
+    rows += [[name, *(str(part[i]) for part in counts.values())] for i, name in enumerate(shown)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    if len(class_names) > len(shown):
+        rest = {part: numbers[len(shown) :] for part, numbers in counts.items()}
+        ranges = ", ".join(f"{min(n)} to {max(n)} in {part}" for part, n in rest.items())
+        lines.append(f"and {len(class_names) - len(shown)} more classes: {ranges}")
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class _FoundTfds:
+    """A data set of TensorFlow Datasets: its name, its builder and its labels."""
+
+    name: str
+    builder: Any
+    class_names: tuple[str, ...]
+
+    @property
+    def image(self) -> Any:
+        """The feature that decodes the images."""
+        return self.builder.info.features[self.builder.info.supervised_keys[0]]
+
+
+def find(source: str | os.PathLike[str]) -> Found | _FoundTfds:
+    """Find the classes of a source without reading the images.
+
+    Args:
+        source: A folder, a CSV file, or `"tfds:NAME"`.
+
+    Returns:
+        An object for `load`. Its `class_names` are the names of the classes.
 
     Raises:
-        ImportError: If the source needs tensorflow_datasets, which is not installed.
-        ValueError: If there is no such source, or it has fewer than two classes.
+        ImportError: If a package that the source needs is not installed.
+        ValueError: If there is no such source, or its classes cannot be used.
     """
-    dataset = _dataset_name(source)
-    if dataset is not None:
-        builder, label = _tfds_builder(dataset)
-        if label.num_classes is None:
-            builder.download_and_prepare()  # the names of the classes are in the data
-        return tuple(label.names)
-    return tuple(_parts_and_classes(Path(source))[1])
+    kind, separator, name = os.fspath(source).partition(":")
+    if separator and kind == "tfds":
+        return _find_tfds(name)
+    require_pillow()
+    return find_images(source)
 
 
-def load(source: str, **settings: Any) -> ImageData:
-    """Read the images of a folder, or of TensorFlow Datasets.
+def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the classes of a source. The arguments and errors are those of `find`."""
+    return find(source).class_names
+
+
+def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageData:
+    """Read the images of a folder, of a CSV file, or of TensorFlow Datasets.
 
     Args:
-        source: A folder, or `"tfds:NAME"`.
+        source: A folder, a CSV file, `"tfds:NAME"`, or what `find` returns.
+        skip_broken: As in `load_folder`. Defaults to `False`.
         **settings: As in `load_folder` and `load_tfds`.
 
     Raises:
-        ImportError: If the source needs tensorflow_datasets, which is not installed.
+        ImportError: If a package that the source needs is not installed.
         ValueError: If the images cannot be used.
     """
-    dataset = _dataset_name(source)
-    return load_folder(source, **settings) if dataset is None else load_tfds(dataset, **settings)
-
-
-def _dataset_name(source: str) -> str | None:
-    kind, separator, name = source.partition(":")
-    return name if separator and kind == "tfds" else None
+    found = source if isinstance(source, (Found, _FoundTfds)) else find(source)
+    if isinstance(found, _FoundTfds):
+        if skip_broken:
+            raise ValueError(
+                "--skip-broken is for a folder or a CSV file. Received: --skip-broken with "
+                f"{'tfds:' + found.name!r}"
+            )
+        return load_tfds(found, **settings)
+    return load_folder(found, skip_broken=skip_broken, **settings)
 
 
 def load_folder(
-    directory: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Found,
     *,
     image_size: int,
     batch_size: int = 32,
     seed: int = 0,
     test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    skip_broken: bool = False,
+    augmentations: Collection[str] = (),
 ) -> ImageData:
-    """Read a folder with one sub-folder of images per class.
+    """Read a folder with one sub-folder of images per class, or the images of a CSV file.
 
-    A folder that holds `train/` and `test/` or `val/` (or all three), each with the same classes,
-    keeps that split. Any other folder is split by `test_fraction`, in the same way for the same
-    `seed`. Every file is decoded once, to find those that cannot be read. Grey images become RGB.
+    What is split already keeps its split. Otherwise a part of every class is kept for testing, the
+    same for the same `seed`. Every file is checked before this function returns, and what is found
+    is printed on stderr: classes with their numbers of images, files that are left aside, and files
+    that cannot be read.
+
+    Images that fit in 200 MiB are decoded once and stay in memory. More are decoded again in each
+    epoch, a few at a time.
 
     Args:
-        directory: The folder.
+        source: The folder or the CSV file (see `find_images`), or what `find` returns.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
-        seed: Seed of the split and of the order of the images. Defaults to 0.
-        test_fraction: Fraction of the images to test on if the folder has no split of its own,
-            above 0 and below 1. Defaults to 0.2.
+        seed: Seed of the split, of the order of the images and of their changes. Defaults to 0.
+        test_fraction: Fraction of each class to test on if the source is not split, above 0 and
+            below 1. Defaults to 0.2.
+        validation_fraction: Fraction of each class that is not trained on and becomes `validation`
+            if the source has no third part, at least 0 and below 1. Defaults to 0: `validation` is
+            `test`.
+        skip_broken: Whether to go on without the files that cannot be read. Defaults to `False`.
+        augmentations: Random changes of the training images, names from
+            `augmentation.AUGMENTATIONS`. Defaults to none.
 
     Returns:
         The images as `ImageData`.
 
     Raises:
-        ValueError: If the folder is missing or empty, has only one class, a class without images,
-            parts with different classes, or a file that cannot be read as an image.
+        ImportError: If Pillow is not installed.
+        ValueError: If the classes cannot be used, a file cannot be read, or a class has no image to
+            train on.
+
+    Warns:
+        UserWarning: If something may be a mistake, such as a class that is not in `test`.
     """
-    root = Path(directory)
-    parts, classes = _parts_and_classes(root)
-    common = {
-        "image_size": (image_size, image_size),
-        "batch_size": batch_size,
-        "seed": seed,
-        "class_names": classes,
-        "verbose": False,
+    require_pillow()
+    found = source if isinstance(source, Found) else find_images(source)
+    name = found.name
+    for warning in found.warnings:
+        warn_user(warning)
+    if found.left_aside:
+        say(f"{name}: left aside: {found.left_aside}")
+    files = ImageFiles(found.root, found.files, image_size)
+    readable = _readable(found, files, skip_broken)
+    parts = {part: places[readable[places]] for part, places in found.parts.items()}
+    parts = _split(found, parts, test_fraction, validation_fraction, seed)
+    counts = {
+        part: np.bincount(found.labels[places], minlength=len(found.class_names)).tolist()
+        for part, places in parts.items()
     }
-    if len(parts) > 1:
-        sets = {
-            name: keras.utils.image_dataset_from_directory(
-                str(folder), shuffle=name == TRAINING_FOLDER, **common
-            )
-            for name, folder in parts.items()
-        }
-    else:
-        count = sum(len(_files(root / name, READABLE)) for name in classes)
-        if not 0 < int(test_fraction * count) < count:
-            raise ValueError(
-                f"The data folder {str(root)!r} holds {count} images, too few to keep a "
-                f"fraction of {test_fraction} for testing. Add images, or give `train` and `test` "
-                "sub-folders."
-            )
-        train, test = keras.utils.image_dataset_from_directory(
-            str(root), validation_split=test_fraction, subset="both", **common
+    untrained = [
+        n for n, count in zip(found.class_names, counts["train"], strict=True) if not count
+    ]
+    if untrained:
+        raise ValueError(
+            f"The data {name!r} have classes without an image to train on: {some_of(untrained)}. "
+            "Add images, or remove these classes."
         )
-        sets = {TRAINING_FOLDER: train, "test": test}
-    _check_images([path for dataset in sets.values() for path in dataset.file_paths])
-    test = sets["test"] if "test" in sets else sets["validation"]
+
+    def batches(places: np.ndarray, indices: tf.data.Dataset) -> tf.data.Dataset:
+        """Return images and labels for batches of positions in a part."""
+        indices = indices.map(lambda batch: tf.gather(places, batch))
+        labels = indices.map(lambda batch: tf.gather(found.labels, batch))
+        return tf.data.Dataset.zip((files.batches(indices, batch_size), labels))
+
+    def train_from(step: int) -> tf.data.Dataset:
+        order = index_batches(len(parts["train"]), batch_size, seed, start=step)
+        return _training(batches(parts["train"], order), augmentations, seed, step)
+
+    def evaluation(part: str) -> tf.data.Dataset:
+        places = parts[part]
+        in_order = tf.data.Dataset.range(len(places)).batch(batch_size)
+        steps = steps_per_epoch(len(places), batch_size)
+        return _counted(batches(places, in_order), steps).prefetch(_PREFETCHED)
+
+    test = evaluation("test")
     return ImageData(
-        name=str(root),
-        train=sets[TRAINING_FOLDER],
-        train_from=lambda step: sets[TRAINING_FOLDER].repeat().skip(step),
-        validation=sets.get("validation", test),
+        name=name,
+        train=train_from(0).take(steps_per_epoch(len(parts["train"]), batch_size)),
+        train_from=train_from,
+        validation=evaluation("validation") if "validation" in parts else test,
         test=test,
-        class_names=tuple(classes),
+        class_names=found.class_names,
         image_shape=(image_size, image_size, 3),
-        train_images=len(sets[TRAINING_FOLDER].file_paths),
-        test_images=len(test.file_paths),
-        test_names=test.file_paths,
+        train_images=len(parts["train"]),
+        test_images=len(parts["test"]),
+        test_names=[files.path(index) for index in parts["test"]],
+        class_counts=counts,
     )
 
 
-def _parts_and_classes(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folder of each part, and the classes, which are those of every part."""
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"The data folder {str(root)!r} {kind}: {LAYOUT}.")
-    parts = _parts(root)
-    classes = _classes(parts[TRAINING_FOLDER])
-    for name, folder in parts.items():
-        if name != TRAINING_FOLDER:
-            _check_same_classes(classes, _classes(folder), parts[TRAINING_FOLDER], folder)
-    return parts, classes
+_PREFETCHED = 2  # batches that are read ahead
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """Return the folder of each part: `train` alone, or with `test`, `validation` or both."""
-    train = root / TRAINING_FOLDER
-    # A class may be called "train": a part holds folders, a class holds images.
-    if not (train.is_dir() and _subfolders(train)):
-        return {TRAINING_FOLDER: root}
-    parts = {TRAINING_FOLDER: train}
-    for part, names in (("test", TEST_FOLDERS), ("validation", VALIDATION_FOLDERS)):
-        found = [root / name for name in names if (root / name).is_dir()]
-        if len(found) > 1:
-            raise ValueError(
-                f"The data folder {str(root)!r} holds {[folder.name for folder in found]}, which "
-                "have the same meaning. Keep one of them."
-            )
-        if found:
-            parts[part] = found[0]
+def _training(
+    batches: tf.data.Dataset, augmentations: Collection[str], seed: int, step: int
+) -> tf.data.Dataset:
+    """Return batches of a training from a step on, without end, with their random changes."""
+    if augmentations:
+        steps = tf.data.Dataset.counter(step)
+        batches = tf.data.Dataset.zip((steps, batches)).map(
+            lambda step, batch: (augment(batch[0], augmentations, [seed, step]), batch[1]),
+            num_parallel_calls=_PREFETCHED,
+            deterministic=True,
+        )
+    endless = tf.data.experimental.INFINITE_CARDINALITY
+    return _counted(batches, endless).prefetch(_PREFETCHED)
+
+
+def _counted(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """Return batches whose number Keras can ask for."""
+    return batches.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
+    """Check all files, print those that cannot be read, and return which can be read."""
+    if not files.are_few:
+        say(f"{found.name}: checking {len(files)} files")
+    unreadable = files.check()
+    reasons = {files.path(index): reason for index, reason in unreadable.items()}
+    reasons.update(found.broken)
+    readable = np.ones(len(files), bool)
+    readable[list(unreadable)] = False
+    if not reasons:
+        return readable
+    for path in sorted(reasons):
+        say(f"{path}: {reasons[path]}")
+    count = "1 file" if len(reasons) == 1 else f"{len(reasons)} files"
+    if not skip_broken:
+        raise ValueError(
+            f"{count} of the data {found.name!r} cannot be read, for the reasons above: "
+            f"{some_of(sorted(reasons), 3)}. Repair or remove what is broken, or give "
+            "--skip-broken to go on without."
+        )
+    say(f"{found.name}: {count} left out (--skip-broken)")
+    return readable
+
+
+def _split(
+    found: Found,
+    parts: Mapping[str, np.ndarray],
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Return "train", "test" and perhaps "validation", after holding out what is asked for."""
+    parts = dict(parts)
     if len(parts) == 1:
-        raise ValueError(
-            f"The data folder {str(root)!r} holds 'train' but neither 'test' nor 'val'. Add one of "
-            f"them, or give {str(train)!r}, which is then split."
+        parts["train"], parts["test"] = _hold_out(
+            found, parts["train"], test_fraction, seed, "test"
         )
-    return parts
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[:1] != "."
-    )
-
-
-def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    return sorted(
-        Path(base, name)
-        for base, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(tuple(endings))
-    )
-
-
-def _classes(folder: Path) -> list[str]:
-    """Return the classes of a folder, and check that there are two or more, each with images."""
-    names = _subfolders(folder)
-    counts = {name: len(_files(folder / name, READABLE)) for name in names}
-    for name in names:
-        unreadable = _files(folder / name, UNREADABLE)
-        if unreadable:
+    elif "test" not in parts:
+        parts["test"] = parts.pop("validation")
+    if "validation" not in parts and validation_fraction > 0:
+        parts["train"], parts["validation"] = _hold_out(
+            found, parts["train"], validation_fraction, seed, "validation"
+        )
+    for part in ("test", "validation"):
+        if part in parts and not len(parts[part]):
             raise ValueError(
-                f"The image file {str(unreadable[0])!r} is of a format that cannot be read. "
-                f"Convert it to one of {', '.join(READABLE)}."
+                f"The data {found.name!r} hold {len(found.files)} images, too few to keep some for "
+                f"the {part}. Add images: every class needs two or more."
             )
-    if not any(counts.values()):
-        raise ValueError(
-            f"The data folder {str(folder)!r} holds no images in sub-folders: {LAYOUT}, with "
-            f"files that end in {', '.join(READABLE)}."
+    return {part: parts[part] for part in ("train", "validation", "test") if part in parts}
+
+
+def _hold_out(
+    found: Found, places: np.ndarray, fraction: float, seed: int, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    labels = found.labels[places]
+    chosen = held_out(labels, fraction, seed, stream=0 if part == "test" else 1)
+    missing = np.setdiff1d(labels, labels[chosen])
+    if len(missing) and chosen.any():
+        names = [found.class_names[label] for label in missing]
+        warn_user(
+            f"There are classes with one image, which is trained on, so that none is left for the "
+            f"{part}: {some_of(names)}."
         )
-    empty = [name for name in names if not counts[name]]
-    if empty:
-        raise ValueError(
-            f"The class folder {str(folder / empty[0])!r} holds no images. Add files that end in "
-            f"{', '.join(READABLE)}, or remove the folder."
-        )
-    if len(names) == 1:
-        raise ValueError(
-            f"The data folder {str(folder)!r} has only one class, {names[0]!r}: {LAYOUT}, two "
-            "classes or more."
-        )
-    return names
+    return places[~chosen], places[chosen]
 
 
-def _check_same_classes(
-    classes: Sequence[str], others: Sequence[str], folder: Path, other: Path
-) -> None:
-    if set(classes) != set(others):
-        raise ValueError(
-            f"The folders {str(folder)!r} and {str(other)!r} should hold the same classes. Only in "
-            f"the first: {some_of(sorted(set(classes) - set(others)))}. Only in the second: "
-            f"{some_of(sorted(set(others) - set(classes)))}."
-        )
-
-
-def _check_images(paths: Sequence[str]) -> None:
-    """Decode every file as the training does, and name the first that fails."""
-
-    def problem(path: str) -> str | None:
-        try:
-            tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-        except tf.errors.OpError as error:
-            return error.message
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(problem, paths))
-    broken = sorted(path for path, found in zip(paths, problems, strict=True) if found)
-    if broken:
-        others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        raise ValueError(
-            f"The image file {broken[0]!r}{others} cannot be read: it is damaged or not an image. "
-            "Repair or remove it."
-        )
+def _find_tfds(name: str) -> _FoundTfds:
+    builder, label = _tfds_builder(name)
+    if label.num_classes is None:
+        builder.download_and_prepare()  # the names of the classes are in the data
+    return _FoundTfds(name, builder, tuple(label.names))
 
 
 def load_tfds(
-    name: str, *, image_size: int, batch_size: int = 32, seed: int = 0, test_fraction: float = 0.2
+    source: Any,
+    *,
+    image_size: int,
+    batch_size: int = 32,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    augmentations: Collection[str] = (),
 ) -> ImageData:
     """Read labelled images from TensorFlow Datasets.
 
     A `test` split is for the scores at the end, a `validation` split for those after each epoch. If
-    there is neither, the end of `train` is kept for testing.
+    there is neither, the end of `train` is kept for testing. The files of `train` are read in
+    another order in each epoch, and 1024 images at a time are shuffled.
 
     Args:
-        name: Name in the catalogue, such as `"tf_flowers"` or `"mnist:3.*.*"`.
+        source: Name in the catalogue, such as `"tf_flowers"` or `"mnist:3.*.*"`, or what `find`
+            returns.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
-        seed: Seed of the order of the images. Defaults to 0.
+        seed: Seed of the order of the images and of their changes. Defaults to 0.
         test_fraction: Fraction of `train` to test on if there is no other split. Defaults to 0.2.
+        validation_fraction: Fraction of `train`, at its end, that is not trained on and becomes
+            `validation` if there are less than three splits. Defaults to 0: `validation` is `test`.
+        augmentations: As in `load_folder`. Defaults to none.
 
     Returns:
         The images as `ImageData`.
@@ -308,49 +409,111 @@ def load_tfds(
         ImportError: If tensorflow_datasets is not installed.
         ValueError: If there is no such data set, or it does not hold images with one label each.
     """
-    builder, label = _tfds_builder(name)
+    found = source if isinstance(source, _FoundTfds) else _find_tfds(source)
+    found.builder.download_and_prepare()
+    splits = _tfds_splits(found, test_fraction, validation_fraction)
+    counts = {part: _tfds_counts(found, split) for part, split in splits.items()}
+    n_train, n_test = sum(counts["train"]), sum(counts["test"])
+    steps = steps_per_epoch(n_train, batch_size)
+
+    def decode(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        shape = (image_size, image_size, 3)
+        images = tf.map_fn(
+            lambda image: _resize(found.image.decode_example(image), image_size),
+            images,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+        )
+        return tf.ensure_shape(images, (None, *shape)), labels
+
+    def decoded(batches: tf.data.Dataset) -> tf.data.Dataset:
+        return batches.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def epoch(number: int) -> tf.data.Dataset:
+        epoch_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
+        encoded = _encoded(found, splits["train"], shuffle_seed=epoch_seed)
+        encoded = encoded.shuffle(_SHUFFLED, seed=epoch_seed, reshuffle_each_iteration=False)
+        return encoded.batch(batch_size)
+
+    def train_from(step: int) -> tf.data.Dataset:
+        def batches() -> Iterator[Any]:
+            first, done = divmod(step, steps)
+            yield from epoch(first).skip(done)  # reads what it skips, but does not decode it
+            for number in itertools.count(first + 1):
+                yield from epoch(number)
+
+        spec = epoch(0).element_spec
+        endless = tf.data.Dataset.from_generator(batches, output_signature=spec)
+        return _training(decoded(endless), augmentations, seed, step)
+
+    def evaluation(part: str) -> tf.data.Dataset:
+        batches = decoded(_encoded(found, splits[part]).batch(batch_size))
+        count = steps_per_epoch(sum(counts[part]), batch_size)
+        return _counted(batches, count).prefetch(_PREFETCHED)
+
+    test = evaluation("test")
+    return ImageData(
+        name=f"tfds:{found.name}",
+        train=train_from(0).take(steps),
+        train_from=train_from,
+        validation=evaluation("validation") if "validation" in splits else test,
+        test=test,
+        class_names=found.class_names,
+        image_shape=(image_size, image_size, 3),
+        train_images=n_train,
+        test_images=n_test,
+        test_names=[f"{splits['test']} {number}" for number in range(n_test)],
+        class_counts=counts,
+    )
+
+
+def _tfds_splits(
+    found: _FoundTfds, test_fraction: float, validation_fraction: float
+) -> dict[str, str]:
+    """Return the split or the slice of a split that each part is read from."""
+    known = found.builder.info.splits
+    if "train" not in known:
+        raise ValueError(
+            f"The data set {found.name!r} has no split 'train'. "
+            f"Received: splits {some_of(sorted(known))}"
+        )
+    given = [split for split in ("test", "validation") if split in known]
+    cuts = [100]  # percent of `train`, from its end
+    if not given:
+        cuts.append(cuts[-1] - round(100 * test_fraction))
+    if len(given) < 2 and validation_fraction > 0:
+        cuts.append(cuts[-1] - round(cuts[-1] * validation_fraction))
+    slices = [
+        f"train[{low}%:{'' if high == 100 else f'{high}%'}]"
+        for high, low in itertools.pairwise(cuts)
+    ]
+    splits = {"train": "train" if len(cuts) == 1 else f"train[:{cuts[-1]}%]"}
+    if len(given) == 2:
+        splits["validation"] = "validation"
+    elif validation_fraction > 0:
+        splits["validation"] = slices.pop()
+    splits["test"] = given[0] if given else slices.pop()
+    return splits
+
+
+def _encoded(found: _FoundTfds, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    """Return encoded images and their labels. With a seed, the files are in another order."""
     import tensorflow_datasets as tfds
 
-    info = builder.info
-    builder.download_and_prepare()
-    if "train" not in info.splits:
-        raise ValueError(
-            f"The data set {name!r} has no split 'train'. "
-            f"Received: splits {some_of(sorted(info.splits))}"
-        )
-    held_out = [split for split in ("test", "validation") if split in info.splits]
-    if held_out:
-        train_split, test_split = "train", held_out[0]
-    else:
-        percent = 100 - round(100 * test_fraction)
-        train_split, test_split = f"train[:{percent}%]", f"train[{percent}%:]"
-
-    def batches(split: str, training: bool) -> tf.data.Dataset:
-        config = tfds.ReadConfig(shuffle_seed=seed)
-        dataset = builder.as_dataset(
-            split=split, as_supervised=True, shuffle_files=training, read_config=config
-        )
-        if training:
-            dataset = dataset.shuffle(1024, seed=seed)
-        dataset = dataset.map(
-            lambda image, y: (_resize(image, image_size), y), num_parallel_calls=tf.data.AUTOTUNE
-        )
-        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-    train, test = batches(train_split, True), batches(test_split, False)
-    n_test = info.splits[test_split].num_examples
-    return ImageData(
-        name=f"tfds:{name}",
-        train=train,
-        train_from=lambda step: train.repeat().skip(step),
-        validation=batches("validation", False) if len(held_out) == 2 else test,
-        test=test,
-        class_names=tuple(label.names),
-        image_shape=(image_size, image_size, 3),
-        train_images=info.splits[train_split].num_examples,
-        test_images=n_test,
-        test_names=[f"{test_split} {number}" for number in range(n_test)],
+    return found.builder.as_dataset(
+        split=split,
+        as_supervised=True,
+        shuffle_files=shuffle_seed is not None,
+        read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed),
+        decoders={found.builder.info.supervised_keys[0]: tfds.decode.SkipDecoding()},
     )
+
+
+def _tfds_counts(found: _FoundTfds, split: str) -> list[int]:
+    """Count the images of each class. That reads all of them, but decodes none."""
+    counts = np.zeros(len(found.class_names), np.int64)
+    for labels in _encoded(found, split).map(lambda _, label: label).batch(4096):
+        counts += np.bincount(labels, minlength=len(counts))
+    return counts.tolist()
 
 
 def _tfds_builder(name: str) -> tuple[Any, Any]:

@@ -8,11 +8,16 @@ import tensorflow as tf
 
 from dlr_tf.app.data import ImageData
 from dlr_tf.app.order import index_batches, steps_per_epoch
+from dlr_tf.app.split import held_out
 from dlr_tf.training.distribution import distributed_fit
 
 
 def load_digits(
-    *, batch_size: int = 32, seed: int = 0, images_per_class: int = 20
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    images_per_class: int = 20,
+    validation_fraction: float = 0.0,
 ) -> tuple[ImageData, ImageData]:
     """Read scikit-learn's handwritten digits as two tasks: to pretrain on, and to fine-tune on.
 
@@ -24,6 +29,8 @@ def load_digits(
         seed: Seed of the choice and the order of the images. Defaults to 0.
         images_per_class: Number of images of each digit to fine-tune on; the others are to test on.
             Defaults to 20.
+        validation_fraction: Fraction of the images to fine-tune on that is not trained on and
+            becomes `validation`. Defaults to 0: `validation` is `test`.
 
     Returns:
         The digits 0 to 4 (four fifths to pretrain on, the others to test on), and the digits 5
@@ -58,8 +65,12 @@ def load_digits(
         [np.flatnonzero(digits == digit)[:images_per_class] for digit in range(5, 10)]
     )
     rest = np.setdiff1d(np.flatnonzero(digits >= 5), chosen)
+    validation = None
+    if validation_fraction > 0:
+        is_held_out = held_out(digits[chosen], validation_fraction, seed)
+        validation, chosen = chosen[is_held_out], chosen[~is_held_out]
     fine_tuning = _from_arrays(
-        "digits 5-9", images, digits, chosen, rest, range(5, 10), batch_size, seed
+        "digits 5-9", images, digits, chosen, rest, range(5, 10), batch_size, seed, validation
     )
     return pretraining, fine_tuning
 
@@ -73,6 +84,7 @@ def _from_arrays(
     classes: range,
     batch_size: int,
     seed: int,
+    validation: np.ndarray | None = None,
 ) -> ImageData:
     def examples(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return images[indices], (digits[indices] - classes[0]).astype("int32")
@@ -84,19 +96,29 @@ def _from_arrays(
         batches = batches.map(lambda indices: tuple(tf.gather(part, indices) for part in training))
         return batches.prefetch(tf.data.AUTOTUNE)
 
-    testing = tf.data.Dataset.from_tensor_slices(examples(test)).batch(256)
+    def evaluation(indices: np.ndarray) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(examples(indices)).batch(256)
+
+    parts = {"train": train, "test": test}
+    if validation is not None:
+        parts = {"train": train, "validation": validation, "test": test}
+    testing = evaluation(test)
     steps = steps_per_epoch(len(train), batch_size)
     return ImageData(
         name=name,
         train=train_from(0).take(steps),
         train_from=train_from,
-        validation=testing,
+        validation=testing if validation is None else evaluation(validation),
         test=testing,
         class_names=tuple(str(digit) for digit in classes),
         image_shape=images.shape[1:],
         train_images=len(train),
         test_images=len(test),
         test_names=[f"digit {number}" for number in test],
+        class_counts={
+            part: np.bincount(examples(indices)[1], minlength=len(classes)).tolist()
+            for part, indices in parts.items()
+        },
     )
 
 

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             start=args.start,
             end=args.end,
             steps=args.steps,
+            class_weight=task.data.class_weights(args.class_weights),
             verbose=progress_bar(),
         )
         sweep.plot(output)

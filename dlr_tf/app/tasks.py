@@ -11,6 +11,7 @@ import keras
 
 from dlr_tf.app import applications, digits
 from dlr_tf.app import data as image_data
+from dlr_tf.app.augmentation import parse_augmentations
 from dlr_tf.app.messages import progress_bar, say
 from dlr_tf.core._validation import some_of
 from dlr_tf.core.assignment import assign_variables
@@ -64,7 +65,11 @@ def load_task(args: argparse.Namespace) -> Task:
 
 
 def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
-    pretraining, data = digits.load_digits(batch_size=args.batch_size, seed=args.seed)
+    pretraining, data = digits.load_digits(
+        batch_size=args.batch_size,
+        seed=args.seed,
+        validation_fraction=getattr(args, "validation_fraction", 0.0),
+    )
     say(f"pretraining on {pretraining.name}")
     backbone, accuracy = digits.pretrain_on_digits(
         pretraining, verbose=progress_bar() if args.verbose else 0
@@ -72,6 +77,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
     say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = applications.classifier(backbone, len(data.class_names))
     groups = split_task(model, args.groups, boundaries)
+    _say_what_was_found(data)
     return Task(data, model, groups, rates_of_groups(rates, groups), accuracy)
 
 
@@ -81,20 +87,34 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
     # Stored, so that the report names it.
     args.image_size = args.image_size or applications.default_image_size(args.model)
     # Model, groups and rates come before the images, which can take minutes to read.
-    classes = image_data.class_names(args.data)
+    found = image_data.find(args.data)
     model = applications.application_model(
-        args.model, len(classes), weights=args.weights, image_size=args.image_size
+        args.model, len(found.class_names), weights=args.weights, image_size=args.image_size
     )
     groups = split_task(model, args.groups, boundaries)
     group_rates = rates_of_groups(rates, groups)
     data = image_data.load(
-        args.data, image_size=args.image_size, batch_size=args.batch_size, seed=args.seed
+        found,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        validation_fraction=getattr(args, "validation_fraction", 0.0),
+        skip_broken=args.skip_broken,
+        augmentations=parse_augmentations(args.augment),
     )
+    _say_what_was_found(data)
+    return Task(data, model, groups, group_rates)
+
+
+def _say_what_was_found(data: image_data.ImageData) -> None:
+    validation = sum(data.class_counts.get("validation", ()))
     say(
-        f"{data.name}: {data.train_images} images to train on, {data.test_images} to test on, "
+        f"{data.name}: {data.train_images} images to train on, "
+        f"{f'{validation} to validate on, ' if validation else ''}{data.test_images} to test on, "
         f"{len(data.class_names)} classes"
     )
-    return Task(data, model, groups, group_rates)
+    for line in image_data.class_table(data.class_names, data.class_counts):
+        say(line)
 
 
 def split_task(

@@ -165,6 +165,7 @@ def train(
                 validation_data=task.data.validation,
                 optimizer=OPTIMIZERS[args.optimizer],
                 batch_norm=args.batch_norm,
+                class_weight=task.data.class_weights(args.class_weights),
                 callbacks=[logger, *_tensorboard(files.tensorboard), keeper, *callbacks],
                 verbose=progress_bar(),
             )

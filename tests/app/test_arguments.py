@@ -89,3 +89,15 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse_arguments(argv)
     assert "usage: dlr-tf" in capsys.readouterr().out
+
+
+def test_options_for_images() -> None:
+    args = parse_arguments(["finetune", "photos"])
+    assert (args.augment, args.class_weights, args.skip_broken) == ("none", "none", False)
+    assert parse_arguments(["finetune", "photos", "--augment"]).augment == "flip,crop,colour"
+    assert parse_arguments(["find-lr", "photos", "--augment", "Crop,flip"]).augment == "flip,crop"
+    with pytest.raises(MistakeError, match="--augment: expected names of flip, crop, colour"):
+        parse_arguments(["finetune", "--augment", "photos"])
+    for option in ("--augment", "--skip-broken"):
+        with pytest.raises(MistakeError, match=f"{option} needs DATA: give a folder"):
+            parse_arguments(["finetune", option])

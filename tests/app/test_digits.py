@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dlr_tf.app import digits
 
@@ -30,6 +31,22 @@ def test_digits_are_two_tasks_without_a_shared_image() -> None:
     source = load_digits().data
     order, other = np.lexsort(everything.T), np.lexsort(source.T)
     np.testing.assert_array_equal(everything[order], source[other])
+
+
+def test_digits_hold_out_training_images() -> None:
+    pytest.importorskip("sklearn")
+    whole = digits.load_digits()[1]
+    assert whole.validation is whole.test
+    held_out = digits.load_digits(validation_fraction=0.2)[1]
+    assert held_out.class_counts["train"] == [16] * 5
+    assert held_out.class_counts["validation"] == [4] * 5
+    assert held_out.class_counts["test"] == whole.class_counts["test"]
+
+    def images(*parts: tf.data.Dataset) -> set[bytes]:
+        return {image.numpy().tobytes() for part in parts for batch, _ in part for image in batch}
+
+    assert images(held_out.train, held_out.validation) == images(whole.train)
+    assert len(images(held_out.validation)) == 20
 
 
 def test_digits_choice_follows_the_seed() -> None:

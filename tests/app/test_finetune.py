@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app import cli, digits, finetune
+from dlr_tf.app import cli, digits, finetune, image_files
 from dlr_tf.app.finetune import describe_rates
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
@@ -264,6 +264,41 @@ def test_a_folder_of_images(tiny_applications: None, image_folder: Callable[...,
     probabilities = loaded.predict(np.array([image]), verbose=0)
     assert probabilities.shape == (1, 2)
     assert probabilities.sum() == pytest.approx(1.0)
+
+
+def test_class_weights_reach_the_training(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def record(*_: Any, class_weight: Any, **__: Any) -> None:
+        given.append(class_weight)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", record)
+    assert cli.main(["finetune", "--output", "one"]) == 130
+    assert cli.main(["finetune", "--class-weights", "balanced", "--output", "two"]) == 130
+    assert given == [None, dict.fromkeys(range(5), 1.0)]
+
+
+def test_an_image_that_fails_during_the_training_is_named(
+    tiny_applications: None,
+    image_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.setattr(image_files, "KEPT_BYTES", 0)
+    path = image_folder("images") / "class_0" / "000.png"
+    content = bytearray(path.read_bytes())
+    content[-20:-12] = b"\0" * 8  # between the beginning and the end, which are checked
+    path.write_bytes(content)
+    arguments = ["--weights", "none", "--image-size", "16", "--epochs", "1", "--output", "out"]
+    assert cli.main(["finetune", "images", *arguments, "--frozen-epochs", "0"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    start = "dlr-tf: error: The image file 'images/class_0/000.png' cannot be read: it is damaged ("
+    assert last.startswith(start)
+    assert last.endswith("). Repair or remove it.")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 from dlr_tf import LayerGroup
@@ -165,4 +166,35 @@ def test_a_folder_with_an_application(
     assert [group.name for group in task.groups] == ["group_0", "group_1", "head"]
     assert task.rates == pytest.approx([1e-5, 1e-4, 1e-3])
     assert task.pretraining_accuracy is None
-    assert "images: 8 images to train on, 2 to test on, 2 classes" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        "images: 8 images to train on, 2 to test on, 2 classes\n"
+        "class    train  test\n"
+        "class_0      4     1\n"
+        "class_1      4     1\n"
+    )
+
+
+def test_options_for_images_reach_the_data(
+    tiny_applications: None,
+    image_folder: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("PIL")
+    (image_folder("images") / "class_0" / "000.png").write_bytes(b"")
+    argv = ["finetune", "images", "--weights", "none", "--image-size", "16"]
+    with pytest.raises(ValueError, match=r"1 file of the data 'images' cannot be read, for the"):
+        load_task(parse_arguments(argv))
+    assert "images/class_0/000.png: it is empty\n" in capsys.readouterr().err
+    args = parse_arguments([*argv, "--skip-broken", "--augment", "colour"])
+    args.validation_fraction = 0.25
+    changed = load_task(args).data
+    err = capsys.readouterr().err
+    assert "images: 1 file left out (--skip-broken)\n" in err
+    assert "images: 5 images to train on, 2 to validate on, 2 to test on, 2 classes\n" in err
+    assert "class    train  validation  test\nclass_0      2           1     1\n" in err
+    args.augment = "none"
+    (one, labels), (other, other_labels) = (
+        next(iter(task)) for task in (changed.train, load_task(args).data.train)
+    )
+    np.testing.assert_array_equal(labels, other_labels)
+    assert not np.allclose(one, other)

@@ -21,6 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.app import image_files
+from dlr_tf.app.data import load_folder
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.schedules import SGDR
@@ -270,6 +272,26 @@ def fit_frozen_and_unfrozen(strategy: tf.distribute.Strategy) -> None:
     )
     steps = [int(member.iterations) for member in model.optimizer.group_optimizers]
     assert steps == [STEPS, 2 * STEPS, 3 * STEPS], steps
+
+
+@check("images from files, decoded while the training goes on")
+def images_from_files(strategy: tf.distribute.Strategy) -> None:
+    """The devices together see the batches that one device sees."""
+    with tempfile.TemporaryDirectory() as folder:
+        for value, name in enumerate("ab"):
+            Path(folder, name).mkdir()
+            for number in range(7):
+                image = np.full((5, 6, 3), 100 * value + number, np.uint8)
+                content = tf.io.encode_png(image).numpy()
+                Path(folder, name, f"{number}.png").write_bytes(content)
+        image_files.KEPT_BYTES = 0
+        images = load_folder(folder, image_size=4, batch_size=4, augmentations=["colour", "crop"])
+        known = list(images.train_from(1).take(4))
+        spread = strategy.experimental_distribute_dataset(images.train_from(1).take(4))
+        for batch, known_batch in zip(spread, known, strict=True):
+            for values, known_values in zip(batch, known_batch, strict=True):
+                parts = strategy.experimental_local_results(values)
+                np.testing.assert_array_equal(np.concatenate(parts), known_values)
 
 
 @check("fit: mixed_float16")

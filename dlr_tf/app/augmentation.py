@@ -1,0 +1,99 @@
+"""Random changes of training images. They depend on the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import tensorflow as tf
+
+SMALLEST_SIDE = 0.7  # of a crop, as a fraction of the image's side
+COLOUR_CHANGE = 0.2  # how far brightness, contrast and saturation are from 1
+
+
+def augment(images: tf.Tensor, kinds: Collection[str], seed: tf.Tensor) -> tf.Tensor:
+    """Change images at random, each of a batch in its own way.
+
+    - `flip`: half of the images are mirrored, left to right.
+    - `crop`: a part whose sides are 0.7 to 1 of the image's sides, at a random place, is enlarged
+      to the size of the image.
+    - `colour`: brightness, contrast and saturation are multiplied by 0.8 to 1.2 each.
+
+    Args:
+        images: Float32 tensor of shape `(batch, height, width, 3)`, values 0 to 255.
+        kinds: Names from `AUGMENTATIONS`. They are applied in that order.
+        seed: Two integers. The same seed gives the same changes.
+
+    Returns:
+        Images of the same shape, with values from 0 to 255.
+
+    >>> images = tf.reshape(tf.range(2 * 2 * 3, dtype=tf.float32), (1, 2, 2, 3))
+    >>> flipped = augment(images, ["flip"], (0, 4))
+    >>> flipped[0, 0, :, 0].numpy().tolist(), images[0, 0, :, 0].numpy().tolist()
+    ([3.0, 0.0], [0.0, 3.0])
+    """
+    for number, (kind, change) in enumerate(AUGMENTATIONS.items()):
+        if kind in kinds:
+            images = change(images, tf.random.experimental.stateless_fold_in(seed, number))
+    return images
+
+
+def parse_augmentations(text: str) -> tuple[str, ...]:
+    """Read the names of augmentations, separated by commas, or `none`.
+
+    Raises:
+        ValueError: If a name is unknown.
+
+    >>> parse_augmentations("crop,flip")
+    ('flip', 'crop')
+    """
+    names = [name.strip().lower().replace("color", "colour") for name in text.split(",")]
+    if names == ["none"]:
+        return ()
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if unknown:
+        raise ValueError(
+            f"expected names of {', '.join(AUGMENTATIONS)}, separated by commas, received {text!r}"
+        )
+    return tuple(name for name in AUGMENTATIONS if name in names)
+
+
+def _uniform(
+    images: tf.Tensor, seed: tf.Tensor, low: float, high: float, shape: Sequence[int] = ()
+) -> tf.Tensor:
+    """Return random numbers for each image of a batch."""
+    return tf.random.stateless_uniform((tf.shape(images)[0], *shape), seed, low, high)
+
+
+def _flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    mirrored = _uniform(images, seed, 0.0, 1.0, (1, 1, 1)) < 0.5
+    return tf.where(mirrored, images[:, :, ::-1], images)
+
+
+def _crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    numbers = _uniform(images, seed, 0.0, 1.0, (2, 2))
+    sides = SMALLEST_SIDE + (1.0 - SMALLEST_SIDE) * numbers[:, 0]
+    starts = (1.0 - sides) * numbers[:, 1]
+    return tf.image.crop_and_resize(
+        images,
+        tf.concat([starts, starts + sides], axis=1),
+        tf.range(tf.shape(images)[0]),
+        tf.shape(images)[1:3],
+    )
+
+
+def _colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    factors = _uniform(images, seed, 1.0 - COLOUR_CHANGE, 1.0 + COLOUR_CHANGE, (3, 1, 1, 1))
+    brightness, contrast, saturation = tf.unstack(factors, axis=1)
+    images = brightness * images
+    mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
+    images = mean + contrast * (images - mean)
+    grey = tf.reduce_mean(images, axis=3, keepdims=True)
+    images = grey + saturation * (images - grey)
+    return tf.clip_by_value(images, 0.0, 255.0)
+
+
+AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "flip": _flip,
+    "crop": _crop,
+    "colour": _colour,
+}

@@ -1,0 +1,347 @@
+"""Image files: one decoder for all of them, and a quick check that a file is whole.
+
+Everything goes through Pillow, which is imported when the first image is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from typing import Any
+
+import numpy as np
+
+# A file with one of these endings should be an image. Its content decides of which format.
+ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# Pillow reads more formats. Some of them start other programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM")
+_BACKGROUND = "white"  # below transparent pixels
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_ORIENTATION = 0x0112  # a tag of EXIF
+_STRIPS = ((273, 279), (324, 325))  # tags of TIFF: where the strips or the tiles are, their lengths
+# How files begin, for those that Pillow does not recognise.
+_SIGNATURES = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"GIF8", "GIF"),
+    (rb"II\*\0|MM\0\*", "TIFF"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"....ftyp.*avi[fs]", "AVIF"),
+    (rb"....ftyp.*(hei[cxms]|hevc|mif1)", "HEIC"),
+)
+
+
+class ImageFileError(ValueError):
+    """An image file that cannot be read.
+
+    Args:
+        path: Its path.
+        reason: What is wrong, as the end of the sentence "the file cannot be read: ...".
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"The image file {path!r} cannot be read: {reason}. Repair or remove it.")
+        self.reason = reason
+
+
+def failed_image(error: Exception) -> str | None:
+    """Return the message of the `ImageFileError` behind an error of TensorFlow, or `None`.
+
+    >>> failed_image(RuntimeError("At step 3: ImageFileError: The image file 'a.png' ...\\nmore"))
+    "The image file 'a.png' ..."
+    """
+    found = re.search(rf"{ImageFileError.__name__}: (.*)", str(error))
+    return None if found is None else found[1]
+
+
+def require_pillow() -> None:
+    """Check that Pillow is installed.
+
+    Raises:
+        ImportError: If it is not.
+    """
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Reading image files needs Pillow, which is not installed. "
+            'Run: pip install "dlr_tf[demo]"'
+        ) from error
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the pixels of an image file.
+
+    The content decides about the format, not the ending. The rotation that EXIF asks for is
+    applied. Grey images, palettes and CMYK become RGB; transparent pixels show a white background,
+    as in most programs; 16-bit numbers are divided by 257; an animation gives its first frame.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Array of uint8 and shape `(height, width, 3)`.
+
+    Raises:
+        ImageFileError: If it cannot be read: it is missing, damaged, of a format that the installed
+            Pillow does not read, or its pixels are floating-point numbers or 32-bit integers,
+            which have no known range.
+        ImportError: If Pillow is not installed.
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/grey.png"
+    >>> Image.new("L", (3, 2), 7).save(path)
+    >>> read_image(path).shape, read_image(path)[0, 0].tolist()
+    ((2, 3, 3), [7, 7, 7])
+    """
+    require_pillow()
+    name = os.fspath(path)
+    try:
+        with _open(name) as image:
+            return _rgb(image, name)
+    except MemoryError:
+        raise
+    # Decoders raise errors of many kinds on damaged files.
+    except Exception as error:
+        raise ImageFileError(name, _reason(name, error)) from error
+
+
+def problem_of(path: str | os.PathLike[str]) -> str | None:
+    """Return what is wrong with an image file, or `None`.
+
+    Most files are only read at their beginning and their end: the beginning says what the image is,
+    and the end that the file is whole. Damage in between is not found. Where the end does not tell,
+    the image is decoded.
+
+    Args:
+        path: The file.
+
+    >>> problem_of("missing.png")
+    'there is no such file'
+    """
+    require_pillow()
+    name = os.fspath(path)
+    try:
+        with _open(name) as image:
+            _check_range(image)
+            whole = _is_whole(image, name)
+        if not whole:
+            read_image(name)
+    except ImageFileError as error:
+        return error.reason
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _reason(name, error)
+    return None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(path: str) -> Any:
+    from PIL import Image
+
+    return Image.open(path, formats=_formats())
+
+
+def _rgb(image: Any, path: str) -> np.ndarray:
+    _check_range(image)
+    low = _low_bytes(image, path)
+    image.load()
+    rotation = _rotation(image)
+    if low is not None:
+        high = np.asarray(image).astype(np.uint32)
+        image = _like(image, _scaled(256 * high + low))
+    elif _is_16_bit(image):
+        image = _like(image, _scaled(np.asarray(image).astype(np.uint32)))
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        below = image.copy()
+        below.paste(_BACKGROUND, (0, 0, *image.size))
+        below.alpha_composite(image)
+        image = below
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if rotation is not None:
+        image = image.transpose(rotation)
+    return np.array(image)
+
+
+def _is_16_bit(image: Any) -> bool:
+    # Pillow reads some 16-bit files into 32-bit integers.
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _check_range(image: Any) -> None:
+    if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+        raise ValueError(
+            f"its pixels are {kind}, whose range is not known; convert it to 8 or 16 bits"
+        )
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Return 16-bit numbers as 8-bit numbers: 65535 becomes 255."""
+    return ((values + 128) // 257).astype(np.uint8)
+
+
+def _like(image: Any, pixels: np.ndarray) -> Any:
+    """Return a Pillow image of 8-bit pixels in the mode of another one."""
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    mode = "L" if pixels.ndim == 2 else image.mode
+    return Image.frombytes(mode, (width, height), pixels.tobytes())
+
+
+def _low_bytes(image: Any, path: str) -> np.ndarray | None:
+    """Return the low bytes of 16-bit colours, `None` for all other images.
+
+    Pillow keeps the high bytes of such images. In the other order of bytes, it keeps the low ones.
+    """
+    mode, order = _raw_mode(image).rpartition(";16")[::2]
+    if mode not in ("LA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK") or order not in ("B", "L", "N"):
+        return None
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    swapped = f"{mode};16{'L' if order == 'B' else 'B'}"
+    if mode == "LA":  # the four bytes of such a pixel, which has no other order
+        swapped = "RGBA"
+    with _open(path) as again:
+        again.tile = [
+            (*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:]))
+            for tile in again.tile
+        ]
+        again.load()
+        low = np.array(again)
+    return low[..., [1, 1, 1, 3]] if mode == "LA" else low
+
+
+def _raw_mode(image: Any) -> str:
+    """Return how Pillow names the numbers of a pixel in a file, or an empty string."""
+    arguments = image.tile[0][3] if image.tile else ""
+    if isinstance(arguments, tuple) and arguments:
+        arguments = arguments[0]
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _rotation(image: Any) -> Any:
+    """Return how to transpose a loaded image, `None` for not at all."""
+    from PIL.Image import Transpose
+
+    if image.format == "TIFF":  # Pillow has done it, and some versions still name the rotation
+        return None
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data do not make the pixels unreadable
+        return None
+    return {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+
+
+def _is_whole(image: Any, path: str) -> bool:
+    """Return whether the end of a file shows that it is whole; `False` if it does not tell."""
+    size = os.path.getsize(path)
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        ends = [
+            place + length
+            for places, lengths in _STRIPS
+            if places in tags and lengths in tags
+            for place, length in zip(tags[places], tags[lengths], strict=True)
+        ]
+        return bool(ends) and max(ends) <= size
+    with open(path, "rb") as file:
+        start = file.read(16)
+        file.seek(max(size - 16, 0))
+        end = file.read()
+        if image.format == "AVIF":
+            return _boxes_end(file, size)
+    if image.format in ("JPEG", "MPO"):
+        return end.endswith(b"\xff\xd9")
+    if image.format == "PNG":
+        return end.endswith(_PNG_END)
+    if image.format == "GIF":
+        return end.endswith(b"\0;")
+    if image.format == "WEBP":
+        return int.from_bytes(start[4:8], "little") + 8 == size
+    if image.format == "BMP":
+        return int.from_bytes(start[2:6], "little") == size
+    return False
+
+
+def _boxes_end(file: Any, size: int) -> bool:
+    """Return whether the boxes of which an ISO media file consists end where the file ends."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:
+            return False
+        position += length
+    return position == size
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Return why a file cannot be read, in words for a person."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, FileNotFoundError):
+        if os.path.islink(path):
+            return f"it is a link to {os.readlink(path)!r}, which does not exist"
+        return "there is no such file"
+    if isinstance(error, PermissionError):
+        return "permission to read it is denied"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(error, UnidentifiedImageError):
+        return _unknown_format(path)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError) and text.startswith("its pixels"):
+        return text
+    return f"it is damaged ({text.rstrip('.')})"
+
+
+def _unknown_format(path: str) -> str:
+    """Return why Pillow does not know what a file is."""
+    from PIL import __version__, features
+
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "it is empty"
+    name = next((name for pattern, name in _SIGNATURES if re.match(pattern, start, re.S)), None)
+    if name is None:
+        return "it is not an image of a known format"
+    if name == "HEIC":
+        return "it is a HEIC image, which Pillow does not read; convert it to JPEG"
+    if name == "AVIF" and "AVIF" not in _formats():
+        return (
+            f"it is an AVIF image, which Pillow reads from 11.3 on, but {__version__} is "
+            'installed; run: pip install "pillow>=11.3"'
+        )
+    if name in ("AVIF", "WebP") and not features.check(name.lower()):
+        return f"it is an image of the format {name}, without which this Pillow was built"
+    return f"it is damaged ({name} data end too early or are wrong)"
