@@ -17,8 +17,8 @@ from dlr_tf.training.distribution import STRATEGIES, WAIT
 # settings: the second needs higher rates and more epochs.
 IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
 DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
-# Only for a model of `keras.applications`. Image size `None` means the size of the model.
-MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
+# Only with DATA. `None` means the weights and the image size of the model.
+MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": None, "image_size": None, "keep_head": False}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def _complete(args: argparse.Namespace) -> None:
     if args.data is not None:
         defaults = {**IMAGE_DEFAULTS, **MODEL_DEFAULTS}
     for name in MODEL_DEFAULTS:
-        if args.data is None and given[name] is not None:
+        if args.data is None and given[name] not in (None, False):
             raise MistakeError(
                 f"--{name.replace('_', '-')} needs DATA: give a folder of images or tfds:NAME. "
                 "Without DATA, a small network is trained on the digits of scikit-learn."
@@ -133,39 +133,8 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "that hold such sub-folders), or tfds:NAME (default: the digits of scikit-learn, which "
         "need no network)",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"model of keras.applications (default: {MODEL_DEFAULTS['model']})",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="imagenet|none|PATH",
-        help="weights to start from; PATH: a file made with include_top=False (default: "
-        f"{MODEL_DEFAULTS['weights']})",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=integer(1),
-        metavar="PIXELS",
-        help="height and width that images are resized to (default: the size that the model was "
-        "made for)",
-    )
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument(
-        "--groups",
-        type=integer(1),
-        default=3,
-        metavar="N",
-        help="number of groups: the last is the head alone, the others have about equal sizes "
-        "(default: 3)",
-    )
-    split.add_argument(
-        "--boundaries",
-        metavar="A,B",
-        help="names or paths of the layers at which the second, third, ... group begin; the head "
-        "becomes a group of its own (default: none, see --groups)",
-    )
+    _add_model(parser)
+    _add_split(parser)
     parser.add_argument(
         "--learning-rate",
         metavar="LO:HI",
@@ -174,10 +143,11 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--optimizer",
+        type=str.lower,
         choices=sorted(OPTIMIZERS),
         default="adam",
         metavar="NAME",
-        help=f"one of {', '.join(sorted(OPTIMIZERS))} (default: adam)",
+        help=f"one of {', '.join(sorted(OPTIMIZERS))}, in upper or lower case (default: adam)",
     )
     parser.add_argument(
         "--batch-size",
@@ -203,6 +173,59 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "--verbose",
         action="store_true",
         help="show the pretraining, and the traceback of an error (default: off)",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe a network."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="model of keras.applications, in upper or lower case; or a .keras file, or a folder "
+        "that finetune wrote: its head is replaced, and preprocessing is taken to be inside; or "
+        "hub:NAME, a preset of KerasHub; its layers: dlr-tf layers MODEL (default: "
+        f"{MODEL_DEFAULTS['model']})",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="imagenet|none|PATH",
+        help="weights to start from; none: random; PATH: a file made with include_top=False "
+        "(default: imagenet; for hub:NAME those of the preset; a .keras file has its own)",
+    )
+    _add_image_size(parser)
+
+
+def _add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size",
+        type=integer(1),
+        metavar="PIXELS",
+        help="height and width that images are resized to (default: the size that the model was "
+        "made for)",
+    )
+    parser.add_argument(
+        "--keep-head",
+        action="store_true",
+        help="keep the head of a .keras file, which then needs one output per class (default: a "
+        "new head)",
+    )
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
+        "--groups",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="number of groups: the last is the head alone, the others have about equal sizes "
+        "(default: 3)",
+    )
+    split.add_argument(
+        "--boundaries",
+        metavar="A,B",
+        help="names or paths of the layers at which the second, third, ... group begin; the head "
+        "becomes a group of its own (default: none, see --groups)",
     )
 
 

@@ -19,6 +19,7 @@ from dlr_tf.app import report
 from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
 from dlr_tf.app.output import check_output_folder
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
+from dlr_tf.app.trained import CLASSES_FILE, MODEL_FILE, write_class_names
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
             callbacks=[logger, _ShowGroups()],
         )
         if writes:
-            task.model.save(output / "model.keras")
+            write_class_names(output / CLASSES_FILE, task.data.class_names)
+            task.model.save(output / MODEL_FILE)
     with_rates, label = describe_rates(args, task.rates)
     print(f"test accuracy {result.accuracy:.4f} with {with_rates}")
 

@@ -9,7 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-FILES = ["history.csv", "history.png", "learning_rates.png", "model.keras", "report.json"]
+FILES = [
+    *("classes.json", "history.csv", "history.png", "learning_rates.png", "model.keras"),
+    "report.json",
+]
 
 
 def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
@@ -17,7 +20,7 @@ def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
     backbone = keras.Sequential(
         [
             keras.Input(task.image_shape),
-            keras.layers.Rescaling(1 / 16, name="rescaling"),
+            keras.layers.Rescaling(1 / 256, name="rescaling"),
             keras.layers.Flatten(name="flatten"),
             keras.layers.Dense(16, activation="relu", name="early"),
             keras.layers.BatchNormalization(name="norm"),
