@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import dlr_tf
+from dlr_tf.app.export import FORMATS
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.training import fine_tuning
@@ -115,6 +116,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_finetune(commands)
     _add_find_lr(commands)
+    _add_layers(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
     _add_schedule(commands)
     return parser
 
@@ -323,6 +328,134 @@ def _add_find_lr(commands: Any) -> None:
         metavar="FILE",
         help="new .png or .svg file (default: find-lr.png)",
     )
+
+
+def _add_layers(commands: Any) -> None:
+    parser = commands.add_parser(
+        "layers",
+        help="list the layers of a model, and where it can be cut into groups",
+        description="List the layers of a model, with their outputs, parameters and groups, and "
+        "suggest --boundaries. No weights are downloaded.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="as --model of finetune (default: the network for the digits of scikit-learn)",
+    )
+    _add_image_size(parser)
+    _add_split(parser)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="one line for each layer (default: for each block, if there are many layers)",
+    )
+    _add_verbose(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder that finetune wrote, or a .keras file with classes.json beside it (default: "
+        "none, it is required)",
+    )
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose", action="store_true", help="show the traceback of an error (default: off)"
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="classify images with a model that finetune wrote",
+        description="Print the most probable classes of each image, one line per image.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image files, and folders whose images are classified, those in sub-folders too "
+        "(default: none, at least one is required)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print a table as CSV (default: text)")
+    form.add_argument("--json", action="store_true", help="print a JSON list (default: text)")
+    parser.add_argument(
+        "--top",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="number of classes to print for each image (default: 3)",
+    )
+    _add_prediction_batch(parser)
+
+
+def _add_prediction_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size",
+        type=integer(1),
+        default=32,
+        metavar="N",
+        help="number of images that are classified together (default: 32)",
+    )
+    _add_verbose(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a model that finetune wrote on images whose classes are known",
+        description="Print the accuracy, the scores of each class and the ten worst mistakes, and "
+        "draw the confusion matrix.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="as DATA of finetune: its part test, else val, else all images; of the data that the "
+        "model was trained on, the images that were kept for testing (default: the data that the "
+        "model was trained on)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new or empty folder (default: a new folder RUN/evaluation)",
+    )
+    _add_prediction_batch(parser)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model that finetune wrote in a format of another tool",
+        description="Write a model for inference, load it again, and check that its predictions "
+        "are those of the model.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "--format",
+        type=str.lower,
+        choices=FORMATS,
+        default="saved-model",
+        help="saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for "
+        "ONNX Runtime (default: saved-model)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="new file or folder (default: RUN/saved_model, RUN/model.tflite or RUN/model.onnx)",
+    )
+    _add_verbose(parser)
 
 
 def _add_schedule(commands: Any) -> None:

@@ -37,6 +37,8 @@ class Source:
         build: A function from the names of the classes to a classifier, not compiled. It takes raw
             images of any size, with values from 0 to 255.
         note: What is done to the network, to be told to the user. May be empty.
+        kept_classes: If the head stays, the names of its classes, or their numbers where the names
+            are not known.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Source:
     image_size: int
     build: Callable[[Sequence[str]], keras.Model]
     note: str = ""
+    kept_classes: tuple[str, ...] | None = None
 
 
 def open_source(
@@ -67,7 +70,7 @@ def open_source(
         ValueError: If there is no such network, or it cannot be used like this.
         ImportError: If a preset is asked for, and KerasHub is not installed.
     """
-    file = _model_file(name)
+    file = model_file(name)
     if keep_head and file is None:
         raise ValueError(
             f"--keep-head is for a .keras file, which has a head to keep. Received: --model {name}"
@@ -99,7 +102,7 @@ def open_source(
     return Source(name, chosen, size, build)
 
 
-def _model_file(name: str) -> Path | None:
+def model_file(name: str) -> Path | None:
     """Return the `.keras` file that a name means, `None` if it means something else.
 
     Raises:
@@ -144,8 +147,11 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
             f"Received: {received}"
         )
     size = _input_size(label, shape, image_size)
+    known, kept_classes = known_class_names(path) if keep_head else None, None
     if keep_head:
-        note, n_outputs = _kept_head(label, model)
+        n_outputs = _kept_outputs(label, model)
+        note = f"the head of {str(path)!r} is kept"
+        kept_classes = known or tuple(str(number) for number in range(n_outputs))
     else:
         features, head = features_of(model, label)
         note = f"{label} ends with features: it gets a head"
@@ -161,7 +167,16 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
                 )
             body = keras.Model(model.inputs, features, name=model.name)
             return applications.classifier(body, len(class_names), image_size=size)
-        _check_kept_classes(label, path, n_outputs, class_names)
+        if n_outputs != len(class_names):
+            raise ValueError(
+                f"{label} gives {n_outputs} outputs and DATA has {len(class_names)} classes. Leave "
+                "--keep-head out, to get a new head."
+            )
+        if known is not None and list(known) != list(class_names):
+            raise ValueError(
+                f"{label} knows the classes {some_of(known)}, and DATA has {some_of(class_names)}. "
+                "Leave --keep-head out, to get a new head."
+            )
         if is_raw:
             return model
         inputs, x = applications.raw_images(shape, size)
@@ -170,7 +185,7 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
             x = keras.layers.Softmax(dtype="float32", name="softmax")(x)
         return keras.Model(inputs, x, name=f"{model.name}_classifier")
 
-    return Source(str(path), "of the file", size, build, note)
+    return Source(str(path), "of the file", size, build, note, kept_classes)
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, int | None, int] | None:
@@ -228,8 +243,8 @@ def _input_size(label: str, shape: Sequence[int | None], wanted: int | None) -> 
     return height
 
 
-def _kept_head(label: str, model: keras.Model) -> tuple[str, int]:
-    """Check a head that stays; return what to say of it, and the number of its outputs."""
+def _kept_outputs(label: str, model: keras.Model) -> int:
+    """Return the number of outputs of a head that stays, and check its activation."""
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(
@@ -239,24 +254,10 @@ def _kept_head(label: str, model: keras.Model) -> tuple[str, int]:
     activation = last_activation(model)
     if activation not in ("softmax", "linear"):
         raise ValueError(
-            f"The head of {label[0].lower()}{label[1:]} cannot be kept: expected a softmax, or no "
-            f"activation. Leave --keep-head out. Received: activation {activation!r}"
+            f"{label} has a head that cannot be kept: expected a softmax, or no activation. Leave "
+            f"--keep-head out. Received: activation {activation!r}"
         )
-    return f"the head of {label[4:]} is kept", shape[1]
-
-
-def _check_kept_classes(label: str, path: Path, n_outputs: int, class_names: Sequence[str]) -> None:
-    if n_outputs != len(class_names):
-        raise ValueError(
-            f"{label} gives {n_outputs} outputs and DATA has {len(class_names)} classes. Leave "
-            "--keep-head out, to get a new head."
-        )
-    known = known_class_names(path)
-    if known is not None and list(known) != list(class_names):
-        raise ValueError(
-            f"{label} knows the classes {some_of(known)}, and DATA has {some_of(class_names)}. "
-            "Leave --keep-head out, to get a new head."
-        )
+    return shape[1]
 
 
 def features_of(
@@ -334,9 +335,9 @@ def _cut(
             return tensor, None, is_probability
         current = inputs[0]
     raise ValueError(
-        f"The head of {label[0].lower()}{label[1:]} cannot be found: its probabilities come from "
-        f"{operation.name!r}, which is not one layer. Save a model that ends with the features, "
-        "or give --keep-head."
+        f"{label} has a head that cannot be replaced: its probabilities come from "
+        f"{operation.name!r}, which is not one layer with one input. Save a model that ends with "
+        "the features, or give --keep-head."
     )
 
 

@@ -1,0 +1,5 @@
+FORMATS = ("saved-model", "tflite", "onnx")
+
+
+def run(args):
+    return 0
