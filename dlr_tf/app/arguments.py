@@ -445,7 +445,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--format",
         type=str.lower,
-        choices=FORMATS,
+        choices=tuple(FORMATS),
         default="saved-model",
         help="saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for "
         "ONNX Runtime (default: saved-model)",
