@@ -201,7 +201,10 @@ def raw_images(shape: Sequence[int | None], image_size: int | None = None) -> tu
         return inputs, inputs
     inputs = keras.Input((None, None, shape[-1]), name=INPUT)
     # Half precision, under a mixed-precision policy, cannot hold all values of a resized image.
-    return inputs, keras.layers.Resizing(height, width, dtype="float32", name="resizing")(inputs)
+    resizing = keras.layers.Resizing(height, width, dtype="float32", name="resizing")
+    # Its own default is `training=True`, which Keras hands on to the layers after it where the
+    # model is called without a word on training: their batch normalization would move.
+    return inputs, resizing(inputs, training=False)
 
 
 def with_head(
