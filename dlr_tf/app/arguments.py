@@ -346,6 +346,7 @@ def _add_layers(commands: Any) -> None:
     )
     _add_image_size(parser)
     _add_split(parser)
+    parser.set_defaults(groups=None)  # three, or as many as there can be
     parser.add_argument(
         "--all",
         action="store_true",

@@ -74,13 +74,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         write(readable, trained.class_names, top)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the pipe, such as `head`, has enough. Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has enough
+        silence_stdout()
         return 0
     if readable.n_unreadable:
         say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
     return 1 if readable.n_unreadable else 0
+
+
+def silence_stdout() -> None:
+    """Send the rest to nowhere, so that Python does not complain about the pipe at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_paths(paths: Sequence[str]) -> None:

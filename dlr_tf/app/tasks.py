@@ -118,7 +118,7 @@ def split_task(
     n_groups: int,
     boundaries: Sequence[str] | None = None,
     *,
-    shown_by: str = "dlr-tf layers",
+    shown_by: str = "",
 ) -> Sequence[LayerGroup]:
     """Split a classifier into groups, with the head in a group of its own.
 
@@ -126,7 +126,7 @@ def split_task(
         model: A classifier with one output.
         n_groups: Number of groups of about equal size, if there are no boundaries.
         boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
-        shown_by: The command that lists the layers, to be named in an error.
+        shown_by: The command that lists the layers, to be named in an error. Defaults to none.
 
     Returns:
         The groups, one more than asked for where the last one held more than the head. A line on
@@ -141,7 +141,8 @@ def split_task(
         else:
             groups = split_layers(model, boundaries)
     except ValueError as error:
-        raise ValueError(f"{error} See the layers with: {shown_by}") from error
+        hint = f" See the layers with: {shown_by}" if shown_by else ""
+        raise ValueError(f"{error}{hint}") from error
     (head,) = models.head_paths(model)
     # Layers without weights may stand before the head: they have nothing to train.
     last = len(groups) - 1
