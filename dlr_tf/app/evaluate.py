@@ -244,7 +244,7 @@ def worst_mistakes(evaluation: Evaluation, names: Sequence[str]) -> list[dict[st
 
 def class_table(evaluation: Evaluation) -> str:
     """Format the scores of each class, with a dash where there is none."""
-    rows = [("class", "precision", "recall", "F1", "images")]
+    rows: list[Sequence[str]] = [("class", "precision", "recall", "F1", "images")]
     for score in evaluation.class_scores():
         numbers = [
             "-" if np.isnan(value) else f"{value:.3f}"

@@ -230,7 +230,7 @@ def table(rows: Sequence[Row], n_groups: int) -> str:
         rows: Layers or blocks.
         n_groups: Number of groups; the last is shown as `head`.
     """
-    cells = [("first layer", "output", "layers", "parameters", "group")]
+    cells: list[tuple[str, ...]] = [("first layer", "output", "layers", "parameters", "group")]
     for row in rows:
         shape = "x".join("?" if size is None else str(size) for size in row.shape)
         group = "-".join(
@@ -239,7 +239,7 @@ def table(rows: Sequence[Row], n_groups: int) -> str:
         )
         cells.append((row.name, shape, f"{row.n_layers:,}", f"{row.n_parameters:,}", group))
     if all(row.n_layers == 1 for row in rows):
-        cells = [(name, output, count, group) for name, output, _, count, group in cells]
+        cells = [(name, output, *others) for name, output, _, *others in cells]
         cells[0] = ("layer", *cells[0][1:])
     return "\n".join(_lines(cells))
 

@@ -158,12 +158,12 @@ class Classifier:
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return an RGB image in the size and with the channels that the model was trained on."""
-        image = tf.cast(image, tf.float32)
+        prepared = tf.cast(image, tf.float32)
         if self.size is not None:
-            image = tf.image.resize(image, self.size)
+            prepared = tf.image.resize(prepared, self.size)
         if self.channels == 1:
-            image = tf.image.rgb_to_grayscale(image)
-        return image.numpy()
+            prepared = tf.image.rgb_to_grayscale(prepared)
+        return prepared.numpy()
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the probabilities of the classes, of shape `(batch, classes)`."""
