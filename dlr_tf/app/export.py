@@ -190,7 +190,13 @@ def _write_saved_model(model: keras.Model, path: Path) -> None:
 
 def _load_saved_model(path: Path) -> Predict:
     loaded = tf.saved_model.load(str(path))
-    return lambda images: loaded.serve(images).numpy()
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        # Found anew each time, since a signature does not keep its variables alive.
+        (probabilities,) = loaded.signatures["serving_default"](tf.constant(images)).values()
+        return probabilities.numpy()
+
+    return predict
 
 
 # --- TFLite --------------------------------------------------------------------------------------

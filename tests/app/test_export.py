@@ -33,7 +33,7 @@ def test_saved_model(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     images = np.random.default_rng(0).uniform(0, 255, (2, 9, 5, 3)).astype("float32")
     expected = keras.models.load_model("run/model.keras")(images, training=False)
     loaded = tf.saved_model.load("run/saved_model")
-    found = loaded.serve(images)
+    (found,) = loaded.signatures["serving_default"](tf.constant(images)).values()
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
