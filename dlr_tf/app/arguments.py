@@ -11,6 +11,7 @@ from typing import Any
 import dlr_tf
 from dlr_tf.app import settings
 from dlr_tf.app.augmentation import AUGMENTATIONS, parse_augmentations
+from dlr_tf.app.export import FORMATS
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.training import fine_tuning
@@ -23,8 +24,8 @@ DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, 
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
-# Only for a model of `keras.applications`. Image size `None` means the size of the model.
-MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": "imagenet", "image_size": None}
+# Only with DATA. `None` means the weights and the image size of the model.
+MODEL_DEFAULTS = {"model": "MobileNetV2", "weights": None, "image_size": None, "keep_head": False}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +69,7 @@ def _complete(args: argparse.Namespace) -> None:
     if args.data is not None:
         defaults = {**IMAGE_DEFAULTS, **MODEL_DEFAULTS}
     for name in MODEL_DEFAULTS:
-        if args.data is None and given[name] is not None:
+        if args.data is None and given[name] not in (None, False):
             raise MistakeError(
                 f"--{name.replace('_', '-')} needs DATA: give a folder of images, a CSV file "
                 "or tfds:NAME. "
@@ -146,6 +147,10 @@ def make_parser(*, default: object = None) -> argparse.ArgumentParser:
     if default is not None:
         finetune.set_defaults(**dict.fromkeys(vars(finetune.parse_args([])), default))
     _add_find_lr(commands)
+    _add_layers(commands)
+    _add_predict(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
     _add_schedule(commands)
     return parser
 
@@ -164,40 +169,9 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "that hold such sub-folders), CSV file with the columns path, label and perhaps split, or "
         "tfds:NAME (default: the digits of scikit-learn, which need no network)",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"model of keras.applications (default: {MODEL_DEFAULTS['model']})",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="imagenet|none|PATH",
-        help="weights to start from; PATH: a file made with include_top=False (default: "
-        f"{MODEL_DEFAULTS['weights']})",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=integer(1),
-        metavar="PIXELS",
-        help="height and width that images are resized to (default: the size that the model was "
-        "made for)",
-    )
+    _add_model(parser)
     _add_images(parser)
-    split = parser.add_mutually_exclusive_group()
-    split.add_argument(
-        "--groups",
-        type=integer(1),
-        default=3,
-        metavar="N",
-        help="number of groups: the last is the head alone, the others have about equal sizes "
-        "(default: 3)",
-    )
-    split.add_argument(
-        "--boundaries",
-        metavar="A,B",
-        help="names or paths of the layers at which the second, third, ... group begin; the head "
-        "becomes a group of its own (default: none, see --groups)",
-    )
+    _add_split(parser)
     parser.add_argument(
         "--learning-rate",
         metavar="LO:HI",
@@ -206,10 +180,11 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--optimizer",
+        type=str.lower,
         choices=sorted(OPTIMIZERS),
         default="adam",
         metavar="NAME",
-        help=f"one of {', '.join(sorted(OPTIMIZERS))} (default: adam)",
+        help=f"one of {', '.join(sorted(OPTIMIZERS))}, in upper or lower case (default: adam)",
     )
     parser.add_argument(
         "--batch-size",
@@ -270,6 +245,59 @@ def _augmentations(text: str) -> str:
         return ",".join(parse_augmentations(text)) or "none"
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe a network."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="model of keras.applications, in upper or lower case; or a .keras file, or a folder "
+        "that finetune wrote: its head is replaced, and preprocessing is taken to be inside; or "
+        "hub:NAME, a preset of KerasHub; its layers: dlr-tf layers MODEL (default: "
+        f"{MODEL_DEFAULTS['model']})",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="imagenet|none|PATH",
+        help="weights to start from; none: random; PATH: a file made with include_top=False "
+        "(default: imagenet; for hub:NAME those of the preset; a .keras file has its own)",
+    )
+    _add_image_size(parser)
+
+
+def _add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size",
+        type=integer(1),
+        metavar="PIXELS",
+        help="height and width that images are resized to (default: the size that the model was "
+        "made for)",
+    )
+    parser.add_argument(
+        "--keep-head",
+        action="store_true",
+        help="keep the head of a .keras file, which then needs one output per class (default: a "
+        "new head)",
+    )
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
+        "--groups",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="number of groups: the last is the head alone, the others have about equal sizes "
+        "(default: 3)",
+    )
+    split.add_argument(
+        "--boundaries",
+        metavar="A,B",
+        help="names or paths of the layers at which the second, third, ... group begin; the head "
+        "becomes a group of its own (default: none, see --groups)",
+    )
 
 
 def _add_finetune(commands: Any) -> argparse.ArgumentParser:
@@ -406,6 +434,135 @@ def _add_find_lr(commands: Any) -> None:
         metavar="FILE",
         help="new .png or .svg file (default: find-lr.png)",
     )
+
+
+def _add_layers(commands: Any) -> None:
+    parser = commands.add_parser(
+        "layers",
+        help="list the layers of a model, and where it can be cut into groups",
+        description="List the layers of a model, with their outputs, parameters and groups, and "
+        "suggest --boundaries. No weights are downloaded.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="as --model of finetune (default: the network for the digits of scikit-learn)",
+    )
+    _add_image_size(parser)
+    _add_split(parser)
+    parser.set_defaults(groups=None)  # three, or as many as there can be
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="one line for each layer (default: for each block, if there are many layers)",
+    )
+    _add_verbose(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="folder that finetune wrote, or a .keras file with classes.json beside it (default: "
+        "none, it is required)",
+    )
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose", action="store_true", help="show the traceback of an error (default: off)"
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="classify images with a model that finetune wrote",
+        description="Print the most probable classes of each image, one line per image.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image files, and folders whose images are classified, those in sub-folders too "
+        "(default: none, at least one is required)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print a table as CSV (default: text)")
+    form.add_argument("--json", action="store_true", help="print a JSON list (default: text)")
+    parser.add_argument(
+        "--top",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="number of classes to print for each image (default: 3)",
+    )
+    _add_prediction_batch(parser)
+
+
+def _add_prediction_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size",
+        type=integer(1),
+        default=32,
+        metavar="N",
+        help="number of images that are classified together (default: 32)",
+    )
+    _add_verbose(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a model that finetune wrote on images whose classes are known",
+        description="Print the accuracy, the scores of each class and the ten worst mistakes, and "
+        "draw the confusion matrix.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="as DATA of finetune: its part test, else val, else all images; of the data that the "
+        "model was trained on, the images that were kept for testing (default: the data that the "
+        "model was trained on)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new or empty folder (default: a new folder RUN/evaluation)",
+    )
+    _add_prediction_batch(parser)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model that finetune wrote in a format of another tool",
+        description="Write a model for inference, load it again, and check that its predictions "
+        "are those of the model.",
+        allow_abbrev=False,
+    )
+    _add_run(parser)
+    parser.add_argument(
+        "--format",
+        type=str.lower,
+        choices=tuple(FORMATS),
+        default="saved-model",
+        help="saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for "
+        "ONNX Runtime (default: saved-model)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="new file or folder (default: RUN/saved_model, RUN/model.tflite or RUN/model.onnx)",
+    )
+    _add_verbose(parser)
 
 
 def _add_schedule(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command `dlr-tf`: fine-tune a model, find a learning rate, draw a schedule.
+"""The command `dlr-tf`: fine-tune a model, find a learning rate, use the result, and more.
 
 Results go to stdout, everything else to stderr. A mistake of the user ends with exit code 2 and one
 line that says what to do, before anything is written.
@@ -11,12 +11,20 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dlr_tf.app import find_lr, finetune, schedule
+from dlr_tf.app import evaluate, export, find_lr, finetune, layers, predict, schedule
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.images import failed_image
 from dlr_tf.app.messages import MistakeError, one_line, say, warnings_in_one_line
 
-COMMANDS = {"finetune": finetune.run, "find-lr": find_lr.run, "schedule": schedule.run}
+COMMANDS = {
+    "finetune": finetune.run,
+    "find-lr": find_lr.run,
+    "layers": layers.run,
+    "predict": predict.run,
+    "evaluate": evaluate.run,
+    "export": export.run,
+    "schedule": schedule.run,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the name of the command. Defaults to those of the process.
 
     Returns:
-        The exit code: 0; 1 if a range test has no suggestion, another worker stopped, or an image
-        cannot be decoded during the training; 2 for a mistake of the user; 130 for Ctrl-C.
+        The exit code: 0; 1 if a range test has no suggestion, an image cannot be read, an exported
+        model is not the same, or another worker stopped; 2 for a mistake of the user; 130 for
+        Ctrl-C.
     """
     verbose = False
     try:

@@ -21,8 +21,8 @@ def load_digits(
 ) -> tuple[ImageData, ImageData]:
     """Read scikit-learn's handwritten digits as two tasks: to pretrain on, and to fine-tune on.
 
-    The images are 8 by 8 pixels with values from 0 to 16. They come with scikit-learn, so no
-    network is needed.
+    The images are 8 by 8 pixels with values from 0 to 256, so that the values of an image file,
+    0 to 255, mean nearly the same. They come with scikit-learn, so no network is needed.
 
     Args:
         batch_size: Images per batch. Defaults to 32.
@@ -53,7 +53,7 @@ def load_digits(
             'Run: pip install "dlr_tf[demo]", or give a folder of images'
         ) from error
     bunch = load()
-    images = bunch.images[..., np.newaxis].astype("float32")
+    images = bunch.images[..., np.newaxis].astype("float32") * 16  # from 0 to 16 in the source
     order = np.random.default_rng(seed).permutation(len(images))
     images, digits = images[order], bunch.target[order]
     first = np.flatnonzero(digits < 5)
@@ -122,6 +122,22 @@ def _from_arrays(
     )
 
 
+def digits_backbone() -> keras.Model:
+    """Return the small convolutional network for the digits, not trained, without a classifier."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 256, name="rescaling")(inputs)
+    for number, filters in enumerate((32, 32, 64, 64), 1):
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
+            x
+        )
+        # The default momentum of 0.99 needs more steps than this training has.
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
+        x = keras.layers.ReLU(name=f"relu_{number}")(x)
+        if number == 2:
+            x = keras.layers.MaxPooling2D(name="pool")(x)
+    return keras.Model(inputs, keras.layers.Flatten(name="features")(x), name="digits_backbone")
+
+
 def pretrain_on_digits(
     data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
 ) -> tuple[keras.Model, float]:
@@ -136,18 +152,7 @@ def pretrain_on_digits(
         The network without its classifier (images in, one vector per image out), and the accuracy
         it reached with its classifier on the test images.
     """
-    inputs = keras.Input(data.image_shape)
-    x = keras.layers.Rescaling(1 / 16, name="rescaling")(inputs)
-    for number, filters in enumerate((32, 32, 64, 64), 1):
-        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
-            x
-        )
-        # The default momentum of 0.99 needs more steps than this training has.
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
-        x = keras.layers.ReLU(name=f"relu_{number}")(x)
-        if number == 2:
-            x = keras.layers.MaxPooling2D(name="pool")(x)
-    backbone = keras.Model(inputs, keras.layers.Flatten(name="features")(x), name="digits_backbone")
+    backbone = digits_backbone()
     model = keras.Sequential(
         [backbone, keras.layers.Dense(len(data.class_names), activation="softmax")]
     )

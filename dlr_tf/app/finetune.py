@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.util
-import json
 import math
 import shlex
 import shutil
@@ -31,11 +30,11 @@ from dlr_tf.app.output import (
     locked,
     make_folder,
     remove_partial_files,
-    write_text,
     write_with,
 )
 from dlr_tf.app.settings import check_same_data, write_settings
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
+from dlr_tf.app.trained import CLASSES_FILE, MODEL_FILE, write_class_names
 from dlr_tf.app.training import (
     Files,
     Plan,
@@ -50,7 +49,6 @@ from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import is_chief, make_strategy
 
-MODEL_FILE = "model.keras"
 CHECKPOINTS = "checkpoint"
 TRAINING, COMPARISON = "training", "comparison"
 
@@ -235,7 +233,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         return 0
     seconds = {"training": result.seconds, "total": time.perf_counter() - run.started}
     report.write_report(output / "report.json", _report(args, task, result, other, seconds))
-    write_text(output / "classes.json", json.dumps(list(task.data.class_names), indent=2) + "\n")
+    write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
     write_with(output / "learning_rates.png", result.logger.plot_learning_rate)
     write_with(
         output / "history.png",

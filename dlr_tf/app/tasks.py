@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from dlr_tf.app import applications, digits
+from dlr_tf.app import applications, digits, models
 from dlr_tf.app import data as image_data
 from dlr_tf.app.augmentation import parse_augmentations
 from dlr_tf.app.messages import progress_bar, say
@@ -76,22 +77,26 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
     )
     say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = applications.classifier(backbone, len(data.class_names))
-    groups = split_task(model, args.groups, boundaries)
+    groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")
     _say_what_was_found(data)
     return Task(data, model, groups, rates_of_groups(rates, groups), accuracy)
 
 
 def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
-    applications.check_application(args.model)
-    applications.check_weights(args.weights)
-    # Stored, so that the report names it.
-    args.image_size = args.image_size or applications.default_image_size(args.model)
+    source = models.open_source(
+        args.model,
+        weights=args.weights,
+        image_size=args.image_size,
+        keep_head=args.keep_head,
+    )
+    # Stored, so that the report names them.
+    args.model, args.weights, args.image_size = source.name, source.weights, source.image_size
     # Model, groups and rates come before the images, which can take minutes to read.
     found = image_data.find(args.data)
-    model = applications.application_model(
-        args.model, len(found.class_names), weights=args.weights, image_size=args.image_size
-    )
-    groups = split_task(model, args.groups, boundaries)
+    model = source.build(found.class_names)
+    if source.note:
+        say(source.note)
+    groups = split_task(model, args.groups, boundaries, shown_by=layers_command(args))
     group_rates = rates_of_groups(rates, groups)
     data = image_data.load(
         found,
@@ -117,15 +122,31 @@ def _say_what_was_found(data: image_data.ImageData) -> None:
         say(line)
 
 
+def layers_command(args: argparse.Namespace) -> str:
+    """Return the command that lists the layers of the model of a task.
+
+    >>> layers_command(argparse.Namespace(model="VGG16", image_size=64, keep_head=False))
+    'dlr-tf layers VGG16 --image-size 64'
+    """
+    keep_head = ["--keep-head"] if args.keep_head else []
+    size = ["--image-size", str(args.image_size)] if args.image_size else []
+    return shlex.join(["dlr-tf", "layers", args.model, *size, *keep_head])
+
+
 def split_task(
-    model: keras.Model, n_groups: int, boundaries: Sequence[str] | None = None
+    model: keras.Model,
+    n_groups: int,
+    boundaries: Sequence[str] | None = None,
+    *,
+    shown_by: str = "",
 ) -> Sequence[LayerGroup]:
     """Split a classifier into groups, with the head in a group of its own.
 
     Args:
-        model: What `applications.classifier` returns.
+        model: A classifier with one output.
         n_groups: Number of groups of about equal size, if there are no boundaries.
         boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
+        shown_by: The command that lists the layers, to be named in an error. Defaults to none.
 
     Returns:
         The groups, one more than asked for where the last one held more than the head. A line on
@@ -134,19 +155,24 @@ def split_task(
     Raises:
         ValueError: If the model cannot be split like this.
     """
-    if boundaries is None:
-        groups = split_evenly(model, n_groups)
-    else:
-        groups = split_layers(model, boundaries)
+    try:
+        if boundaries is None:
+            groups = split_evenly(model, n_groups)
+        else:
+            groups = split_layers(model, boundaries)
+    except ValueError as error:
+        hint = f" See the layers with: {shown_by}" if shown_by else ""
+        raise ValueError(f"{error}{hint}") from error
+    (head,) = models.head_paths(model)
     # Layers without weights may stand before the head: they have nothing to train.
     last = len(groups) - 1
     trained = {v.path for v in assign_variables(model, groups) if v.group == last}
-    if all(path.startswith(f"{applications.HEAD}/") for path in trained):
+    if all(path.startswith(f"{head}/") for path in trained):
         return groups
-    groups = split_layers(model, [*(boundaries or ()), model.get_layer(applications.HEAD)])
+    groups = split_layers(model, [*(boundaries or ()), head])
     names = some_of([group.name for group in groups])
     say(
-        f"the head, layer {applications.HEAD!r}, becomes a group of its own, which makes "
+        f"the head, layer {head!r}, becomes a group of its own, which makes "
         f"{len(groups)} groups: {names}"
     )
     return groups

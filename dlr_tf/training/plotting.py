@@ -476,3 +476,47 @@ def ascii_plot(
     last = last.rjust(max(columns - 1, len(last) + 1))
     rows.append(f"{'':>{margin}}  0{last}  step (optimizer updates)")
     return "\n".join(rows)
+
+
+def plot_confusion_matrix(
+    matrix: np.ndarray, class_names: Sequence[str], path: Path = None, *, title: str = ""
+) -> Figure:
+    """Draw a confusion matrix: one row per right class, one column per predicted class.
+
+    The colour of a field is its fraction of the row. Up to 20 classes, the fields show the numbers;
+    up to 40, the axes show the names.
+
+    Args:
+        matrix: Int array `[right class, predicted class]`.
+        class_names: The classes.
+        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
+        title: Heading of the plot.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = plot_confusion_matrix(np.eye(2, dtype=int), ["cat", "dog"])
+    >>> figure.axes[0].get_xlabel()
+    'predicted class'
+    """
+    count = len(class_names)
+    figure = _figure(min(max(HEIGHT, 1.6 + 0.36 * count), 12.0))
+    axes = figure.add_subplot()
+    fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
+    _label(axes, xlabel="predicted class", ylabel="right class", title=title)
+    axes.grid(False)
+    if count <= 40:
+        names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90)
+        axes.set_yticks(range(count), names)
+    if count <= 20:
+        for (row, column), number in np.ndenumerate(matrix):
+            if number:
+                colour = "white" if fractions[row, column] > 0.5 else INK
+                axes.text(
+                    column, row, f"{number}", ha="center", va="center", color=colour, fontsize=8
+                )
+    return _write(figure, path)

@@ -25,7 +25,7 @@ def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
     backbone = keras.Sequential(
         [
             keras.Input(task.image_shape),
-            keras.layers.Rescaling(1 / 16, name="rescaling"),
+            keras.layers.Rescaling(1 / 256, name="rescaling"),
             keras.layers.Flatten(name="flatten"),
             keras.layers.Dense(16, activation="relu", name="early"),
             keras.layers.BatchNormalization(name="norm"),

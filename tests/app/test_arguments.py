@@ -50,7 +50,7 @@ def test_defaults_depend_on_the_data() -> None:
     assert (images.learning_rate, images.model, images.weights) == (
         "1e-5:1e-3",
         "MobileNetV2",
-        "imagenet",
+        None,
     )
     given = ["--batch-size", "8", "--learning-rate", "-1e-3", "--weights", "none"]
     swept = parse_arguments(["find-lr", "photos", *given])
