@@ -6,6 +6,8 @@ are built with matplotlib's object interface, which needs no display, window or 
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
 import os
 import textwrap
@@ -13,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from dlr_tf.training.plot_limits import highest_shown_loss, highest_shown_step_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,16 +45,24 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def _figure(height: float = HEIGHT) -> Figure:
+def _figure(height: float = HEIGHT, width: float = WIDTH) -> Figure:
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
+    # Jupyter shows what has this method. It knows matplotlib's figures only after pyplot is loaded.
+    setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 # Characters in a line as wide as the narrowest axes.
@@ -61,7 +73,7 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     if title:
-        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", color=INK, fontsize=11)
+        axes.set_title(_filled(title), loc="left", color=INK, fontsize=11)
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", labelsize=9)
@@ -69,6 +81,11 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#999999")
+
+
+def _filled(title: str) -> str:
+    # `$` would begin a formula.
+    return textwrap.fill(title, _TITLE_WIDTH).replace("$", r"\$")
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
@@ -163,22 +180,30 @@ def plot_learning_rates(
             )
     figure = _figure()
     axes = figure.add_subplot()
+    _draw_rates(axes, steps, rows, title)
+    _legend(axes, figure)
+    return _write(figure, path)
+
+
+def _draw_rates(axes: Axes, steps: np.ndarray, rows: Mapping[str, np.ndarray], title: str) -> None:
+    values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
+    xlabel, floor = "step (optimizer updates)", 0.0
+    if values.size:
+        # Annealing ends near 0. Without this limit, a few steps would take half of the axis.
+        peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
+        floor = max(float(values.min()), 2e-3 * min(peaks))
+        _log(axes, "y", floor / 1.6, float(values.max()) * 1.6)
+        if values.min() < floor:
+            xlabel += f"\nrates below {floor:.0e} are drawn at {floor:.0e}"
     for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
         # A line needs two points, so a step between two gaps gets a dot.
         known = np.pad(np.isfinite(rates), 1)
         alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
         style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
-        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name, **style)
-    _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
-    values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
-    if values.size:
-        # Annealing ends near 0. Without this limit, a few steps would take half of the axis.
-        peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
-        low = max(float(values.min()), 2e-3 * min(peaks))
-        _log(axes, "y", low / 1.6, float(values.max()) * 1.6)
+        drawn = np.maximum(rates, floor)  # NaN stays NaN
+        axes.plot(steps, drawn, color=colour, linewidth=1.8, label=name, **style)
     axes.margins(x=0.02)
-    _legend(axes, figure)
-    return _write(figure, path)
+    _label(axes, xlabel=xlabel, ylabel="learning rate", title=title)
 
 
 def plot_loss(
@@ -210,32 +235,69 @@ def plot_loss(
     >>> figure.axes[0].get_xscale()
     'log'
     """
-    figure = _loss_figure(learning_rates, losses, title=title, xlabel=xlabel)
+    rates, values = _loss_curve(learning_rates, losses)
+    top = highest_shown_step_loss(values)
+    figure = _loss_figure(rates, values, (np.nanmin(values, initial=top), top), title, xlabel)
     return _write(figure, path)
 
 
-def _loss_figure(
-    learning_rates: Sequence[float] | np.ndarray,
-    losses: Sequence[float] | np.ndarray,
-    *,
-    title: str,
-    xlabel: str,
-) -> Figure:
+def _loss_curve(
+    learning_rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     rates, values = _positive(learning_rates), np.asarray(losses, dtype=np.float64)
     if rates.shape != values.shape:
         raise ValueError(
             "Expected one loss per learning rate. "
             f"Received: {rates.size} learning rates and {values.size} losses"
         )
-    values = np.where(np.isfinite(values), values, np.nan)
+    return rates, np.where(np.isfinite(values), values, np.nan)
+
+
+def _loss_figure(
+    rates: np.ndarray, values: np.ndarray, view: tuple[float, float], title: str, xlabel: str
+) -> Figure:
     figure = _figure()
     axes = figure.add_subplot()
-    axes.plot(rates, values, color=COLOURS[0], linewidth=1.8)
+    edge = _set_view(axes, *view)
+    _draw_in_view(axes, rates, values, edge, color=COLOURS[0])
+    xlabel += _note([values], edge)
     _label(axes, xlabel=xlabel, ylabel="loss", title=title)
     known = rates[np.isfinite(rates)]
     if known.size:
         _log(axes, "x", float(known.min()) / 1.3, float(known.max()) * 1.3)
     return figure
+
+
+def _set_view(axes: Axes, low: float, top: float) -> float:
+    """Show the values from `low` to `top`; return the place for what is above."""
+    if not np.isfinite(low + top):
+        return np.inf
+    span = max(top - low, 0.02 * abs(top), 1e-12)
+    axes.set_ylim(low - 0.08 * span, top + 0.12 * span)
+    return top + 0.06 * span
+
+
+def _draw_in_view(axes: Axes, x: np.ndarray, y: np.ndarray, edge: float, **style: Any) -> None:
+    """Draw a curve that stays inside its axes: a triangle marks where it goes above the edge."""
+    above = y > edge
+    axes.plot(x, np.minimum(y, edge), linewidth=1.8, **style)  # NaN stays NaN
+    _mark(axes, x, above, edge, "^", style["color"])
+
+
+def _mark(
+    axes: Axes, x: np.ndarray, where: np.ndarray, edge: float, marker: str, colour: str
+) -> None:
+    first = where & ~np.pad(where, (1, 0))[:-1]
+    if first.any():
+        axes.plot(
+            x[first], np.full(first.sum(), edge), marker, color=colour, markersize=6,
+            linestyle="none",
+        )  # fmt: skip
+
+
+def _note(curves: Sequence[np.ndarray], edge: float) -> str:
+    highest = np.nanmax(np.concatenate(curves), initial=-np.inf)
+    return f"\n▲ above the view, up to {highest:.3g}" if highest > edge else ""
 
 
 def plot_sweep(
@@ -268,20 +330,19 @@ def plot_sweep(
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['valley: 1.00e-03']
     """
-    figure = _loss_figure(learning_rates, losses, title=title, xlabel="learning rate of the head")
-    axes = figure.axes[0]
-    rates = np.asarray(learning_rates, dtype=np.float64)
-    values = np.asarray(losses, dtype=np.float64)
-    finite = np.isfinite(values) & np.isfinite(rates) & (rates > 0)
+    rates, values = _loss_curve(learning_rates, losses)
+    finite = np.isfinite(values) & np.isfinite(rates)
     shown = {name: float(rate) for name, rate in suggestions.items() if np.isfinite(rate)}
+    view = (np.nan, np.nan)
     if finite.any():
         lowest = int(values[finite].argmin())
         # The fall starts at the highest loss before the lowest one: the first loss may be noisy.
         floor, start = float(values[finite][lowest]), float(values[finite][: lowest + 1].max())
-        fall = max(start - floor, 1e-3 * max(abs(start), 1e-12))
         # The plot is about the fall, so the axis does not follow the loss when it diverges.
-        highest = float(values[finite].max())
-        axes.set_ylim(floor - 0.08 * fall, min(highest + 0.08 * fall, start + 0.6 * fall))
+        view = (floor, min(float(values[finite].max()), start + 0.5 * (start - floor)))
+    figure = _loss_figure(rates, values, view, title, "learning rate of the head")
+    axes = figure.axes[0]
+    if finite.any():
         places = np.interp(
             np.log(np.array(list(shown.values()))), np.log(rates[finite]), values[finite]
         )
@@ -303,8 +364,11 @@ def plot_history(
     compare: Mapping[str, Sequence[float]] | None = None,
     frozen_epochs: int = 0,
     labels: tuple[str, str] = ("differential rates", "one rate"),
+    title: str = "Loss and accuracy after each epoch",
 ) -> Figure:
     """Draw the loss and the accuracy over the epochs, of training and of validation.
+
+    A loss that is much higher than the others, or not finite, is marked at the edge of the plot.
 
     Args:
         history: The `history` of the `History` that `fit` returned.
@@ -313,6 +377,7 @@ def plot_history(
         frozen_epochs: Number of epochs in which only the head was trained; they are shaded.
             Defaults to 0.
         labels: Names of the two runs in the legend.
+        title: Heading of the plot.
 
     Returns:
         The `matplotlib.figure.Figure`, with one panel per metric.
@@ -336,17 +401,10 @@ def plot_history(
     if compare is not None:
         runs.append((labels[1], compare, COLOURS[1]))
     figure = _figure(3.9)
+    figure.suptitle(_filled(title), x=0.01, ha="left", color=INK, fontsize=11)
     panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
     for axes, metric in zip(panels, from_loss, strict=True):
-        for label, run, colour in runs:
-            _curve(axes, run.get(f"val_{metric}"), colour, f"{label}, validation", "-", "o")
-            _curve(axes, run.get(metric), colour, f"{label}, training", (0, (4, 2)), "")
-        _label(axes, xlabel="epoch", ylabel=metric)
-        longest = max(len(run["loss"]) for _, run, _ in runs)
-        axes.set_xlim(0.5, longest + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if frozen_epochs > 0:
-            axes.axvspan(0.5, frozen_epochs + 0.5, color="#EEEEEE", zorder=0, label="head only")
+        _draw_history(axes, runs, metric, frozen_epochs)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
         handles, names, loc="outside upper left", ncols=3 if len(handles) > 3 else len(handles),
@@ -355,20 +413,45 @@ def plot_history(
     return _write(figure, path)
 
 
-def _curve(
-    axes: Axes, values: Sequence[float] | None, colour: str, label: str, style: Any, marker: str
+def _draw_history(
+    axes: Axes,
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]], str]],
+    metric: str,
+    frozen_epochs: int,
 ) -> None:
-    if values is None:
-        return
-    epochs = np.arange(1, len(values) + 1)
-    if len(values) == 1:
-        marker = marker or "x"  # a line needs two points
-    elif len(values) > 15:
-        marker = ""
-    axes.plot(
-        epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker,
-        markersize=4, label=label,
-    )  # fmt: skip
+    """Draw one metric of one or two runs, given as label, history and colour."""
+    curves = {
+        (label, part): (np.asarray(run[key], np.float64), colour)
+        for label, run, colour in runs
+        for part, key in (("validation", f"val_{metric}"), ("training", metric))
+        if key in run
+    }
+    everything = [values for values, _ in curves.values()]
+    edge, note = np.inf, ""
+    if metric == "loss":
+        top = highest_shown_loss([values.tolist() for values in everything])
+        lowest = np.nanmin(np.concatenate(everything), initial=top)
+        edge = _set_view(axes, float(lowest), top)
+        finite = [values[np.isfinite(values)] for values in everything]
+        note = _note(finite, edge)
+    for (label, part), (values, colour) in curves.items():
+        epochs = np.arange(1, len(values) + 1)
+        lost = ~np.isfinite(values)
+        marker = "o" if part == "validation" else "x" if len(values) == 1 else ""
+        _draw_in_view(
+            axes, epochs, np.where(lost, np.nan, values), edge, color=colour,
+            linestyle="-" if part == "validation" else (0, (4, 2)),
+            marker=marker if len(values) <= 15 else "", markersize=4, label=f"{label}, {part}",
+        )  # fmt: skip
+        if metric == "loss" and lost.any():
+            # Without a finite loss there is no view: any place does.
+            _mark(axes, epochs, lost, edge if np.isfinite(edge) else 0.0, "x", colour)
+            note += "" if "not finite" in note else "\n× not finite"
+    _label(axes, xlabel=f"epoch{note}", ylabel=metric)
+    axes.set_xlim(0.5, max(map(len, everything)) + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if frozen_epochs > 0:
+        axes.axvspan(0.5, frozen_epochs + 0.5, color="#EEEEEE", zorder=0, label="head only")
 
 
 def plot_schedule(
@@ -376,7 +459,7 @@ def plot_schedule(
     learning_rates: Sequence[float] | np.ndarray,
     path: Path = None,
     *,
-    title: str = "",
+    title: str = "Learning rate of the schedule",
     restarts: Sequence[int] = (),
 ) -> Figure:
     """Draw the rates of a schedule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from dlr_tf.training import plotting
+from dlr_tf.training import plot_limits, plotting
 
 STEPS = np.arange(140)
 CYCLES = np.concatenate([0.5 * (1 + np.cos(np.pi * np.arange(n) / n)) for n in (20, 40, 80)])
@@ -39,9 +40,9 @@ def test_learning_rates_one_line_per_group_on_a_log_axis() -> None:
     assert [line.get_label() for line in lines] == list(RATES)
     for line, rates in zip(lines, RATES.values()):
         np.testing.assert_array_equal(line.get_xdata(), STEPS)
-        np.testing.assert_array_equal(line.get_ydata(), rates)
+        np.testing.assert_array_equal(line.get_ydata(), np.maximum(rates, 2e-8))
     assert axes.get_yscale() == "log"
-    assert axes.get_xlabel() == "step (optimizer updates)"
+    assert axes.get_xlabel().startswith("step (optimizer updates)\n")
     assert axes.get_ylabel() == "learning rate"
     assert len({line.get_color() for line in lines}) == 3
 
@@ -152,6 +153,84 @@ def test_sweep_keeps_the_valley_visible_when_the_loss_blows_up() -> None:
     assert 2.0 < high < 4.0
 
 
+def shown(figure) -> str:
+    """Check that every curve stays inside its axes; return the notes below them."""
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        for line in axes.get_lines():
+            if line.get_transform() == axes.transData:  # no line across the whole plot
+                values = np.asarray(line.get_ydata(), np.float64)
+                assert np.all((low < values) & (values < high) | np.isnan(values))
+    return "".join(axes.get_xlabel().partition("\n")[2] for axes in figure.axes)
+
+
+def triangles(axes) -> list[float]:
+    return [x for line in axes.get_lines() if line.get_marker() == "^" for x in line.get_xdata()]
+
+
+def test_no_rate_leaves_the_plot() -> None:
+    notes = shown(plotting.plot_learning_rates(STEPS, RATES))
+    assert notes == "rates below 2e-08 are drawn at 2e-08"
+    assert shown(plotting.plot_learning_rates([1, 2], {"head": [1e-3, 1e-4]})) == ""
+
+
+def test_no_loss_leaves_the_plot() -> None:
+    rates = np.geomspace(1e-6, 1.0, 50)
+    losses = np.concatenate([np.linspace(2.0, 1.0, 48), [40.0, 80.0]])
+    for figure in (plotting.plot_sweep(rates, losses, {}), plotting.plot_loss(rates, losses)):
+        assert shown(figure) == "▲ above the view, up to 80"
+        assert triangles(figure.axes[0]) == [rates[48]]
+        assert figure.axes[0].get_ylim()[1] < 3
+    assert shown(plotting.plot_loss(rates[:48], losses[:48])) == ""
+
+
+def test_one_high_loss_does_not_rule_the_axis() -> None:
+    history = {"loss": [2.0, 1.0, 0.7, 0.6], "val_loss": [1.8, 1.0, 900.0, 0.8]}
+    figure = plotting.plot_history(history)
+    assert shown(figure) == "▲ above the view, up to 900"
+    assert triangles(figure.axes[0]) == [3]
+    assert 2.0 < figure.axes[0].get_ylim()[1] < 2.5
+
+
+def test_a_training_that_diverges_does_not_hide_the_other() -> None:
+    diverged = {"loss": [1e3, 1e9, np.inf], "accuracy": [0.1] * 3, "val_loss": [1e6, *[np.nan] * 2]}
+    figure = plotting.plot_history(HISTORY, compare=diverged)
+    assert shown(figure) == "▲ above the view, up to 1e+09\n× not finite"
+    assert figure.axes[0].get_ylim()[1] < 2.5
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[2], [3]]
+
+
+def test_no_finite_loss_at_all() -> None:
+    figure = plotting.plot_history({"loss": [np.nan] * 3, "val_loss": [np.inf] * 3})
+    assert shown(figure) == "× not finite"
+
+
+def test_every_plot_has_a_title_that_can_be_given() -> None:
+    def titles(figure) -> list[str]:
+        return [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+
+    draw = {
+        plotting.plot_history: (HISTORY,),
+        plotting.plot_learning_rates: (STEPS, RATES),
+        plotting.plot_loss: ([0.1, 0.2], [1.0, 0.5]),
+        plotting.plot_sweep: ([0.1, 0.2], [1.0, 0.5], {}),
+        plotting.plot_schedule: ([0, 1], [0.1, 0.2]),
+    }
+    for function, arguments in draw.items():
+        assert any(titles(function(*arguments)))
+        given = titles(function(*arguments, title="VGG16 on costs_in_$"))
+        assert r"VGG16 on costs_in_\$" in given  # `$` would begin a formula
+
+
+def test_jupyter_shows_a_figure() -> None:
+    figure = plotting.plot_loss([0.1, 0.2], [1.0, 0.5])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert type(figure) is matplotlib.figure.Figure
+    assert len(pickle.loads(pickle.dumps(figure)).axes) == 1
+
+
 def test_sweep_shows_the_whole_fall_when_the_first_loss_is_low() -> None:
     rates = np.geomspace(1e-6, 1.0, 50)
     losses = np.concatenate([[1.2], np.linspace(2.0, 1.0, 39), np.geomspace(1.0, 1e6, 10)])
@@ -244,19 +323,21 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_display_and_no_pyplot_needed() -> None:
-    # The file alone, since Keras may load pyplot itself.
+    # The two files alone, since Keras may load pyplot itself.
     code = (
-        "import runpy, sys\n"
+        "import runpy, sys, types\n"
+        "limits = types.SimpleNamespace(**runpy.run_path(sys.argv[2]))\n"
+        "sys.modules['dlr_tf.training.plot_limits'] = limits\n"
         "plotting = runpy.run_path(sys.argv[1])\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[2])\n"
+        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[3])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print('drawn')"
     )
     environment = {**os.environ, "MPLBACKEND": "TkAgg"}
     environment.pop("DISPLAY", None)
     done = subprocess.run(
-        [sys.executable, "-c", code, plotting.__file__, os.devnull],
+        [sys.executable, "-c", code, plotting.__file__, plot_limits.__file__, os.devnull],
         capture_output=True,
         text=True,
         env=environment,
