@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_layers
 from dlr_tf.app import report
-from dlr_tf.app.messages import messages_to_stderr, mistakes, progress_bar, say
+from dlr_tf.app.messages import messages_to_stderr, mistakes, say
 from dlr_tf.app.output import check_output_folder
+from dlr_tf.app.progress import Progress
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
@@ -167,21 +168,22 @@ def _train(
 ) -> Result:
     keras.utils.set_random_seed(args.seed)
     started = time.perf_counter()
-    history = fine_tuning.fine_tune(
-        task.model,
-        groups,
-        task.data.train_from(0),
-        learning_rate=learning_rate,
-        schedule=schedule,
-        epochs=args.epochs,
-        steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
-        frozen_epochs=frozen_epochs,
-        validation_data=task.data.validation,
-        optimizer=OPTIMIZERS[args.optimizer],
-        batch_norm=args.batch_norm,
-        callbacks=callbacks,
-        verbose=progress_bar(),
-    ).history
+    with Progress(args.epochs) as progress:
+        history = fine_tuning.fine_tune(
+            task.model,
+            groups,
+            task.data.train_from(0),
+            learning_rate=learning_rate,
+            schedule=schedule,
+            epochs=args.epochs,
+            steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
+            frozen_epochs=frozen_epochs,
+            validation_data=task.data.validation,
+            optimizer=OPTIMIZERS[args.optimizer],
+            batch_norm=args.batch_norm,
+            callbacks=[*callbacks, progress],
+            verbose=0,
+        ).history
     seconds = time.perf_counter() - started
     with distributed_fit(task.model, task.data.test.element_spec):
         scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)

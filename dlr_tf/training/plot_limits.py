@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 # An early loss above this many times the typical early loss is not shown.
-_EARLY = 10.0
+_EARLY = 4.0
 # A later loss above this many times the highest early loss that is shown is not shown.
 _LATER = 3.0
 
@@ -20,7 +20,7 @@ def highest_shown_loss(curves: Sequence[Sequence[float]]) -> float:
     """Return the highest loss to show, for losses per epoch of one or more trainings.
 
     With the median `m` of the losses of the first two epochs, a loss of these epochs is shown up to
-    `10 m`. With the highest shown loss `h` of these epochs, a later loss is shown up to `3 h`.
+    `4 m`. With the highest shown loss `h` of these epochs, a later loss is shown up to `3 h`.
 
     Args:
         curves: Losses per epoch. Values that are not finite are left out.
@@ -42,7 +42,8 @@ def highest_shown_loss(curves: Sequence[Sequence[float]]) -> float:
     typical = early[(len(early) - 1) // 2]
     if typical <= 0:  # no cross-entropy or squared error: factors mean nothing here
         return everything[-1]
-    start = max(value for value in early if value <= _EARLY * typical)
+    # Nothing is typical of two losses.
+    start = max(value for value in early if value <= _EARLY * typical or len(early) < 3)
     return max(value for value in everything if value <= _LATER * start)
 
 

@@ -196,14 +196,18 @@ def _draw_rates(axes: Axes, steps: np.ndarray, rows: Mapping[str, np.ndarray], t
         if values.min() < floor:
             xlabel += f"\nrates below {floor:.0e} are drawn at {floor:.0e}"
     for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
-        # A line needs two points, so a step between two gaps gets a dot.
-        known = np.pad(np.isfinite(rates), 1)
-        alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
+        alone = _alone(np.isfinite(rates))
         style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
         drawn = np.maximum(rates, floor)  # NaN stays NaN
         axes.plot(steps, drawn, color=colour, linewidth=1.8, label=name, **style)
     axes.margins(x=0.02)
     _label(axes, xlabel=xlabel, ylabel="learning rate", title=title)
+
+
+def _alone(known: np.ndarray) -> list[int]:
+    """Return the points between two gaps. They need a mark, because a line needs two points."""
+    known = np.pad(known, 1)
+    return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
 
 
 def plot_loss(
@@ -237,7 +241,8 @@ def plot_loss(
     """
     rates, values = _loss_curve(learning_rates, losses)
     top = highest_shown_step_loss(values)
-    figure = _loss_figure(rates, values, (np.nanmin(values, initial=top), top), title, xlabel)
+    view = (values[np.isfinite(values)].min(initial=top), top)
+    figure = _loss_figure(rates, values, view, title, xlabel)
     return _write(figure, path)
 
 
@@ -260,7 +265,7 @@ def _loss_figure(
     axes = figure.add_subplot()
     edge = _set_view(axes, *view)
     _draw_in_view(axes, rates, values, edge, color=COLOURS[0])
-    xlabel += _note([values], edge)
+    xlabel += _note(values[np.isfinite(values)], edge)
     _label(axes, xlabel=xlabel, ylabel="loss", title=title)
     known = rates[np.isfinite(rates)]
     if known.size:
@@ -295,8 +300,8 @@ def _mark(
         )  # fmt: skip
 
 
-def _note(curves: Sequence[np.ndarray], edge: float) -> str:
-    highest = np.nanmax(np.concatenate(curves), initial=-np.inf)
+def _note(values: np.ndarray, edge: float) -> str:
+    highest = values.max(initial=-np.inf)
     return f"\n▲ above the view, up to {highest:.3g}" if highest > edge else ""
 
 
@@ -407,7 +412,7 @@ def plot_history(
         _draw_history(axes, runs, metric, frozen_epochs)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper left", ncols=3 if len(handles) > 3 else len(handles),
+        handles, names, loc="outside lower left", ncols=3 if len(handles) > 3 else len(handles),
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
     return _write(figure, path)
@@ -430,19 +435,22 @@ def _draw_history(
     edge, note = np.inf, ""
     if metric == "loss":
         top = highest_shown_loss([values.tolist() for values in everything])
-        lowest = np.nanmin(np.concatenate(everything), initial=top)
-        edge = _set_view(axes, float(lowest), top)
-        finite = [values[np.isfinite(values)] for values in everything]
+        finite = np.concatenate([values[np.isfinite(values)] for values in everything])
+        edge = _set_view(axes, finite.min(initial=top), top)
         note = _note(finite, edge)
+        if not finite.size:
+            axes.set_yticks([])
     for (label, part), (values, colour) in curves.items():
         epochs = np.arange(1, len(values) + 1)
         lost = ~np.isfinite(values)
-        marker = "o" if part == "validation" else "x" if len(values) == 1 else ""
-        _draw_in_view(
-            axes, epochs, np.where(lost, np.nan, values), edge, color=colour,
-            linestyle="-" if part == "validation" else (0, (4, 2)),
-            marker=marker if len(values) <= 15 else "", markersize=4, label=f"{label}, {part}",
-        )  # fmt: skip
+        style: dict[str, Any] = {"linestyle": "-" if part == "validation" else (0, (4, 2))}
+        if part == "validation" and len(values) <= 15:
+            style["marker"] = "o"
+        elif alone := _alone(~lost):
+            style |= {"marker": "x", "markevery": alone}
+        values = np.where(lost, np.nan, values)
+        label = f"{label}, {part}"
+        _draw_in_view(axes, epochs, values, edge, color=colour, label=label, markersize=4, **style)
         if metric == "loss" and lost.any():
             # Without a finite loss there is no view: any place does.
             _mark(axes, epochs, lost, edge if np.isfinite(edge) else 0.0, "x", colour)

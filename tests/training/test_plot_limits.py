@@ -15,10 +15,11 @@ NAN, INF = math.nan, math.inf
 @pytest.mark.parametrize(
     ("curves", "highest"),
     [
-        ([[2.3, 0.4, 0.1, 0.05], [0.3, 0.2, 0.1, 0.1]], 2.3),  # an ordinary training, all of it
+        ([[2.3, 0.9, 0.1, 0.05], [0.8, 0.5, 0.1, 0.1]], 2.3),  # an ordinary training, all of it
         ([[0.9, 0.5, 0.2, 0.1], [0.6, 0.5, 1.0, 2.0]], 2.0),  # overfitting, all of it
         ([[1.0, 0.8, 8.0, 0.7]], 1.0),  # a late outlier
         ([[50.0, 0.5, 0.4], [40.0, 0.5, 0.4]], 0.5),  # an early one
+        ([[7.4, 1.6, 1.4], [1.6, 1.5, 1.0]], 1.6),
         ([[1.8, 1.7, 1e6, INF, NAN]], 1.8),
         ([[1.8, 1.0], [1.5, 0.9], [1e6, 1e7], [1e6, NAN]], 1.8),  # the other run diverged
         ([[1e6, 1e7]], 1e7),  # nothing else to see

@@ -203,8 +203,14 @@ def test_a_training_that_diverges_does_not_hide_the_other() -> None:
 
 
 def test_no_finite_loss_at_all() -> None:
-    figure = plotting.plot_history({"loss": [np.nan] * 3, "val_loss": [np.inf] * 3})
-    assert shown(figure) == "× not finite"
+    for values in ([np.nan] * 3, [np.inf] * 3):
+        assert shown(plotting.plot_history({"loss": values})) == "× not finite"
+
+
+def test_a_loss_between_two_that_are_not_finite_has_a_cross() -> None:
+    figure = plotting.plot_history({"loss": [3.0, np.nan, 2.0, 1.0]})
+    line, _ = figure.axes[0].get_lines()
+    assert (line.get_marker(), line.get_markevery()) == ("x", [0])
 
 
 def test_every_plot_has_a_title_that_can_be_given() -> None:
@@ -257,6 +263,8 @@ def test_history_has_a_panel_per_metric_and_a_line_per_run() -> None:
         assert ours.get_color() == ours_val.get_color() != other_val.get_color()
         assert ours.get_linestyle() != ours_val.get_linestyle()
         assert not covers(figure, figure.legends[0], axes)
+    title = figure.texts[0].get_window_extent()
+    assert not title.overlaps(figure.legends[0].get_window_extent())
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [
         "differential rates, validation",
