@@ -133,8 +133,6 @@ def pretrain_on_digits(
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     with distributed_fit(model, data.train.element_spec):
-        model.fit(
-            data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0
-        )
+        model.fit(data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
         accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

@@ -132,7 +132,9 @@ def _metrics(epochs: int, logs: Mapping[str, float]) -> list[str]:
     """Return the names of the metrics that have room, the losses and accuracies first."""
     first = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in logs]
     others = [name for name in logs if name not in first and not name.startswith(RATE)]
-    room = WIDTH - _epoch_width(epochs) - 2 - _SECONDS_WIDTH - (2 + _RATES_WIDTH if _rates(logs) else 0)
+    room = WIDTH - _epoch_width(epochs) - (2 + _SECONDS_WIDTH)
+    if _rates(logs):
+        room -= 2 + _RATES_WIDTH
     names = []
     for name in [*first, *others]:
         room -= 2 + _width_of(name)

@@ -138,9 +138,7 @@ class LearningRateSweep:
         for method in SUGGESTIONS:
             with contextlib.suppress(ValueError):
                 suggestions[LABELS.get(method, method)] = self.suggest(method)
-        return plotting.plot_sweep(
-            self.learning_rates, self.losses, suggestions, path, title=title
-        )
+        return plotting.plot_sweep(self.learning_rates, self.losses, suggestions, path, title=title)
 
 
 def find_learning_rate(

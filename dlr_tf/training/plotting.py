@@ -7,9 +7,11 @@ are built with matplotlib's object interface, which needs no display, window or 
 from __future__ import annotations
 
 import functools
+import html
 import io
 import itertools
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +28,8 @@ Path: TypeAlias = "str | os.PathLike[str] | None"
 
 # The palette of Okabe and Ito, without its yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#333333"
+INK, GRID, SPINE, SHADE = "#333333", "#DDDDDD", "#999999", "#EEEEEE"
+PANEL = (2.9, 4.4)  # height and width in inches: the text is easy to read on a telephone
 WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # at 8 inches, text of 10 points is easy to read
 MAX_LEGEND = 12
 
@@ -74,13 +77,13 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_ylabel(ylabel, color=INK)
     if title:
         axes.set_title(_filled(title), loc="left", color=INK, fontsize=11)
-    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
+    axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", labelsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
+        axes.spines[side].set_color(SPINE)
 
 
 def _filled(title: str) -> str:
@@ -109,7 +112,8 @@ def _colours(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     # Groups have an order, so many of them get an ordered map, safe for colour-blind readers.
-    return [colormaps["viridis"](0.9 * i / (count - 1)) for i in range(count)]
+    # Its ends are hard to see on a dark and on a white page.
+    return [colormaps["viridis"](0.15 + 0.7 * i / (count - 1)) for i in range(count)]
 
 
 def _legend(axes: Axes, figure: Figure) -> None:
@@ -185,9 +189,15 @@ def plot_learning_rates(
     return _write(figure, path)
 
 
-def _draw_rates(axes: Axes, steps: np.ndarray, rows: Mapping[str, np.ndarray], title: str) -> None:
+def _draw_rates(
+    axes: Axes,
+    steps: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    title: str,
+    xlabel: str = "step (optimizer updates)",
+) -> None:
     values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
-    xlabel, floor = "step (optimizer updates)", 0.0
+    floor = 0.0
     if values.size:
         # Annealing ends near 0. Without this limit, a few steps would take half of the axis.
         peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
@@ -302,7 +312,7 @@ def _mark(
 
 def _note(values: np.ndarray, edge: float) -> str:
     highest = values.max(initial=-np.inf)
-    return f"\n▲ above the view, up to {highest:.3g}" if highest > edge else ""
+    return f"\n▲: above the view, up to {highest:.3g}" if highest > edge else ""
 
 
 def plot_sweep(
@@ -454,12 +464,133 @@ def _draw_history(
         if metric == "loss" and lost.any():
             # Without a finite loss there is no view: any place does.
             _mark(axes, epochs, lost, edge if np.isfinite(edge) else 0.0, "x", colour)
-            note += "" if "not finite" in note else "\n× not finite"
+            note += "" if "not finite" in note else "\nx: not finite"
     _label(axes, xlabel=f"epoch{note}", ylabel=metric)
     axes.set_xlim(0.5, max(map(len, everything)) + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if frozen_epochs > 0:
-        axes.axvspan(0.5, frozen_epochs + 0.5, color="#EEEEEE", zorder=0, label="head only")
+        axes.axvspan(0.5, frozen_epochs + 0.5, color=SHADE, zorder=0, label="head only")
+
+
+def history_panel(
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]], metric: str, frozen_epochs: int = 0
+) -> Figure:
+    """Draw one metric over the epochs in a small figure, for a page.
+
+    Args:
+        runs: One or two labels, each with the `history` of a `History`.
+        metric: `"loss"` or another key of the histories.
+        frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
+
+    Returns:
+        The `matplotlib.figure.Figure`, without title and legend.
+
+    Example:
+
+    >>> figure = history_panel([("a", {"loss": [2.0, 1.0]})], "loss")
+    >>> [label for label, _, _ in legend_entries(figure)]
+    ['a, training']
+    """
+    figure = _figure(*PANEL)
+    coloured = [(label, run, colour) for (label, run), colour in zip(runs, COLOURS)]
+    _draw_history(figure.add_subplot(), coloured, metric, frozen_epochs)
+    return figure
+
+
+def rates_panel(
+    steps: Sequence[int] | np.ndarray,
+    learning_rates: Mapping[str, Sequence[float] | np.ndarray],
+    xlabel: str = "step (optimizer updates)",
+) -> Figure:
+    """Draw the rate of every group in a small figure, for a page.
+
+    Args:
+        steps: As in `plot_learning_rates`.
+        learning_rates: As in `plot_learning_rates`.
+        xlabel: Label of the axis of steps.
+
+    Returns:
+        The `matplotlib.figure.Figure`, without title and legend.
+
+    Example:
+
+    >>> figure = rates_panel([1, 2], {"head": [1e-3, 1e-4]})
+    >>> [label for label, _, _ in legend_entries(figure)]
+    ['head']
+    """
+    figure = _figure(*PANEL)
+    rows = {name: _positive(rates) for name, rates in learning_rates.items()}
+    _draw_rates(figure.add_subplot(), np.asarray(steps), rows, "", xlabel)
+    return figure
+
+
+def legend_entries(figure: Figure) -> list[tuple[str, str, str]]:
+    """Return label, colour and kind (`"solid"`, `"dashed"` or `"area"`) of what a figure shows.
+
+    Args:
+        figure: A figure with one panel.
+
+    Returns:
+        At most `MAX_LEGEND` entries. Colours are written as `svg_for_page` writes them.
+    """
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+
+    entries = []
+    for handle, label in zip(*figure.axes[0].get_legend_handles_labels(), strict=True):
+        if isinstance(handle, Line2D):
+            colour, kind = handle.get_color(), "dashed" if handle.is_dashed() else "solid"
+        else:
+            colour, kind = handle.get_facecolor(), "area"
+        entries.append((label, _with_variables(to_hex(colour)), kind))
+    kept = np.unique(np.linspace(0, len(entries) - 1, MAX_LEGEND).round().astype(int))
+    return [entries[i] for i in kept] if len(entries) > MAX_LEGEND else entries
+
+
+# Colours of the plots, and the CSS variable that replaces each in a page.
+_VARIABLES = {
+    INK: "--ink",
+    GRID: "--grid",
+    SPINE: "--spine",
+    SHADE: "--shade",
+    **{colour: f"--curve-{number}" for number, colour in enumerate(COLOURS)},
+}
+
+
+def _with_variables(text: str) -> str:
+    for colour, variable in _VARIABLES.items():
+        text = re.sub(colour, f"var({variable})", text, flags=re.IGNORECASE)
+    return text
+
+
+def svg_for_page(figure: Figure, name: str, description: str) -> str:
+    """Return a figure as an `svg` element for a page of HTML.
+
+    The page gives the colours, as CSS variables (`--ink`, `--grid`, `--spine`, `--shade`,
+    `--curve-0`, ...), so the figure fits a light and a dark page. The width is that of the box
+    around it.
+
+    Args:
+        figure: The figure.
+        name: A word that no other figure of the page has. It begins the names inside the figure.
+        description: What the figure shows, for readers who do not see it.
+    """
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Text as text takes the font and the colour of the page.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    # The size in points, and rules of style that would hold for the whole page.
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"<style.*?</style>|<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", text)
+    label = f'<svg role="img" aria-label="{html.escape(description)}"'
+    return _with_variables(text.replace("<svg", label, 1))
 
 
 def plot_schedule(
@@ -500,7 +631,7 @@ def plot_schedule(
     figure = _figure()
     axes = figure.add_subplot()
     for restart in restarts:
-        axes.axvline(restart, color="#999999", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(restart, color=SPINE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.plot(places, rates, color=COLOURS[0], linewidth=1.8)
     _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(rates, initial=0.0))))

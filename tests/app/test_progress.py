@@ -86,7 +86,8 @@ def test_one_line_per_epoch_without_a_terminal() -> None:
     with Progress(3, stream) as progress:
         train(progress)
     columns, first, *others = stream.getvalue().splitlines()
-    assert columns.split() == ["epoch", *"loss accuracy val_loss val_acc sec learning rates".split()]
+    names = ["epoch", "loss", "accuracy", "val_loss", "val_acc", "sec", "learning", "rates"]
+    assert columns.split() == names
     # Two calls of `fit`: the head alone, then all groups.
     assert first.endswith("  - / 1e-03")
     assert [line.split()[0] for line in others] == ["2/3", "3/3"]

@@ -179,7 +179,7 @@ def test_no_loss_leaves_the_plot() -> None:
     rates = np.geomspace(1e-6, 1.0, 50)
     losses = np.concatenate([np.linspace(2.0, 1.0, 48), [40.0, 80.0]])
     for figure in (plotting.plot_sweep(rates, losses, {}), plotting.plot_loss(rates, losses)):
-        assert shown(figure) == "▲ above the view, up to 80"
+        assert shown(figure) == "▲: above the view, up to 80"
         assert triangles(figure.axes[0]) == [rates[48]]
         assert figure.axes[0].get_ylim()[1] < 3
     assert shown(plotting.plot_loss(rates[:48], losses[:48])) == ""
@@ -188,7 +188,7 @@ def test_no_loss_leaves_the_plot() -> None:
 def test_one_high_loss_does_not_rule_the_axis() -> None:
     history = {"loss": [2.0, 1.0, 0.7, 0.6], "val_loss": [1.8, 1.0, 900.0, 0.8]}
     figure = plotting.plot_history(history)
-    assert shown(figure) == "▲ above the view, up to 900"
+    assert shown(figure) == "▲: above the view, up to 900"
     assert triangles(figure.axes[0]) == [3]
     assert 2.0 < figure.axes[0].get_ylim()[1] < 2.5
 
@@ -196,7 +196,7 @@ def test_one_high_loss_does_not_rule_the_axis() -> None:
 def test_a_training_that_diverges_does_not_hide_the_other() -> None:
     diverged = {"loss": [1e3, 1e9, np.inf], "accuracy": [0.1] * 3, "val_loss": [1e6, *[np.nan] * 2]}
     figure = plotting.plot_history(HISTORY, compare=diverged)
-    assert shown(figure) == "▲ above the view, up to 1e+09\n× not finite"
+    assert shown(figure) == "▲: above the view, up to 1e+09\nx: not finite"
     assert figure.axes[0].get_ylim()[1] < 2.5
     crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
     assert [line.get_xdata().tolist() for line in crosses] == [[2], [3]]
@@ -204,7 +204,7 @@ def test_a_training_that_diverges_does_not_hide_the_other() -> None:
 
 def test_no_finite_loss_at_all() -> None:
     for values in ([np.nan] * 3, [np.inf] * 3):
-        assert shown(plotting.plot_history({"loss": values})) == "× not finite"
+        assert shown(plotting.plot_history({"loss": values})) == "x: not finite"
 
 
 def test_a_loss_between_two_that_are_not_finite_has_a_cross() -> None:
