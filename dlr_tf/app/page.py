@@ -69,6 +69,8 @@ def page_of(
 ) -> str:
     """Return the page of a run. The arguments are those of `write_page`."""
     title = title_of(report)
+    # `None` stands for NaN in JSON, as in a report that is read from its file.
+    history = {name: _floats(values) for name, values in history.items()}
     sections = (
         _reached(report, history, evaluation),
         _comparison(report, len(evaluation.labels)),
@@ -181,7 +183,10 @@ def _comparison(report: Mapping[str, Any], total: int) -> Content:
     label = "one rate throughout" + (f", {rate:g}" if rate is not None else "")
     several = len(ours) > 1 or len(theirs) > 1
     # With one seed, only the choice of the test images can be accounted for.
-    sides = [(sum(side) / len(side), *_range(side, total)) for side in (ours, theirs)]
+    sides = [
+        (sum(side) / len(side), *((min(side), max(side)) if several else _chance(side[0], total)))
+        for side in (ours, theirs)
+    ]
     low, high = min(side[1] for side in sides), max(side[2] for side in sides)
     rows = []
     for name, side, (mean, first, last), second in zip(
@@ -214,11 +219,10 @@ def accuracies(report: Mapping[str, Any]) -> list[float]:
     return [value for value in found if value is not None and math.isfinite(value)]
 
 
-def _range(values: Sequence[float], total: int) -> tuple[float, float]:
-    if len(values) > 1:
-        return min(values), max(values)
-    error = math.sqrt(values[0] * (1 - values[0]) / total)
-    return max(values[0] - error, 0.0), min(values[0] + error, 1.0)
+def _chance(accuracy: float, total: int) -> tuple[float, float]:
+    """Return the accuracy minus and plus one standard error of a binomial distribution."""
+    error = math.sqrt(accuracy * (1 - accuracy) / total)
+    return max(accuracy - error, 0.0), min(accuracy + error, 1.0)
 
 
 def _strip(
@@ -245,7 +249,6 @@ def _curves(
     runs = [(report.get("label") or "this run", history)]
     other = (report.get("compare") or {}).get("history")
     if other:
-        # JSON has no NaN: `None` stands for it.
         runs.append(("one rate", {key: _floats(values) for key, values in other.items()}))
     frozen = report["settings"].get("frozen_epochs") or 0
     figures = []
@@ -301,7 +304,11 @@ def _groups(report: Mapping[str, Any]) -> Content:
     rows = []
     for group in groups:
         ends = list(dict.fromkeys((group["layers"][0], group["layers"][-1])))
-        row: list[Content] = [group["name"], " … ".join(ends), f"{len(group['layers']):,}"]
+        paths = " … ".join(ends)
+        if len(paths) > 50:  # the last names say enough
+            ends = [path.rsplit("/", 1)[-1] for path in ends]
+        layers = element("span", " … ".join(ends), title=paths)
+        row: list[Content] = [group["name"], layers, f"{len(group['layers']):,}"]
         if has_parameters:
             parameters = group.get("parameters")
             row.append(MISSING if parameters is None else f"{parameters:,}")
@@ -413,6 +420,7 @@ def _mistakes(
     for index in worst:
         right = evaluation.class_names[evaluation.labels[index]]
         said = evaluation.class_names[evaluation.predictions[index]]
+        share = float(evaluation.probabilities[index].max())
         name = names[index] if index < len(names) else f"image {index}"
         image = None
         if image_of is not None:
@@ -427,7 +435,7 @@ def _mistakes(
         caption = element(
             "figcaption",
             element("b", said),
-            f" ({evaluation.probabilities[index].max():.0%})",
+            f" ({share:.0%})" if math.isfinite(share) else " (not finite)",
             element("br"),
             "right: ",
             element("b", right),

@@ -77,9 +77,9 @@ thead th { color: var(--quiet); font-weight: 600; white-space: nowrap; }
 .matrix thead th .turned { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; display: inline-block; }
 .matrix td.full { color: #fff; }
-.small { font-size: .6rem; }
-.small td { min-width: .7rem; height: .8rem; padding: 0; border-width: 0; }
-.small th { padding: 0 .15rem; line-height: 1; }
+.matrix.small { font-size: .55rem; }
+.small td { min-width: .55rem; height: .65rem; padding: 0; border-width: 0; }
+.small th { padding: 0; line-height: 1; }
 .strip { position: relative; display: block; min-width: 7rem; width: 100%; height: 1.2rem;
   background: linear-gradient(var(--line), var(--line)) center / 100% 1px no-repeat; }
 .strip i { position: absolute; top: .35rem; width: .5rem; height: .5rem; margin-left: -.25rem;

@@ -435,6 +435,8 @@ def _draw_history(
     frozen_epochs: int,
 ) -> None:
     """Draw one metric of one or two runs, given as label, history and colour."""
+    from matplotlib.ticker import MaxNLocator
+
     curves = {
         (label, part): (np.asarray(run[key], np.float64), colour)
         for label, run, colour in runs
@@ -467,7 +469,7 @@ def _draw_history(
             note += "" if "not finite" in note else "\nx: not finite"
     _label(axes, xlabel=f"epoch{note}", ylabel=metric)
     axes.set_xlim(0.5, max(map(len, everything)) + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     if frozen_epochs > 0:
         axes.axvspan(0.5, frozen_epochs + 0.5, color=SHADE, zorder=0, label="head only")
 
@@ -498,7 +500,7 @@ def history_panel(
 
 
 def rates_panel(
-    steps: Sequence[int] | np.ndarray,
+    steps: Sequence[float] | np.ndarray,
     learning_rates: Mapping[str, Sequence[float] | np.ndarray],
     xlabel: str = "step (optimizer updates)",
 ) -> Figure:
@@ -537,6 +539,7 @@ def legend_entries(figure: Figure) -> list[tuple[str, str, str]]:
     from matplotlib.lines import Line2D
 
     entries = []
+    handle: Any
     for handle, label in zip(*figure.axes[0].get_legend_handles_labels(), strict=True):
         if isinstance(handle, Line2D):
             colour, kind = handle.get_color(), "dashed" if handle.is_dashed() else "solid"
