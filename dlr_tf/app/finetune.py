@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_layers
-from dlr_tf.app import report
+from dlr_tf.app import digits, report, thumbnails
+from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.messages import messages_to_stderr, mistakes, say
 from dlr_tf.app.output import check_output_folder
+from dlr_tf.app.page import write_page
 from dlr_tf.app.progress import Progress
+from dlr_tf.app.results import (
+    accuracy_line,
+    after_training,
+    model_on_data,
+    next_line,
+    written_line,
+)
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
@@ -89,8 +99,10 @@ def run(args: argparse.Namespace) -> int:
         )
         if writes:
             task.model.save(output / "model.keras")
+        evaluation = _evaluate(task)
     with_rates, label = describe_rates(args, task.rates)
-    print(f"test accuracy {result.accuracy:.4f} with {with_rates}")
+    total = len(evaluation.labels)
+    print(accuracy_line(evaluation.right, total, with_rates))
 
     other = None
     if args.compare:
@@ -106,23 +118,49 @@ def run(args: argparse.Namespace) -> int:
                 schedule="constant",
                 frozen_epochs=0,
             )
-        print(f"test accuracy {other.accuracy:.4f} with one rate, {head_rate:g}, throughout")
+        right = round(other.accuracy * total)
+        print(accuracy_line(right, total, f"one rate, {head_rate:g}, throughout"))
 
     if not writes:
         return 0
     report.write_history(output / "history.csv", result.history)
-    logger.plot_learning_rate(output / "learning_rates.png")
+    names = model_on_data(args, task.data.name)
+    logger.plot_learning_rate(output / "learning_rates.png", title=f"{names}: learning rates")
     plotting.plot_history(
         result.history,
         output / "history.png",
         compare=other.history if other else None,
         frozen_epochs=args.frozen_epochs,
         labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
+        title=f"{names}: loss and accuracy after each epoch",
     )
     seconds = {"training": result.seconds, "total": time.perf_counter() - started}
-    report.write_report(output / "report.json", _report(args, task, result, other, seconds))
-    print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    found = {"label": label, **_report(args, task, result, other, seconds)}
+    report.write_report(output / "report.json", found)
+    images = thumbnails.images_at(
+        task.data.test,
+        evaluation.worst_mistakes(),
+        white=digits.WHITE if args.data is None else 255.0,
+    )
+    write_page(
+        output / "report.html",
+        found,
+        result.history,
+        evaluation,
+        image_of=images.__getitem__,
+        names=task.data.test_names,
+        steps=logger.history,
+    )
+    print(written_line(output, [path.name for path in output.iterdir()]))
+    print(next_line(after_training(args, output)))
     return 0
+
+
+def _evaluate(task: Task) -> Evaluation:
+    labels = np.concatenate([np.asarray(labels) for _, labels in task.data.test])
+    with distributed_fit(task.model, task.data.test.element_spec):
+        probabilities = task.model.predict(task.data.test, verbose=0)
+    return Evaluation(task.data.class_names, labels, probabilities)
 
 
 def describe_rates(args: argparse.Namespace, rates: Sequence[float]) -> tuple[str, str]:
@@ -214,10 +252,7 @@ def _report(
             "test_images": data.test_images,
         },
         "settings": {k: v for k, v in vars(args).items() if k not in ("output", "verbose")},
-        "groups": [
-            {"name": group.name, "layers": group.layers, "learning_rate": rate}
-            for group, rate in zip(task.groups, task.rates, strict=True)
-        ],
+        "groups": report.describe_groups(task.model, task.groups, task.rates),
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
         "pretraining_accuracy": task.pretraining_accuracy,

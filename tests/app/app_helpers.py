@@ -9,7 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-FILES = ["history.csv", "history.png", "learning_rates.png", "model.keras", "report.json"]
+FILES = [
+    "history.csv",
+    "history.png",
+    "learning_rates.png",
+    "model.keras",
+    "report.html",
+    "report.json",
+]
 
 
 def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
