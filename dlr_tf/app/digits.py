@@ -12,8 +12,6 @@ from dlr_tf.app.data import ImageData
 from dlr_tf.app.order import index_batches, steps_per_epoch
 from dlr_tf.training.distribution import distributed_fit
 
-WHITE = 16.0  # the value of white in the images
-
 
 def load_digits(
     *, batch_size: int = 32, seed: int = 0, images_per_class: int = 20
@@ -119,7 +117,7 @@ def pretrain_on_digits(
         it reached with its classifier on the test images.
     """
     inputs = keras.Input(data.image_shape)
-    x = keras.layers.Rescaling(1 / WHITE, name="rescaling")(inputs)
+    x = keras.layers.Rescaling(1 / 16, name="rescaling")(inputs)
     for number, filters in enumerate((32, 32, 64, 64), 1):
         x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{number}")(
             x

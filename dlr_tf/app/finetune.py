@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import LayerGroup, LearningRateLogger, MultiGroupOptimizer, split_layers
-from dlr_tf.app import digits, report, thumbnails
+from dlr_tf.app import report, thumbnails
 from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.messages import messages_to_stderr, mistakes, say
 from dlr_tf.app.output import check_output_folder
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         compare=other.history if other else None,
         frozen_epochs=args.frozen_epochs,
         labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
-        title=f"{names}: loss and accuracy after each epoch",
+        title=f"{names}: loss and accuracy",
     )
     seconds = {"training": result.seconds, "total": time.perf_counter() - started}
     found = {"label": label, **_report(args, task, result, other, seconds)}
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     images = thumbnails.images_at(
         task.data.test,
         evaluation.worst_mistakes(),
-        white=digits.WHITE if args.data is None else 255.0,
+        white=16.0 if args.data is None else 255.0,
     )
     write_page(
         output / "report.html",

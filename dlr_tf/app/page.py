@@ -139,6 +139,8 @@ def _reached(report: Mapping[str, Any], history: History, evaluation: Evaluation
         f"optimizer {settings['optimizer']}" if settings.get("optimizer") else "",
         f"schedule {settings['schedule']}" if settings.get("schedule") else "",
     ]
+    if report.get("kept_epoch", epochs) != epochs:
+        facts.append(f"the model is that of epoch {report['kept_epoch']}")
     losses = [*history.get("loss", ()), *history.get("val_loss", ())]
     diverged = [value for value in losses if not math.isfinite(value)]
     warning = element(
@@ -338,7 +340,7 @@ def _confusions(evaluation: Evaluation) -> Content:
         columns = ["right class", "the model says", "images", "of the class"]
         heading = element("h3", "Most frequent confusions")
         content.append(element("div", heading, table(columns, rows, 2)))
-    side_by_side = "columns" if len(names) <= 8 else None
+    side_by_side = "columns" if len(names) <= 10 else None
     return (
         _section("Confusion matrix", element("div", content, class_=side_by_side))
         if content
@@ -454,7 +456,7 @@ def _settings(report: Mapping[str, Any]) -> Content:
     settings = {
         name.replace("_", " "): value
         for name, value in report["settings"].items()
-        if value is not None and name != "command"
+        if value not in (None, [], ()) and name != "command"
     }
     accuracy = report.get("pretraining_accuracy")
     if accuracy is not None:
@@ -471,6 +473,8 @@ def _settings(report: Mapping[str, Any]) -> Content:
 
 def _pairs(values: Mapping[str, Any]) -> Html:
     def text(value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            return ", ".join(map(text, value))
         return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
     return element(

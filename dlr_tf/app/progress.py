@@ -167,12 +167,21 @@ class Progress(keras.callbacks.Callback):
 
     Args:
         epochs: Number of all epochs. Defaults to `None`: that of `fit`.
+        first_step: Number of steps of the first epoch that were done before, in a training that was
+            stopped within an epoch. Defaults to 0.
         stream: Where to write. Defaults to `None`: stderr.
     """
 
-    def __init__(self, epochs: int | None = None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        epochs: int | None = None,
+        *,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
         super().__init__()
         self.epochs = epochs
+        self._first_step = first_step
         self._stream = stream
         self._bar: rich.progress.Progress | None = None
         self._columns = ""
@@ -196,7 +205,7 @@ class Progress(keras.callbacks.Callback):
         self._rates = {}
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._epoch, self._step, self._rates_read = epoch + 1, 0, 0.0
+        self._epoch, self._step, self._rates_read = epoch + 1, self._first_step, 0.0
         self._epoch_began = time.monotonic()
         self.close()
         stream = self._stream or sys.stderr
@@ -212,11 +221,11 @@ class Progress(keras.callbacks.Callback):
             transient=True,
             expand=True,
         )
-        self._bar.add_task(self._text({}), total=self._steps)
+        self._bar.add_task(self._text({}), total=self._steps, completed=self._step)
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._step = batch + 1
+        self._step = self._first_step + batch + 1
         if self._bar is None:
             return
         now = time.monotonic()
@@ -232,6 +241,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.close()
+        self._first_step = 0
         values = dict(logs or {})
         if not any(name.startswith(RATE) for name in values):
             values |= self._read_rates()

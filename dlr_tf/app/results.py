@@ -109,5 +109,5 @@ def command_with(
         if isinstance(value, bool):
             words.append(option if value else option.replace("--", "--no-", 1))
         else:
-            words += [option, str(value)]
+            words += [option, *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return words

@@ -86,9 +86,9 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
         axes.spines[side].set_color(SPINE)
 
 
-def _filled(title: str) -> str:
+def _filled(title: str, width: int = _TITLE_WIDTH) -> str:
     # `$` would begin a formula.
-    return textwrap.fill(title, _TITLE_WIDTH).replace("$", r"\$")
+    return textwrap.fill(title, width).replace("$", r"\$")
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
@@ -416,7 +416,7 @@ def plot_history(
     if compare is not None:
         runs.append((labels[1], compare, COLOURS[1]))
     figure = _figure(3.9)
-    figure.suptitle(_filled(title), x=0.01, ha="left", color=INK, fontsize=11)
+    figure.suptitle(_filled(title, 98), x=0.01, ha="left", color=INK, fontsize=11)
     panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
     for axes, metric in zip(panels, from_loss, strict=True):
         _draw_history(axes, runs, metric, frozen_epochs)

@@ -195,6 +195,14 @@ def test_a_training_that_diverged() -> None:
     assert "diverged" in make(history={**HISTORY, "loss": [2.0, None, None]}).text
 
 
+def test_settings_in_words() -> None:
+    settings = {"augment": ["flip", "crop"], "skip_broken": True, "compare": False, "tags": []}
+    made = make({**REPORT, "settings": settings, "kept_epoch": 2})
+    assert "augment flip, crop skip broken yes compare no dlr_tf" in made.text
+    assert "the model is that of epoch 2" in made.text
+    assert "the model is that" not in make({**REPORT, "kept_epoch": 3}).text
+
+
 def test_several_seeds() -> None:
     report = copy.deepcopy(REPORT)
     report["test_accuracies"] = [0.9, 0.8, 0.7]

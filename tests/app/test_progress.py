@@ -83,7 +83,7 @@ def test_the_bar_says_where_the_training_is() -> None:
 
 def test_one_line_per_epoch_without_a_terminal() -> None:
     stream = io.StringIO()
-    with Progress(3, stream) as progress:
+    with Progress(3, stream=stream) as progress:
         train(progress)
     columns, first, *others = stream.getvalue().splitlines()
     names = ["epoch", "loss", "accuracy", "val_loss", "val_acc", "sec", "learning", "rates"]
@@ -122,7 +122,7 @@ def test_on_a_terminal_no_line_is_wider_than_80_columns(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = Terminal()
-    with Progress(3, stream) as progress:
+    with Progress(3, stream=stream) as progress:
         train(progress, n_groups=5)
     lines = stream.lines()
     bars = [line for line in lines if line.startswith("epoch ") and "/3" in line]
@@ -133,11 +133,26 @@ def test_on_a_terminal_no_line_is_wider_than_80_columns(
     assert max(map(len, lines)) <= 80
 
 
+def test_an_epoch_that_was_begun_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Terminal()
+    model = model_of()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    progress = Progress(2, first_step=5, stream=stream)
+    # Every fit has 3 steps. A draw at each end of an epoch shows the last of them.
+    arguments = {"validation_data": (X, Y), "batch_size": 4, "verbose": 0}
+    model.fit(X, Y, epochs=2, callbacks=[progress], **arguments)
+    first = [line for line in stream.lines() if line.startswith("epoch 1/2 ")]
+    assert first[0].startswith("epoch 1/2  5/3 ")
+    second = [line for line in stream.lines() if line.startswith("epoch 2/2 ")]
+    assert second[0].startswith("epoch 2/2  0/3 ")
+
+
 def test_the_cursor_is_shown_again_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = Terminal()
     stop = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: 1 / 0)
-    with pytest.raises(ZeroDivisionError, match="division"), Progress(3, stream) as progress:
+    with pytest.raises(ZeroDivisionError, match="division"), Progress(3, stream=stream) as progress:
         model = model_of()
         model.compile("sgd", "sparse_categorical_crossentropy")
         model.fit(X, Y, verbose=0, callbacks=[progress, stop])

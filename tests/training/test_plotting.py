@@ -362,3 +362,7 @@ def test_a_long_title_stays_inside_of_the_picture() -> None:
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+    figure = plotting.plot_history(HISTORY, title="a/very/long/path" * 20)
+    box = figure.texts[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
