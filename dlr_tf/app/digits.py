@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -139,14 +141,14 @@ def digits_backbone() -> keras.Model:
 
 
 def pretrain_on_digits(
-    data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
+    data: ImageData, *, epochs: int = 12, callbacks: Sequence[keras.callbacks.Callback] = ()
 ) -> tuple[keras.Model, float]:
     """Train a small convolutional network with batch normalization, to fine-tune later.
 
     Args:
         data: The task to pretrain on, from `load_digits`.
         epochs: Number of epochs. Defaults to 12.
-        verbose: As in `keras.Model.fit`.
+        callbacks: As in `keras.Model.fit`. Defaults to none.
 
     Returns:
         The network without its classifier (images in, one vector per image out), and the accuracy
@@ -158,6 +160,6 @@ def pretrain_on_digits(
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     with distributed_fit(model, data.train.element_spec):
-        model.fit(data.train, epochs=epochs, shuffle=False, verbose=verbose)
+        model.fit(data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
         accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

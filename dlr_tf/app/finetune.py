@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer, split_layers
-from dlr_tf.app import checkpoint, report, settings
+from dlr_tf.app import checkpoint, report, settings, thumbnails
 from dlr_tf.app.checkpoint import CheckpointError
+from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.interrupts import StoppedError, StopRequests
 from dlr_tf.app.messages import MistakeError, messages_to_stderr, mistakes, say
 from dlr_tf.app.output import (
@@ -31,6 +33,14 @@ from dlr_tf.app.output import (
     make_folder,
     remove_partial_files,
     write_with,
+)
+from dlr_tf.app.page import write_page
+from dlr_tf.app.results import (
+    accuracy_line,
+    after_training,
+    model_on_data,
+    next_line,
+    written_line,
 )
 from dlr_tf.app.settings import check_same_data, write_settings
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
@@ -215,7 +225,9 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         files = run.files(TRAINING, args)
         result = train(run.plan, task, args, files, stop, [_ShowGroups()])
     with_rates, label = describe_rates(args, task.rates)
-    print(f"test accuracy {result.accuracy:.4f} with {with_rates}", flush=True)
+    total = task.data.test_images
+    right = round(result.accuracy * total)
+    print(accuracy_line(right, total, with_rates), flush=True)
 
     other = None
     if args.compare:
@@ -227,14 +239,20 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
             load_model_arrays(task.model, start)
             other = train(one_rate, task, args, run.files(COMPARISON, args), stop)
             load_trained(run.plan, task, args, trained)
-        print(f"test accuracy {other.accuracy:.4f} with one rate, {head_rate:g}, throughout")
+        right = round(other.accuracy * total)
+        print(accuracy_line(right, total, f"one rate, {head_rate:g}, throughout"), flush=True)
 
     if not run.writes:
         return 0
     seconds = {"training": result.seconds, "total": time.perf_counter() - run.started}
-    report.write_report(output / "report.json", _report(args, task, result, other, seconds))
+    found = {"label": label, **_report(args, task, result, other, seconds)}
+    report.write_report(output / "report.json", found)
     write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
-    write_with(output / "learning_rates.png", result.logger.plot_learning_rate)
+    names = model_on_data(args, task.data.name)
+    write_with(
+        output / "learning_rates.png",
+        lambda path: result.logger.plot_learning_rate(path, title=f"{names}: learning rates"),
+    )
     write_with(
         output / "history.png",
         lambda path: plotting.plot_history(
@@ -243,13 +261,44 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
             compare=other.history if other else None,
             frozen_epochs=args.frozen_epochs,
             labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
+            title=f"{names}: loss and accuracy",
+        ),
+    )
+    with messages_to_stderr():
+        evaluation = _evaluate(task)
+        worst = evaluation.worst_mistakes()
+        images = thumbnails.images_at(task.data.test, worst, white=_white(args))
+    write_with(
+        output / "report.html",
+        lambda path: write_page(
+            path,
+            found,
+            result.history,
+            evaluation,
+            image_of=images.__getitem__,
+            names=task.data.test_names,
+            steps=result.logger.history,
         ),
     )
     write_with(output / MODEL_FILE, task.model.save)
     if run.checkpoints is not None:
         shutil.rmtree(run.checkpoints)
-    print(f"written to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    print(written_line(output, [path.name for path in output.iterdir()]))
+    print(next_line(after_training(args, output)))
     return 0
+
+
+def _evaluate(task: Task) -> Evaluation:
+    labels, probabilities = [], []
+    for images, some_labels in task.data.test:
+        labels.append(np.asarray(some_labels))
+        probabilities.append(task.model.predict_on_batch(images))
+    return Evaluation(task.data.class_names, np.concatenate(labels), np.concatenate(probabilities))
+
+
+def _white(args: argparse.Namespace) -> float:
+    """Return the brightest value in an image: the embedded digits have 17 levels."""
+    return 16.0 if args.data is None else 255.0
 
 
 def require_tensorboard() -> None:
@@ -319,10 +368,7 @@ def _report(
             "test_images": data.test_images,
         },
         "settings": settings.settings_of(args),
-        "groups": [
-            {"name": group.name, "layers": group.layers, "learning_rate": rate}
-            for group, rate in zip(task.groups, task.rates, strict=True)
-        ],
+        "groups": report.describe_groups(task.model, task.groups, task.rates),
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
         "kept_epoch": result.kept_epoch,

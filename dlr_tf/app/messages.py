@@ -27,11 +27,6 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def progress_bar() -> int:
-    """Return `verbose` for Keras: a progress bar on a terminal, one line per epoch elsewhere."""
-    return 1 if sys.stderr.isatty() else 2
-
-
 def messages_to_stderr() -> contextlib.AbstractContextManager[Any]:
     """Send to stderr what Keras prints on stdout."""
     return contextlib.redirect_stdout(sys.stderr)

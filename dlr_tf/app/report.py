@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import tensorflow as tf
 
 import dlr_tf
 from dlr_tf.app.output import write_text
+from dlr_tf.core.assignment import assign_variables
+from dlr_tf.core.groups import LayerGroup
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -25,6 +27,28 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         report: Numbers, texts, and lists and dicts of these.
     """
     write_text(path, json.dumps(jsonable(report), indent=2) + "\n")
+
+
+def describe_groups(
+    model: keras.Model, groups: Sequence[LayerGroup], learning_rates: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return the entry `"groups"` of a report.
+
+    Args:
+        model: The model.
+        groups: Its groups.
+        learning_rates: The peak rate of each group.
+
+    Returns:
+        For each group its name, layers, number of parameters, and rate.
+    """
+    parameters = [0] * len(groups)
+    for entry in assign_variables(model, groups):
+        parameters[entry.group] += math.prod(entry.variable.shape)
+    return [
+        {"name": group.name, "layers": group.layers, "parameters": count, "learning_rate": rate}
+        for group, count, rate in zip(groups, parameters, learning_rates, strict=True)
+    ]
 
 
 def jsonable(value: Any) -> Any:

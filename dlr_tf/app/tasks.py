@@ -13,7 +13,8 @@ import keras
 from dlr_tf.app import applications, digits, models
 from dlr_tf.app import data as image_data
 from dlr_tf.app.augmentation import parse_augmentations
-from dlr_tf.app.messages import progress_bar, say
+from dlr_tf.app.messages import say
+from dlr_tf.app.progress import Progress
 from dlr_tf.core._validation import some_of
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
@@ -72,9 +73,10 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
         validation_fraction=getattr(args, "validation_fraction", 0.0),
     )
     say(f"pretraining on {pretraining.name}")
-    backbone, accuracy = digits.pretrain_on_digits(
-        pretraining, verbose=progress_bar() if args.verbose else 0
-    )
+    with Progress() as progress:
+        backbone, accuracy = digits.pretrain_on_digits(
+            pretraining, callbacks=[progress] if args.verbose else []
+        )
     say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = applications.classifier(backbone, len(data.class_names))
     groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")

@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from dlr_tf.app import checkpoint
 from dlr_tf.app.interrupts import StopRequests
-from dlr_tf.app.messages import progress_bar
 from dlr_tf.app.output import append_text, write_text
+from dlr_tf.app.progress import Progress
 from dlr_tf.app.tasks import OPTIMIZERS, Task
 from dlr_tf.core._keras import build_metrics
 from dlr_tf.core.groups import LayerGroup
@@ -84,7 +84,7 @@ class Result:
 
 
 @dataclasses.dataclass
-class Progress:
+class Position:
     """How far a training is.
 
     Args:
@@ -133,47 +133,50 @@ def train(
     keras.utils.set_random_seed(args.seed)
     stored = None if files.checkpoint is None else checkpoint.read_checkpoint(files.checkpoint)
     arrays, record = stored or ({}, {})
-    progress = Progress(**record)
+    position = Position(**record)
     if files.log is not None:
-        write_text(files.log, log_text(progress.history))
+        write_text(files.log, log_text(position.history))
     logger = LearningRateLogger()
     steps = fine_tuning.steps_in_epoch(task.data.train)
     keeper = _Keeper(
-        args, files, steps, task.data.train.element_spec, progress, arrays, logger, stop
+        args, files, steps, task.data.train.element_spec, position, arrays, logger, stop
     )
-    if progress.is_finished:
+    if position.is_finished:
         _compile(plan, task, args)
         keeper.set_model(task.model)
         logger.set_model(task.model)
         logger.on_train_begin()
         keeper.on_train_begin()
     else:
-        with stop.deferred(), warnings.catch_warnings():
-            if progress.epoch:
+        progress = Progress(args.epochs, first_step=position.step)
+        with progress, stop.deferred(), warnings.catch_warnings():
+            if position.epoch:
                 # `fine_tune` takes the epochs that are left for the whole training.
                 warnings.filterwarnings("ignore", message="The training ends at step")
             fine_tuning.fine_tune(
                 task.model,
                 plan.groups,
-                task.data.train_from(progress.epoch * steps + progress.step),
+                task.data.train_from(position.epoch * steps + position.step),
                 learning_rate=list(plan.rates),
                 schedule=plan.schedule,
                 epochs=args.epochs,
-                initial_epoch=progress.epoch,
+                initial_epoch=position.epoch,
                 steps_per_epoch=steps,
                 frozen_epochs=plan.frozen_epochs,
                 validation_data=task.data.validation,
                 optimizer=OPTIMIZERS[args.optimizer],
                 batch_norm=args.batch_norm,
                 class_weight=task.data.class_weights(args.class_weights),
-                callbacks=[logger, *_tensorboard(files.tensorboard), keeper, *callbacks],
-                verbose=progress_bar(),
+                callbacks=[
+                    *(logger, *_tensorboard(files.tensorboard), keeper, *callbacks, progress)
+                ],
+                verbose=0,
             )
     kept_epoch = keeper.load_kept()
     with distributed_fit(task.model, task.data.test.element_spec):
         scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
     return Result(
-        progress.history,
+        position.history,
         scores["accuracy"],
         scores["loss"],
         kept_epoch,
@@ -244,7 +247,7 @@ class _Keeper(keras.callbacks.Callback):
         files: Where to write.
         steps: Int: steps in an epoch.
         batch: `tf.TensorSpec`s: what a batch looks like.
-        progress: How far the training is.
+        position: How far the training is.
         arrays: The arrays of the checkpoint; empty at the beginning.
         logger: The callback that records the rates, before this one in the list.
         stop: Tells when the process has to end.
@@ -256,7 +259,7 @@ class _Keeper(keras.callbacks.Callback):
         files: Files,
         steps: int,
         batch: Any,
-        progress: Progress,
+        position: Position,
         arrays: Mapping[str, np.ndarray],
         logger: LearningRateLogger,
         stop: StopRequests,
@@ -266,14 +269,14 @@ class _Keeper(keras.callbacks.Callback):
         self._files = files
         self._steps = steps
         self._batch = batch
-        self._progress = progress
+        self._position = position
         self._arrays = arrays
         self._logger = logger
         self._stop = stop
         self._first_step = 0  # of this epoch: not 0 after a stop within it
         self._is_cut = False
         self._best = _under("best", arrays)
-        self._started = time.perf_counter() - progress.seconds
+        self._started = time.perf_counter() - position.seconds
 
     def seconds(self) -> float:
         """Return how long the training took, over all processes."""
@@ -282,15 +285,15 @@ class _Keeper(keras.callbacks.Callback):
     def load_kept(self) -> int:
         """Make the model the one that is kept, and return the number of its epoch, from 1."""
         if self._args.keep == "last":
-            return self._progress.epoch
+            return self._position.epoch
         load_model_arrays(self.model, self._best)
         checkpoint.load_optimizer(self.model, self._best)
-        return self._progress.best_epoch
+        return self._position.best_epoch
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self._arrays:
             return
-        if self._progress.step:
+        if self._position.step:
             # Keras creates their variables in the first step, which is too late.
             with self.model.distribute_strategy.scope():
                 build_metrics(self.model, keras.tree.map_structure(_example, self._batch))
@@ -298,7 +301,7 @@ class _Keeper(keras.callbacks.Callback):
         checkpoint.load_optimizer(self.model, self._arrays)
         steps = _under("steps", self._arrays)
         self._logger.load_history({name: column.tolist() for name, column in steps.items()})
-        self._first_step = self._progress.step
+        self._first_step = self._position.step
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._first_step:
@@ -314,9 +317,9 @@ class _Keeper(keras.callbacks.Callback):
             if self._first_step:
                 self.model.stop_training = self._is_cut = True
             return
-        self._progress.step = done
+        self._position.step = done
         every = self._args.checkpoint_every
-        is_due = every and (self._progress.epoch * self._steps + done) % every == 0
+        is_due = every and (self._position.epoch * self._steps + done) % every == 0
         if is_due or self._stop.is_requested:
             self._save()
         self._stop.check()
@@ -325,32 +328,32 @@ class _Keeper(keras.callbacks.Callback):
         if self._is_cut:
             self.model.stop_training, self._is_cut = False, False
         self._first_step = 0
-        progress = self._progress
-        progress.epoch, progress.step = epoch + 1, 0
+        position = self._position
+        position.epoch, position.step = epoch + 1, 0
         for name, value in (logs or {}).items():
-            progress.history.setdefault(name, []).append(float(value))
-        if best_epoch(progress.history) == progress.epoch:
-            progress.best_epoch = progress.epoch
+            position.history.setdefault(name, []).append(float(value))
+        if best_epoch(position.history) == position.epoch:
+            position.best_epoch = position.epoch
             if self._args.keep == "best":
                 self._best = trained_arrays(self.model)
         patience = self._args.patience
-        if patience is not None and progress.epoch - progress.best_epoch >= patience:
+        if patience is not None and position.epoch - position.best_epoch >= patience:
             self.model.stop_training = True
-        progress.is_finished = self.model.stop_training or progress.epoch == self._args.epochs
+        position.is_finished = self.model.stop_training or position.epoch == self._args.epochs
         if self._files.log is not None:
-            append_text(self._files.log, log_text(progress.history, first=epoch))
+            append_text(self._files.log, log_text(position.history, first=epoch))
         self._save()
         self._stop.check()
 
     def _save(self) -> None:
         if self._files.checkpoint is None:
             return
-        self._progress.seconds = self.seconds()
+        self._position.seconds = self.seconds()
         arrays = trained_arrays(self.model)
         arrays |= checkpoint.variable_arrays(self.model.metrics_variables, "metrics")
         arrays |= {f"steps/{name}": np.array(v) for name, v in self._logger.history.items()}
         arrays |= {f"best/{name}": array for name, array in self._best.items()}
-        record = dataclasses.asdict(self._progress)
+        record = dataclasses.asdict(self._position)
         checkpoint.write_checkpoint(self._files.checkpoint, arrays, record)
 
 

@@ -162,11 +162,17 @@ class LearningRateLogger(CheckedCallback):
         logs = {name: _tensor_now(value) for name, value in (logs or {}).items()}
         self._add(_tensor_now(step), 1, logs)
 
-    def plot_learning_rate(self, path: str | os.PathLike[str] | None = None) -> Figure:
+    def plot_learning_rate(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        title: str = "Learning rate of each group",
+    ) -> Figure:
         """Draw the rate of every group over the steps, with a gap where a group did not move.
 
         Args:
             path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
+            title: Heading of the plot.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -179,9 +185,15 @@ class LearningRateLogger(CheckedCallback):
 
         history = self._history_after(0)
         rates = {name: history[name] for name in self._rates}
-        return plotting.plot_learning_rates(history["iterations"], rates, path)
+        return plotting.plot_learning_rates(history["iterations"], rates, path, title=title)
 
-    def plot_loss(self, path: str | os.PathLike[str] | None = None, skip: int = 10) -> Figure:
+    def plot_loss(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        skip: int = 10,
+        *,
+        title: str = "Loss against learning rate",
+    ) -> Figure:
         """Draw the loss over the rate of the head, on a log axis, with a gap at each restart.
 
         It is most useful where the rate rises, as in a warm-up. To choose a rate, use
@@ -190,6 +202,7 @@ class LearningRateLogger(CheckedCallback):
         Args:
             path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
             skip: Number of first rows to leave out. Defaults to `10`.
+            title: Heading of the plot.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -206,7 +219,7 @@ class LearningRateLogger(CheckedCallback):
         # Without the gap, a line across the plot would join the end of a cycle and the next start.
         restarts = np.flatnonzero(rates[1:] > 2 * rates[:-1]) + 1
         losses = np.insert(history["loss"], restarts, math.nan)
-        return plotting.plot_loss(np.insert(rates, restarts, math.nan), losses, path)
+        return plotting.plot_loss(np.insert(rates, restarts, math.nan), losses, path, title=title)
 
     def _history_after(self, skip: int) -> dict[str, list[Any]]:
         history = self.history

@@ -21,7 +21,7 @@ from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, check_model, check_number, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import LARGEST_RATE
-from dlr_tf.training.lr_suggestions import SUGGESTIONS
+from dlr_tf.training.lr_suggestions import LABELS, SUGGESTIONS
 from dlr_tf.training.restoring import (
     restore_attributes_on_exit,
     restore_generators_on_exit,
@@ -114,11 +114,17 @@ class LearningRateSweep:
         """Return `suggest(method)`. This is the old name. It stays for one release."""
         return self.suggest(method)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        title: str = "Learning-rate range test",
+    ) -> Figure:
         """Draw the loss over the rate, and mark every suggestion that the curve gives.
 
         Args:
             path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
+            title: Heading of the plot.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -131,8 +137,8 @@ class LearningRateSweep:
         suggestions = {}
         for method in SUGGESTIONS:
             with contextlib.suppress(ValueError):
-                suggestions[method] = self.suggest(method)
-        return plotting.plot_sweep(self.learning_rates, self.losses, suggestions, path)
+                suggestions[LABELS.get(method, method)] = self.suggest(method)
+        return plotting.plot_sweep(self.learning_rates, self.losses, suggestions, path, title=title)
 
 
 def find_learning_rate(
@@ -303,6 +309,7 @@ class _Sweep(keras.callbacks.Callback):
         self._batches = self._batches_before_epoch = 0
         self._bar = keras.utils.Progbar(
             len(learning_rates),
+            width=10,  # Keras' 20 characters would make a line of more than 80 columns
             verbose=1 if verbose == "auto" else verbose,
             stateful_metrics=["learning_rate", "loss"],
         )

@@ -125,6 +125,18 @@ SUGGESTIONS: Mapping[str, Callable[[Any, Any], float]] = types.MappingProxyType(
     {"valley": valley, "slide": slide, "steep": steep, "minimum": minimum}
 )
 
+# What a suggestion is called in a plot or a table, where its name would say something else.
+LABELS: Mapping[str, str] = types.MappingProxyType({"minimum": "minimum/10"})
+
+MEANINGS: Mapping[str, str] = types.MappingProxyType(
+    {
+        "valley": "the middle of the longest fall of the loss",
+        "slide": "before the loss diverges",
+        "steep": "where the loss falls fastest",
+        "minimum": "a tenth of the rate with the lowest loss",
+    }
+)
+
 
 def _finite_curve(
     learning_rates: Any, losses: Any, minimum_points: int = 2

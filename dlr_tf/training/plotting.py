@@ -6,13 +6,19 @@ are built with matplotlib's object interface, which needs no display, window or 
 
 from __future__ import annotations
 
+import functools
+import html
+import io
 import itertools
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+from dlr_tf.training.plot_limits import highest_shown_loss, highest_shown_step_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +28,8 @@ Path: TypeAlias = "str | os.PathLike[str] | None"
 
 # The palette of Okabe and Ito, without its yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK = "#333333"
+INK, GRID, SPINE, SHADE = "#333333", "#DDDDDD", "#999999", "#EEEEEE"
+PANEL = (2.9, 4.4)  # height and width in inches: the text is easy to read on a telephone
 WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # at 8 inches, text of 10 points is easy to read
 MAX_LEGEND = 12
 
@@ -41,16 +48,24 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def _figure(height: float = HEIGHT) -> Figure:
+def _figure(height: float = HEIGHT, width: float = WIDTH) -> Figure:
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
+    # Jupyter shows what has this method. It knows matplotlib's figures only after pyplot is loaded.
+    setattr(figure, "_repr_png_", functools.partial(_png, figure))  # noqa: B010
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 # Characters in a line as wide as the narrowest axes.
@@ -61,14 +76,19 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
     if title:
-        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), loc="left", color=INK, fontsize=11)
-    axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
+        axes.set_title(_filled(title), loc="left", color=INK, fontsize=11)
+    axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", labelsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color("#999999")
+        axes.spines[side].set_color(SPINE)
+
+
+def _filled(title: str, width: int = _TITLE_WIDTH) -> str:
+    # `$` would begin a formula.
+    return textwrap.fill(title, width).replace("$", r"\$")
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
@@ -92,7 +112,8 @@ def _colours(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     # Groups have an order, so many of them get an ordered map, safe for colour-blind readers.
-    return [colormaps["viridis"](0.9 * i / (count - 1)) for i in range(count)]
+    # Its ends are hard to see on a dark and on a white page.
+    return [colormaps["viridis"](0.15 + 0.7 * i / (count - 1)) for i in range(count)]
 
 
 def _legend(axes: Axes, figure: Figure) -> None:
@@ -163,22 +184,40 @@ def plot_learning_rates(
             )
     figure = _figure()
     axes = figure.add_subplot()
-    for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
-        # A line needs two points, so a step between two gaps gets a dot.
-        known = np.pad(np.isfinite(rates), 1)
-        alone = np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
-        style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
-        axes.plot(steps, rates, color=colour, linewidth=1.8, label=name, **style)
-    _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
+    _draw_rates(axes, steps, rows, title)
+    _legend(axes, figure)
+    return _write(figure, path)
+
+
+def _draw_rates(
+    axes: Axes,
+    steps: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    title: str,
+    xlabel: str = "step (optimizer updates)",
+) -> None:
     values = np.concatenate([rates[np.isfinite(rates)] for rates in rows.values()])
+    floor = 0.0
     if values.size:
         # Annealing ends near 0. Without this limit, a few steps would take half of the axis.
         peaks = [np.nanmax(rates) for rates in rows.values() if np.isfinite(rates).any()]
-        low = max(float(values.min()), 2e-3 * min(peaks))
-        _log(axes, "y", low / 1.6, float(values.max()) * 1.6)
+        floor = max(float(values.min()), 2e-3 * min(peaks))
+        _log(axes, "y", floor / 1.6, float(values.max()) * 1.6)
+        if values.min() < floor:
+            xlabel += f"\nrates below {floor:.0e} are drawn at {floor:.0e}"
+    for (name, rates), colour in zip(rows.items(), _colours(len(rows)), strict=True):
+        alone = _alone(np.isfinite(rates))
+        style: dict[str, Any] = {"marker": ".", "markevery": alone} if alone else {}
+        drawn = np.maximum(rates, floor)  # NaN stays NaN
+        axes.plot(steps, drawn, color=colour, linewidth=1.8, label=name, **style)
     axes.margins(x=0.02)
-    _legend(axes, figure)
-    return _write(figure, path)
+    _label(axes, xlabel=xlabel, ylabel="learning rate", title=title)
+
+
+def _alone(known: np.ndarray) -> list[int]:
+    """Return the points between two gaps. They need a mark, because a line needs two points."""
+    known = np.pad(known, 1)
+    return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
 
 
 def plot_loss(
@@ -210,32 +249,70 @@ def plot_loss(
     >>> figure.axes[0].get_xscale()
     'log'
     """
-    figure = _loss_figure(learning_rates, losses, title=title, xlabel=xlabel)
+    rates, values = _loss_curve(learning_rates, losses)
+    top = highest_shown_step_loss(values)
+    view = (values[np.isfinite(values)].min(initial=top), top)
+    figure = _loss_figure(rates, values, view, title, xlabel)
     return _write(figure, path)
 
 
-def _loss_figure(
-    learning_rates: Sequence[float] | np.ndarray,
-    losses: Sequence[float] | np.ndarray,
-    *,
-    title: str,
-    xlabel: str,
-) -> Figure:
+def _loss_curve(
+    learning_rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     rates, values = _positive(learning_rates), np.asarray(losses, dtype=np.float64)
     if rates.shape != values.shape:
         raise ValueError(
             "Expected one loss per learning rate. "
             f"Received: {rates.size} learning rates and {values.size} losses"
         )
-    values = np.where(np.isfinite(values), values, np.nan)
+    return rates, np.where(np.isfinite(values), values, np.nan)
+
+
+def _loss_figure(
+    rates: np.ndarray, values: np.ndarray, view: tuple[float, float], title: str, xlabel: str
+) -> Figure:
     figure = _figure()
     axes = figure.add_subplot()
-    axes.plot(rates, values, color=COLOURS[0], linewidth=1.8)
+    edge = _set_view(axes, *view)
+    _draw_in_view(axes, rates, values, edge, color=COLOURS[0])
+    xlabel += _note(values[np.isfinite(values)], edge)
     _label(axes, xlabel=xlabel, ylabel="loss", title=title)
     known = rates[np.isfinite(rates)]
     if known.size:
         _log(axes, "x", float(known.min()) / 1.3, float(known.max()) * 1.3)
     return figure
+
+
+def _set_view(axes: Axes, low: float, top: float) -> float:
+    """Show the values from `low` to `top`; return the place for what is above."""
+    if not np.isfinite(low + top):
+        return np.inf
+    span = max(top - low, 0.02 * abs(top), 1e-12)
+    axes.set_ylim(low - 0.08 * span, top + 0.12 * span)
+    return top + 0.06 * span
+
+
+def _draw_in_view(axes: Axes, x: np.ndarray, y: np.ndarray, edge: float, **style: Any) -> None:
+    """Draw a curve that stays inside its axes: a triangle marks where it goes above the edge."""
+    above = y > edge
+    axes.plot(x, np.minimum(y, edge), linewidth=1.8, **style)  # NaN stays NaN
+    _mark(axes, x, above, edge, "^", style["color"])
+
+
+def _mark(
+    axes: Axes, x: np.ndarray, where: np.ndarray, edge: float, marker: str, colour: str
+) -> None:
+    first = where & ~np.pad(where, (1, 0))[:-1]
+    if first.any():
+        axes.plot(
+            x[first], np.full(first.sum(), edge), marker, color=colour, markersize=6,
+            linestyle="none",
+        )  # fmt: skip
+
+
+def _note(values: np.ndarray, edge: float) -> str:
+    highest = values.max(initial=-np.inf)
+    return f"\n▲: above the view, up to {highest:.3g}" if highest > edge else ""
 
 
 def plot_sweep(
@@ -268,20 +345,19 @@ def plot_sweep(
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['valley: 1.00e-03']
     """
-    figure = _loss_figure(learning_rates, losses, title=title, xlabel="learning rate of the head")
-    axes = figure.axes[0]
-    rates = np.asarray(learning_rates, dtype=np.float64)
-    values = np.asarray(losses, dtype=np.float64)
-    finite = np.isfinite(values) & np.isfinite(rates) & (rates > 0)
+    rates, values = _loss_curve(learning_rates, losses)
+    finite = np.isfinite(values) & np.isfinite(rates)
     shown = {name: float(rate) for name, rate in suggestions.items() if np.isfinite(rate)}
+    view = (np.nan, np.nan)
     if finite.any():
         lowest = int(values[finite].argmin())
         # The fall starts at the highest loss before the lowest one: the first loss may be noisy.
         floor, start = float(values[finite][lowest]), float(values[finite][: lowest + 1].max())
-        fall = max(start - floor, 1e-3 * max(abs(start), 1e-12))
         # The plot is about the fall, so the axis does not follow the loss when it diverges.
-        highest = float(values[finite].max())
-        axes.set_ylim(floor - 0.08 * fall, min(highest + 0.08 * fall, start + 0.6 * fall))
+        view = (floor, min(float(values[finite].max()), start + 0.5 * (start - floor)))
+    figure = _loss_figure(rates, values, view, title, "learning rate of the head")
+    axes = figure.axes[0]
+    if finite.any():
         places = np.interp(
             np.log(np.array(list(shown.values()))), np.log(rates[finite]), values[finite]
         )
@@ -303,8 +379,11 @@ def plot_history(
     compare: Mapping[str, Sequence[float]] | None = None,
     frozen_epochs: int = 0,
     labels: tuple[str, str] = ("differential rates", "one rate"),
+    title: str = "Loss and accuracy after each epoch",
 ) -> Figure:
     """Draw the loss and the accuracy over the epochs, of training and of validation.
+
+    A loss that is much higher than the others, or not finite, is marked at the edge of the plot.
 
     Args:
         history: The `history` of the `History` that `fit` returned.
@@ -313,6 +392,7 @@ def plot_history(
         frozen_epochs: Number of epochs in which only the head was trained; they are shaded.
             Defaults to 0.
         labels: Names of the two runs in the legend.
+        title: Heading of the plot.
 
     Returns:
         The `matplotlib.figure.Figure`, with one panel per metric.
@@ -336,39 +416,184 @@ def plot_history(
     if compare is not None:
         runs.append((labels[1], compare, COLOURS[1]))
     figure = _figure(3.9)
+    figure.suptitle(_filled(title, 98), x=0.01, ha="left", color=INK, fontsize=11)
     panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
     for axes, metric in zip(panels, from_loss, strict=True):
-        for label, run, colour in runs:
-            _curve(axes, run.get(f"val_{metric}"), colour, f"{label}, validation", "-", "o")
-            _curve(axes, run.get(metric), colour, f"{label}, training", (0, (4, 2)), "")
-        _label(axes, xlabel="epoch", ylabel=metric)
-        longest = max(len(run["loss"]) for _, run, _ in runs)
-        axes.set_xlim(0.5, longest + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if frozen_epochs > 0:
-            axes.axvspan(0.5, frozen_epochs + 0.5, color="#EEEEEE", zorder=0, label="head only")
+        _draw_history(axes, runs, metric, frozen_epochs)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper left", ncols=3 if len(handles) > 3 else len(handles),
+        handles, names, loc="outside lower left", ncols=3 if len(handles) > 3 else len(handles),
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
     return _write(figure, path)
 
 
-def _curve(
-    axes: Axes, values: Sequence[float] | None, colour: str, label: str, style: Any, marker: str
+def _draw_history(
+    axes: Axes,
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]], str]],
+    metric: str,
+    frozen_epochs: int,
 ) -> None:
-    if values is None:
-        return
-    epochs = np.arange(1, len(values) + 1)
-    if len(values) == 1:
-        marker = marker or "x"  # a line needs two points
-    elif len(values) > 15:
-        marker = ""
-    axes.plot(
-        epochs, values, color=colour, linestyle=style, linewidth=1.8, marker=marker,
-        markersize=4, label=label,
-    )  # fmt: skip
+    """Draw one metric of one or two runs, given as label, history and colour."""
+    from matplotlib.ticker import MaxNLocator
+
+    curves = {
+        (label, part): (np.asarray(run[key], np.float64), colour)
+        for label, run, colour in runs
+        for part, key in (("validation", f"val_{metric}"), ("training", metric))
+        if key in run
+    }
+    everything = [values for values, _ in curves.values()]
+    edge, note = np.inf, ""
+    if metric == "loss":
+        top = highest_shown_loss([values.tolist() for values in everything])
+        finite = np.concatenate([values[np.isfinite(values)] for values in everything])
+        edge = _set_view(axes, finite.min(initial=top), top)
+        note = _note(finite, edge)
+        if not finite.size:
+            axes.set_yticks([])
+    for (label, part), (values, colour) in curves.items():
+        epochs = np.arange(1, len(values) + 1)
+        lost = ~np.isfinite(values)
+        style: dict[str, Any] = {"linestyle": "-" if part == "validation" else (0, (4, 2))}
+        if part == "validation" and len(values) <= 15:
+            style["marker"] = "o"
+        elif alone := _alone(~lost):
+            style |= {"marker": "x", "markevery": alone}
+        values = np.where(lost, np.nan, values)
+        label = f"{label}, {part}"
+        _draw_in_view(axes, epochs, values, edge, color=colour, label=label, markersize=4, **style)
+        if metric == "loss" and lost.any():
+            # Without a finite loss there is no view: any place does.
+            _mark(axes, epochs, lost, edge if np.isfinite(edge) else 0.0, "x", colour)
+            note += "" if "not finite" in note else "\nx: not finite"
+    _label(axes, xlabel=f"epoch{note}", ylabel=metric)
+    axes.set_xlim(0.5, max(map(len, everything)) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    if frozen_epochs > 0:
+        axes.axvspan(0.5, frozen_epochs + 0.5, color=SHADE, zorder=0, label="head only")
+
+
+def history_panel(
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]], metric: str, frozen_epochs: int = 0
+) -> Figure:
+    """Draw one metric over the epochs in a small figure, for a page.
+
+    Args:
+        runs: One or two labels, each with the `history` of a `History`.
+        metric: `"loss"` or another key of the histories.
+        frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
+
+    Returns:
+        The `matplotlib.figure.Figure`, without title and legend.
+
+    Example:
+
+    >>> figure = history_panel([("a", {"loss": [2.0, 1.0]})], "loss")
+    >>> [label for label, _, _ in legend_entries(figure)]
+    ['a, training']
+    """
+    figure = _figure(*PANEL)
+    coloured = [(label, run, colour) for (label, run), colour in zip(runs, COLOURS)]
+    _draw_history(figure.add_subplot(), coloured, metric, frozen_epochs)
+    return figure
+
+
+def rates_panel(
+    steps: Sequence[float] | np.ndarray,
+    learning_rates: Mapping[str, Sequence[float] | np.ndarray],
+    xlabel: str = "step (optimizer updates)",
+) -> Figure:
+    """Draw the rate of every group in a small figure, for a page.
+
+    Args:
+        steps: As in `plot_learning_rates`.
+        learning_rates: As in `plot_learning_rates`.
+        xlabel: Label of the axis of steps.
+
+    Returns:
+        The `matplotlib.figure.Figure`, without title and legend.
+
+    Example:
+
+    >>> figure = rates_panel([1, 2], {"head": [1e-3, 1e-4]})
+    >>> [label for label, _, _ in legend_entries(figure)]
+    ['head']
+    """
+    figure = _figure(*PANEL)
+    rows = {name: _positive(rates) for name, rates in learning_rates.items()}
+    _draw_rates(figure.add_subplot(), np.asarray(steps), rows, "", xlabel)
+    return figure
+
+
+def legend_entries(figure: Figure) -> list[tuple[str, str, str]]:
+    """Return label, colour and kind (`"solid"`, `"dashed"` or `"area"`) of what a figure shows.
+
+    Args:
+        figure: A figure with one panel.
+
+    Returns:
+        At most `MAX_LEGEND` entries. Colours are written as `svg_for_page` writes them.
+    """
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+
+    entries = []
+    handle: Any
+    for handle, label in zip(*figure.axes[0].get_legend_handles_labels(), strict=True):
+        if isinstance(handle, Line2D):
+            colour, kind = handle.get_color(), "dashed" if handle.is_dashed() else "solid"
+        else:
+            colour, kind = handle.get_facecolor(), "area"
+        entries.append((label, _with_variables(to_hex(colour)), kind))
+    kept = np.unique(np.linspace(0, len(entries) - 1, MAX_LEGEND).round().astype(int))
+    return [entries[i] for i in kept] if len(entries) > MAX_LEGEND else entries
+
+
+# Colours of the plots, and the CSS variable that replaces each in a page.
+_VARIABLES = {
+    INK: "--ink",
+    GRID: "--grid",
+    SPINE: "--spine",
+    SHADE: "--shade",
+    **{colour: f"--curve-{number}" for number, colour in enumerate(COLOURS)},
+}
+
+
+def _with_variables(text: str) -> str:
+    for colour, variable in _VARIABLES.items():
+        text = re.sub(colour, f"var({variable})", text, flags=re.IGNORECASE)
+    return text
+
+
+def svg_for_page(figure: Figure, name: str, description: str) -> str:
+    """Return a figure as an `svg` element for a page of HTML.
+
+    The page gives the colours, as CSS variables (`--ink`, `--grid`, `--spine`, `--shade`,
+    `--curve-0`, ...), so the figure fits a light and a dark page. The width is that of the box
+    around it.
+
+    Args:
+        figure: The figure.
+        name: A word that no other figure of the page has. It begins the names inside the figure.
+        description: What the figure shows, for readers who do not see it.
+    """
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Text as text takes the font and the colour of the page.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    # The size in points, and rules of style that would hold for the whole page.
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"<style.*?</style>|<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", text)
+    label = f'<svg role="img" aria-label="{html.escape(description)}"'
+    return _with_variables(text.replace("<svg", label, 1))
 
 
 def plot_schedule(
@@ -376,7 +601,7 @@ def plot_schedule(
     learning_rates: Sequence[float] | np.ndarray,
     path: Path = None,
     *,
-    title: str = "",
+    title: str = "Learning rate of the schedule",
     restarts: Sequence[int] = (),
 ) -> Figure:
     """Draw the rates of a schedule.
@@ -409,7 +634,7 @@ def plot_schedule(
     figure = _figure()
     axes = figure.add_subplot()
     for restart in restarts:
-        axes.axvline(restart, color="#999999", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(restart, color=SPINE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.plot(places, rates, color=COLOURS[0], linewidth=1.8)
     _label(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(rates, initial=0.0))))

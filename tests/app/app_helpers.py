@@ -15,6 +15,7 @@ FILES = [
     "learning_rates.png",
     "log.csv",
     "model.keras",
+    "report.html",
     "report.json",
     "settings.json",
 ]

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -70,11 +71,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_results_on_stdout(trained: Run) -> None:
     report = report_of(trained.output)
-    first, second, last = trained.out.splitlines()
-    assert first == f"test accuracy {report['test_accuracy']:.4f} with differential rates"
-    other = report["compare"]
-    assert second == f"test accuracy {other['test_accuracy']:.4f} with one rate, 0.01, throughout"
-    assert last == f"written to {trained.output}: {', '.join(FILES)}"
+    first, second, third, last = trained.out.splitlines()
+    for line, accuracy, rates in (
+        (first, report["test_accuracy"], "differential rates"),
+        (second, report["compare"]["test_accuracy"], "one rate, 0.01, throughout"),
+    ):
+        right = round(796 * accuracy)
+        assert line == f"test accuracy {accuracy:.4f} ({right} of 796) with {rates}"
+    assert third == f"written to {trained.output}: {', '.join(FILES)}"
+    assert last == "next: dlr-tf finetune PHOTOS"
 
 
 def test_files(trained: Run) -> None:
@@ -90,7 +95,8 @@ def test_progress_on_stderr(trained: Run) -> None:
     # The table of groups, with parameters and rates.
     for word in ("group_0", "group_1", "head", "0.0001", "0.001", "0.01", "frozen"):
         assert word in trained.err
-    assert "Epoch 3/3" in trained.err
+    assert re.search(r"^ +3/3 .* / ", trained.err, re.MULTILINE)
+    assert max(map(len, trained.err.splitlines())) <= 120  # the table; the lines of epochs have 80
     assert "for comparison, the same model with all layers at 0.01 throughout:" in trained.err
 
 
@@ -120,6 +126,18 @@ def test_report(trained: Run) -> None:
     assert 0 < report["seconds"]["training"] <= report["seconds"]["total"]
 
 
+def test_page(trained: Run) -> None:
+    text = (trained.output / "report.html").read_text(encoding="utf-8")
+    report = report_of(trained.output)
+    assert f"test accuracy: {round(796 * report['test_accuracy'])} of 796" in text
+    assert "Comparison" in text
+    assert text.count("data:image/png") == 10
+    assert text.count("<svg") == 3
+    parameters = [group["parameters"] for group in report["groups"]]
+    assert f"{parameters[0]:,}" in text
+    assert sum(parameters) == 64 * 16 + 16 + 4 * 16 + 16 * 16 + 16 + 16 * 5 + 5
+
+
 def test_the_saved_model_predicts_and_trains_on(trained: Run) -> None:
     loaded = keras.models.load_model(trained.output / "model.keras")
     optimizer = optimizer_of(loaded)
@@ -141,7 +159,7 @@ def test_options(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None
     ]
     assert cli.main(["finetune", *arguments]) == 0
     out, _ = capsys.readouterr()
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 3
     (output,) = Path("runs").iterdir()  # runs/<date-time>
     assert sorted(path.name for path in output.iterdir()) == FILES
     report = report_of(output)
@@ -179,7 +197,7 @@ def test_frozen_epochs_train_only_the_head_if_the_last_boundary_stands_before_it
     assert [group["name"] for group in report["groups"]] == ["group_0", "group_1", "head"]
     assert report["groups"][-1]["layers"] == ["probabilities"]
     assert "becomes a group of its own, which makes 3 groups" in err
-    assert f"{report['test_accuracy']:.4f} with only the head trained, at 0.1\n" in out
+    assert " of 796) with only the head trained, at 0.1\n" in out
     backbone = keras.models.load_model("out/model.keras").get_layer("backbone")
     for after, before in zip(backbone.get_weights(), initial, strict=True):
         np.testing.assert_array_equal(after, before)
@@ -218,7 +236,7 @@ def test_a_diverged_training_at_one_rate(
     assert row["val_loss"] == ""
     for group in ("group_0", "group_1", "head"):
         assert float(row[f"learning_rate/{group}"]) == pytest.approx(1e38)
-    first, _ = capsys.readouterr().out.splitlines()
+    first, *_ = capsys.readouterr().out.splitlines()
     assert first.endswith(" with one rate, 1e+38, schedule constant")
 
 

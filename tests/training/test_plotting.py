@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from dlr_tf.training import plotting
+from dlr_tf.training import plot_limits, plotting
 
 STEPS = np.arange(140)
 CYCLES = np.concatenate([0.5 * (1 + np.cos(np.pi * np.arange(n) / n)) for n in (20, 40, 80)])
@@ -39,9 +40,9 @@ def test_learning_rates_one_line_per_group_on_a_log_axis() -> None:
     assert [line.get_label() for line in lines] == list(RATES)
     for line, rates in zip(lines, RATES.values()):
         np.testing.assert_array_equal(line.get_xdata(), STEPS)
-        np.testing.assert_array_equal(line.get_ydata(), rates)
+        np.testing.assert_array_equal(line.get_ydata(), np.maximum(rates, 2e-8))
     assert axes.get_yscale() == "log"
-    assert axes.get_xlabel() == "step (optimizer updates)"
+    assert axes.get_xlabel().startswith("step (optimizer updates)\n")
     assert axes.get_ylabel() == "learning rate"
     assert len({line.get_color() for line in lines}) == 3
 
@@ -152,6 +153,90 @@ def test_sweep_keeps_the_valley_visible_when_the_loss_blows_up() -> None:
     assert 2.0 < high < 4.0
 
 
+def shown(figure) -> str:
+    """Check that every curve stays inside its axes; return the notes below them."""
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        for line in axes.get_lines():
+            if line.get_transform() == axes.transData:  # no line across the whole plot
+                values = np.asarray(line.get_ydata(), np.float64)
+                assert np.all((low < values) & (values < high) | np.isnan(values))
+    return "".join(axes.get_xlabel().partition("\n")[2] for axes in figure.axes)
+
+
+def triangles(axes) -> list[float]:
+    return [x for line in axes.get_lines() if line.get_marker() == "^" for x in line.get_xdata()]
+
+
+def test_no_rate_leaves_the_plot() -> None:
+    notes = shown(plotting.plot_learning_rates(STEPS, RATES))
+    assert notes == "rates below 2e-08 are drawn at 2e-08"
+    assert shown(plotting.plot_learning_rates([1, 2], {"head": [1e-3, 1e-4]})) == ""
+
+
+def test_no_loss_leaves_the_plot() -> None:
+    rates = np.geomspace(1e-6, 1.0, 50)
+    losses = np.concatenate([np.linspace(2.0, 1.0, 48), [40.0, 80.0]])
+    for figure in (plotting.plot_sweep(rates, losses, {}), plotting.plot_loss(rates, losses)):
+        assert shown(figure) == "▲: above the view, up to 80"
+        assert triangles(figure.axes[0]) == [rates[48]]
+        assert figure.axes[0].get_ylim()[1] < 3
+    assert shown(plotting.plot_loss(rates[:48], losses[:48])) == ""
+
+
+def test_one_high_loss_does_not_rule_the_axis() -> None:
+    history = {"loss": [2.0, 1.0, 0.7, 0.6], "val_loss": [1.8, 1.0, 900.0, 0.8]}
+    figure = plotting.plot_history(history)
+    assert shown(figure) == "▲: above the view, up to 900"
+    assert triangles(figure.axes[0]) == [3]
+    assert 2.0 < figure.axes[0].get_ylim()[1] < 2.5
+
+
+def test_a_training_that_diverges_does_not_hide_the_other() -> None:
+    diverged = {"loss": [1e3, 1e9, np.inf], "accuracy": [0.1] * 3, "val_loss": [1e6, *[np.nan] * 2]}
+    figure = plotting.plot_history(HISTORY, compare=diverged)
+    assert shown(figure) == "▲: above the view, up to 1e+09\nx: not finite"
+    assert figure.axes[0].get_ylim()[1] < 2.5
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert [line.get_xdata().tolist() for line in crosses] == [[2], [3]]
+
+
+def test_no_finite_loss_at_all() -> None:
+    for values in ([np.nan] * 3, [np.inf] * 3):
+        assert shown(plotting.plot_history({"loss": values})) == "x: not finite"
+
+
+def test_a_loss_between_two_that_are_not_finite_has_a_cross() -> None:
+    figure = plotting.plot_history({"loss": [3.0, np.nan, 2.0, 1.0]})
+    line, _ = figure.axes[0].get_lines()
+    assert (line.get_marker(), line.get_markevery()) == ("x", [0])
+
+
+def test_every_plot_has_a_title_that_can_be_given() -> None:
+    def titles(figure) -> list[str]:
+        return [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+
+    draw = {
+        plotting.plot_history: (HISTORY,),
+        plotting.plot_learning_rates: (STEPS, RATES),
+        plotting.plot_loss: ([0.1, 0.2], [1.0, 0.5]),
+        plotting.plot_sweep: ([0.1, 0.2], [1.0, 0.5], {}),
+        plotting.plot_schedule: ([0, 1], [0.1, 0.2]),
+    }
+    for function, arguments in draw.items():
+        assert any(titles(function(*arguments)))
+        given = titles(function(*arguments, title="VGG16 on costs_in_$"))
+        assert r"VGG16 on costs_in_\$" in given  # `$` would begin a formula
+
+
+def test_jupyter_shows_a_figure() -> None:
+    figure = plotting.plot_loss([0.1, 0.2], [1.0, 0.5])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert type(figure) is matplotlib.figure.Figure
+    assert len(pickle.loads(pickle.dumps(figure)).axes) == 1
+
+
 def test_sweep_shows_the_whole_fall_when_the_first_loss_is_low() -> None:
     rates = np.geomspace(1e-6, 1.0, 50)
     losses = np.concatenate([[1.2], np.linspace(2.0, 1.0, 39), np.geomspace(1.0, 1e6, 10)])
@@ -178,6 +263,8 @@ def test_history_has_a_panel_per_metric_and_a_line_per_run() -> None:
         assert ours.get_color() == ours_val.get_color() != other_val.get_color()
         assert ours.get_linestyle() != ours_val.get_linestyle()
         assert not covers(figure, figure.legends[0], axes)
+    title = figure.texts[0].get_window_extent()
+    assert not title.overlaps(figure.legends[0].get_window_extent())
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [
         "differential rates, validation",
@@ -244,19 +331,21 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_display_and_no_pyplot_needed() -> None:
-    # The file alone, since Keras may load pyplot itself.
+    # The two files alone, since Keras may load pyplot itself.
     code = (
-        "import runpy, sys\n"
+        "import runpy, sys, types\n"
+        "limits = types.SimpleNamespace(**runpy.run_path(sys.argv[2]))\n"
+        "sys.modules['dlr_tf.training.plot_limits'] = limits\n"
         "plotting = runpy.run_path(sys.argv[1])\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[2])\n"
+        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[3])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print('drawn')"
     )
     environment = {**os.environ, "MPLBACKEND": "TkAgg"}
     environment.pop("DISPLAY", None)
     done = subprocess.run(
-        [sys.executable, "-c", code, plotting.__file__, os.devnull],
+        [sys.executable, "-c", code, plotting.__file__, plot_limits.__file__, os.devnull],
         capture_output=True,
         text=True,
         env=environment,
@@ -272,4 +361,8 @@ def test_a_long_title_stays_inside_of_the_picture() -> None:
     box = figure.axes[0].get_tightbbox()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+    figure = plotting.plot_history(HISTORY, title="a/very/long/path" * 20)
+    box = figure.texts[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1

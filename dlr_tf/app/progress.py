@@ -1,0 +1,285 @@
+"""The progress of a training: one line per epoch, and on a terminal a bar while it runs."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import keras
+import rich.console
+import rich.progress
+import rich.table
+
+from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.core.optimizer import MultiGroupOptimizer
+
+WIDTH = 80
+RATE = "learning_rate/"  # how `LearningRateLogger` begins the names of the rates
+_RATES_WIDTH = 21  # three rates
+_SECONDS_WIDTH = 6
+_SECONDS_BETWEEN_RATES = 0.5
+
+
+def on_terminal(stream: TextIO | None = None) -> bool:
+    """Return whether a bar can be drawn on a stream. Defaults to stderr."""
+    return (stream or sys.stderr).isatty()
+
+
+def format_rates(rates: Sequence[float], width: int = _RATES_WIDTH) -> str:
+    """Write the rates of the groups in at most `width` characters.
+
+    Args:
+        rates: One per group, NaN for a group that does not move.
+        width: Number of characters, 14 or more. Defaults to 21, which is enough for three groups.
+
+    Returns:
+        All rates, or the first and the last one if there is no room for all.
+
+    >>> format_rates([1e-5, 1e-4, 1e-3]), format_rates([math.nan, 2e-3])
+    ('1e-05 / 1e-04 / 1e-03', '- / 2e-03')
+    >>> format_rates([1e-5, 3e-5, 1e-4, 3e-4, 1e-3])
+    '1e-05 .. 1e-03'
+    """
+    texts = ["-" if math.isnan(rate) else f"{rate:.0e}" for rate in rates]
+    line = " / ".join(texts)
+    return line if len(line) <= width else f"{texts[0]} .. {texts[-1]}"
+
+
+def format_value(value: float) -> str:
+    """Write a loss or a metric in at most 8 characters.
+
+    >>> [format_value(value) for value in (0.41234, 12.5, 2.5e6, -1e-9, math.nan)]
+    ['0.4123', '12.5000', '2.5e+06', '-0.0000', 'nan']
+    """
+    return f"{value:.4f}" if not abs(value) >= 100 else f"{value:.3g}"
+
+
+def epoch_line(epoch: int, epochs: int, logs: Mapping[str, float], seconds: float) -> str:
+    """Return the line of an epoch. It fits the line of `header`.
+
+    Args:
+        epoch: Number of the epoch, from 1.
+        epochs: Number of all epochs.
+        logs: The logs of the epoch, with `learning_rate/<group>` for every group.
+        seconds: How long the epoch took.
+
+    >>> logs = {"loss": 0.5, "learning_rate/body": 1e-4, "learning_rate/head": 1e-3}
+    >>> print(header(20, logs), epoch_line(3, 20, logs, 4.2), sep="\\n")
+    epoch      loss     sec  learning rates
+     3/20    0.5000     4.2  1e-04 / 1e-03
+    """
+    cells = [(f"{epoch}/{epochs}", _epoch_width(epochs))]
+    cells += [(format_value(logs[name]), _width_of(name)) for name in _metrics(epochs, logs)]
+    cells.append((f"{seconds:.1f}" if seconds < 1e4 else f"{seconds:.0f}", _SECONDS_WIDTH))
+    line = "  ".join(text.rjust(width) for text, width in cells)
+    return f"{line}  {format_rates(_rates(logs))}".rstrip()
+
+
+def header(epochs: int, logs: Mapping[str, float]) -> str:
+    """Return the names of the columns of `epoch_line`.
+
+    Args:
+        epochs: Number of all epochs.
+        logs: The logs of an epoch.
+    """
+    names = ["epoch".rjust(_epoch_width(epochs))]
+    names += [_short(name).rjust(_width_of(name)) for name in _metrics(epochs, logs)]
+    names += ["sec".rjust(_SECONDS_WIDTH)]
+    return "  ".join([*names, "learning rates"] if _rates(logs) else names)
+
+
+def bar_text(
+    epoch: int,
+    epochs: int,
+    step: int,
+    steps: int | None,
+    logs: Mapping[str, float],
+    width: int = WIDTH,
+) -> str:
+    """Return the text beside the bar.
+
+    Args:
+        epoch: Number of the epoch, from 1.
+        epochs: Number of all epochs.
+        step: Number of steps of the epoch that are done.
+        steps: Number of steps in an epoch. `None` if it is not known yet.
+        logs: The logs of the step, with `learning_rate/<group>` for every group.
+        width: Number of characters. Defaults to 80.
+
+    >>> logs = {"loss": 0.5, "learning_rate/body": 1e-4, "learning_rate/head": 1e-3}
+    >>> bar_text(3, 7, 45, 75, logs)
+    'epoch 3/7  45/75  loss 0.5000  lr 1e-04 / 1e-03'
+    """
+    total = "?" if steps is None else str(steps)
+    parts = [f"epoch {epoch}/{epochs}", f"{step:>{len(total)}}/{total}"]
+    rates = _rates(logs)
+    last = [f"lr {format_rates(rates)}"] if rates else []
+    for name in _metrics(epochs, logs):
+        more = [*parts, f"{name} {format_value(logs[name])}"]
+        if len("  ".join([*more, *last])) <= width:
+            parts = more
+    return "  ".join([*parts, *last])
+
+
+def _rates(logs: Mapping[str, float]) -> list[float]:
+    return [float(value) for name, value in logs.items() if name.startswith(RATE)]
+
+
+def _metrics(epochs: int, logs: Mapping[str, float]) -> list[str]:
+    """Return the names of the metrics that have room, the losses and accuracies first."""
+    first = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in logs]
+    others = [name for name in logs if name not in first and not name.startswith(RATE)]
+    room = WIDTH - _epoch_width(epochs) - (2 + _SECONDS_WIDTH)
+    if _rates(logs):
+        room -= 2 + _RATES_WIDTH
+    names = []
+    for name in [*first, *others]:
+        room -= 2 + _width_of(name)
+        if room >= 0:
+            names.append(name)
+    return names
+
+
+def _epoch_width(epochs: int) -> int:
+    return max(len("epoch"), 2 * len(str(epochs)) + 1)
+
+
+def _width_of(name: str) -> int:
+    return max(len(_short(name)), 8)
+
+
+def _short(name: str) -> str:
+    return name.replace("accuracy", "acc") if name.startswith("val_") else name
+
+
+class Progress(keras.callbacks.Callback):
+    """Show the progress of `fit` in lines of at most 80 columns.
+
+    After each epoch a line is printed: loss, metrics, seconds and the rates of the groups in the
+    last step, `-` for a group that did not move. On a terminal, a bar shows the steps meanwhile.
+    It continues over several calls of `fit`, and with `initial_epoch`.
+
+    Use it as a context manager, so that the bar is removed if the training ends with an error, and
+    put it after `LearningRateLogger` in the list of callbacks. Give `verbose=0` to `fit`.
+
+    Args:
+        epochs: Number of all epochs. Defaults to `None`: that of `fit`.
+        first_step: Number of steps of the first epoch that were done before, in a training that was
+            stopped within an epoch. Defaults to 0.
+        stream: Where to write. Defaults to `None`: stderr.
+    """
+
+    def __init__(
+        self,
+        epochs: int | None = None,
+        *,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self._first_step = first_step
+        self._stream = stream
+        self._bar: rich.progress.Progress | None = None
+        self._columns = ""
+        self._epoch = self._step = 0
+        self._epoch_began = self._rates_read = 0.0
+        self._rates: dict[str, float] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._rates = {}
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._epoch, self._step, self._rates_read = epoch + 1, self._first_step, 0.0
+        self._epoch_began = time.monotonic()
+        self.close()
+        stream = self._stream or sys.stderr
+        if not on_terminal(stream):
+            return
+        console = rich.console.Console(file=stream)
+        console = rich.console.Console(file=stream, width=min(WIDTH, console.width))
+        text = rich.table.Column(no_wrap=True)
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False, table_column=text),
+            rich.progress.BarColumn(bar_width=None),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._bar.add_task(self._text({}), total=self._steps, completed=self._step)
+        self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._step = self._first_step + batch + 1
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._rates_read > _SECONDS_BETWEEN_RATES:
+            # Reading waits for the device, so it is not done at every step.
+            self._rates, self._rates_read = self._read_rates(), now
+        self._show({**(logs or {}), **self._rates})
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._bar is not None:
+            text = f"epoch {self._epoch}/{self._all_epochs}  validation"
+            self._bar.update(self._bar.task_ids[0], description=text, refresh=True)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.close()
+        self._first_step = 0
+        values = dict(logs or {})
+        if not any(name.startswith(RATE) for name in values):
+            values |= self._read_rates()
+        columns = header(self._all_epochs, values)
+        if columns != self._columns:
+            self._columns = columns
+            self._print(columns)
+        seconds = time.monotonic() - self._epoch_began
+        self._print(epoch_line(epoch + 1, self._all_epochs, values, seconds))
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.close()
+
+    @property
+    def _all_epochs(self) -> int:
+        return self.epochs or int(self.params.get("epochs") or self._epoch)
+
+    @property
+    def _steps(self) -> int | None:
+        return self.params.get("steps")
+
+    def _text(self, logs: Mapping[str, float]) -> str:
+        return bar_text(self._epoch, self._all_epochs, self._step, self._steps, logs, WIDTH - 8)
+
+    def _show(self, logs: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0], completed=self._step, description=self._text(logs)
+            )
+
+    def _read_rates(self) -> dict[str, float]:
+        """Return the rates of the last update. A Keras optimizer has none here."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if optimizer is None or not isinstance(unwrap_optimizer(optimizer), MultiGroupOptimizer):
+            return {}
+        optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)
+        rates = optimizer.last_learning_rates.tolist()
+        return {f"{RATE}{group.name}": rate for group, rate in zip(optimizer.groups, rates)}
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream or sys.stderr, flush=True)

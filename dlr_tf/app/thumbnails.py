@@ -1,0 +1,53 @@
+"""Small pictures inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+
+def images_at(
+    dataset: tf.data.Dataset, indices: Iterable[int], *, white: float = 255.0
+) -> dict[int, np.ndarray]:
+    """Read some images of a data set, in one pass that ends with the last of them.
+
+    Args:
+        dataset: Batches of images and labels, in the same order each time.
+        indices: Which images, counted from 0.
+        white: The value of white. Defaults to 255.
+
+    Returns:
+        The images by index, uint8.
+    """
+    wanted, found, first = set(indices), dict[int, np.ndarray](), 0
+    if not wanted:
+        return found
+    for images, *_ in dataset:
+        count = len(images)
+        for index in wanted.intersection(range(first, first + count)):
+            pixels = np.asarray(images[index - first], np.float32) * (255 / white)
+            found[index] = np.clip(pixels.round(), 0, 255).astype(np.uint8)
+        first += count
+        if first > max(wanted):
+            break
+    return found
+
+
+def picture_uri(image: np.ndarray, size: int = 160) -> str:
+    """Return an image as a PNG in a `data:` address, for `src`.
+
+    Args:
+        image: uint8 array of shape `(height, width, channels)` or `(height, width)`.
+        size: Height and width, in pixels, that a larger image is reduced to. Defaults to 160.
+    """
+    pixels = tf.convert_to_tensor(image if np.ndim(image) == 3 else image[..., np.newaxis])
+    if max(pixels.shape[:2]) > size:
+        pixels = tf.image.resize(
+            tf.cast(pixels, tf.float32), (size, size), preserve_aspect_ratio=True, antialias=True
+        )
+        pixels = tf.saturate_cast(tf.round(pixels), tf.uint8)
+    png = tf.io.encode_png(pixels).numpy()
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
