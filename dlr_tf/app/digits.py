@@ -141,7 +141,11 @@ def digits_backbone() -> keras.Model:
 
 
 def pretrain_on_digits(
-    data: ImageData, *, epochs: int = 12, callbacks: Sequence[keras.callbacks.Callback] = ()
+    data: ImageData,
+    *,
+    epochs: int = 12,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | str = "auto",
 ) -> tuple[keras.Model, float]:
     """Train a small convolutional network with batch normalization, to fine-tune later.
 
@@ -149,6 +153,7 @@ def pretrain_on_digits(
         data: The task to pretrain on, from `load_digits`.
         epochs: Number of epochs. Defaults to 12.
         callbacks: As in `keras.Model.fit`. Defaults to none.
+        verbose: As in `keras.Model.fit`.
 
     Returns:
         The network without its classifier (images in, one vector per image out), and the accuracy
@@ -160,6 +165,8 @@ def pretrain_on_digits(
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     with distributed_fit(model, data.train.element_spec):
-        model.fit(data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0)
+        model.fit(
+            data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose
+        )
         accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

@@ -75,7 +75,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
     say(f"pretraining on {pretraining.name}")
     with Progress() as progress:
         backbone, accuracy = digits.pretrain_on_digits(
-            pretraining, callbacks=[progress] if args.verbose else []
+            pretraining, callbacks=[progress] if args.verbose else [], verbose=0
         )
     say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = applications.classifier(backbone, len(data.class_names))

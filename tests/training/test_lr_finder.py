@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 import subprocess
 import sys
 
@@ -589,6 +590,7 @@ def test_the_progress_bar_ends_at_the_last_step(capsys):
     output = capsys.readouterr().out
     assert "3/3" in output
     assert "learning_rate: 1.0000e-03" in output
+    assert "━" * 11 not in re.sub(r"\x1b\[[0-9]*m", "", output)  # so that 80 columns are enough
     find_learning_rate(small_model(), *data(16), end=1e-3, steps=3, verbose=0)
     assert capsys.readouterr().out == ""
 
