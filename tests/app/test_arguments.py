@@ -89,3 +89,8 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse_arguments(argv)
     assert "usage: dlr-tf" in capsys.readouterr().out
+
+
+def test_optimizers_and_formats_in_any_case() -> None:
+    assert parse_arguments(["finetune", "--optimizer", "AdamW"]).optimizer == "adamw"
+    assert parse_arguments(["export", "run", "--format", "ONNX"]).format == "onnx"
