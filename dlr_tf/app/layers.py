@@ -209,7 +209,7 @@ def suggest_boundaries(rows: Sequence[Row], n_groups: int) -> list[str]:
 
     >>> rows = [Row(name, (), 1, 5, (0,)) for name in "abcdef"]
     >>> suggest_boundaries(rows, 3)
-    ['d', 'f']
+    ['c', 'f']
     """
     *body, head = rows
     sizes = [0, *itertools.accumulate(row.n_parameters for row in body)]

@@ -101,3 +101,8 @@ def test_options_for_images() -> None:
     for option in ("--augment", "--skip-broken"):
         with pytest.raises(MistakeError, match=f"{option} needs DATA: give a folder"):
             parse_arguments(["finetune", option])
+
+
+def test_optimizers_and_formats_in_any_case() -> None:
+    assert parse_arguments(["finetune", "--optimizer", "AdamW"]).optimizer == "adamw"
+    assert parse_arguments(["export", "run", "--format", "ONNX"]).format == "onnx"
