@@ -122,8 +122,6 @@ def state_of(run: Path) -> str:
         found += ", in the comparison"
     if (run / "report.json").exists():
         found += ", report written"
-    if partial_files(run):
-        found += ", a half-written checkpoint"
     return found
 
 
@@ -197,8 +195,11 @@ def kill_and_compare(
             process = start(arguments, run)
             if left and kill_at(left[0], process, run):
                 done += 1
-                half_written += bool(partial_files(run))
-                print(f"kill {done} {left.pop(0)}: {state_of(run)}", flush=True)
+                moment = left.pop(0)
+                was_writing = moment.seconds is None and bool(partial_files(run))
+                half_written += was_writing
+                end = ", a half-written checkpoint" if was_writing else ""
+                print(f"kill {done} {moment}: {state_of(run)}{end}", flush=True)
                 continue
             if process.wait(LIMIT) != 0:
                 print(run.with_suffix(".txt").read_text())
