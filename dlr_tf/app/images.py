@@ -23,6 +23,16 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "MP
 _BACKGROUND = "white"  # below transparent pixels
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _ORIENTATION = 0x0112  # a tag of EXIF
+# What the values of that tag mean. 1: nothing to do.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 _STRIPS = ((273, 279), (324, 325))  # tags of TIFF: where the strips or the tiles are, their lengths
 # How files begin, for those that Pillow does not recognise.
 _SIGNATURES = (
@@ -247,15 +257,8 @@ def _rotation(image: Any) -> Any:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data do not make the pixels unreadable
         return None
-    return {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }.get(orientation)
+    name = _TURNS.get(orientation)
+    return None if name is None else Transpose[name]
 
 
 def _is_whole(image: Any, path: str) -> bool:
