@@ -14,9 +14,10 @@ import numpy as np
 from dlr_tf.app import data as image_data
 from dlr_tf.app import digits, report
 from dlr_tf.app.evaluation import Evaluation
+from dlr_tf.app.folders import find_to_score
 from dlr_tf.app.messages import messages_to_stderr, mistakes, say
 from dlr_tf.app.output import check_output_folder
-from dlr_tf.app.predict import Classifier, image_files, predictions
+from dlr_tf.app.predict import Classifier, predictions
 from dlr_tf.app.trained import TrainedModel, load_trained
 from dlr_tf.core._validation import did_you_mean, some_of
 from dlr_tf.training import plotting
@@ -149,7 +150,15 @@ def find_examples(trained: TrainedModel, source: str | None, batch_size: int) ->
     was_trained_on = settings.get("data") is not None and _same(source, settings["data"])
     if source.startswith("tfds:") or was_trained_on:
         found = image_data.load(
-            source, image_size=settings.get("image_size") or 1, batch_size=batch_size, seed=seed
+            source,
+            image_size=settings.get("image_size") or 1,
+            batch_size=batch_size,
+            seed=seed,
+            **(
+                {}
+                if source.startswith("tfds:")
+                else {"skip_broken": settings.get("skip_broken", False)}
+            ),
         )
         if not source.startswith("tfds:"):
             say(f"the {found.test_images} images of {source} that the training kept for testing")
@@ -170,22 +179,12 @@ def _of_test_part(found: image_data.ImageData) -> Examples:
 
 
 def _of_folder(source: str) -> Examples:
-    """Return the images of the part `test`, else `val`, else all images of a folder."""
-    root = Path(source)
-    if not root.is_dir():
-        kind = "is a file, not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"The data folder {source!r} {kind}: {image_data.LAYOUT}.")
-    for name in (*image_data.TEST_FOLDERS, *image_data.VALIDATION_FOLDERS):
-        if (root / image_data.TRAINING_FOLDER).is_dir() and (root / name).is_dir():
-            root = root / name
-            break
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    files = {name: list(image_files([str(root / name)])) for name in classes}
-    names = [path for name in classes for path in files[name]]
-    if not names:
-        raise ValueError(f"The data folder {str(root)!r} holds no images: {image_data.LAYOUT}.")
-    labels = [number for number, name in enumerate(classes) for _ in files[name]]
-    return Examples(str(root), tuple(classes), names, np.array(labels))
+    """Return the images of the part for testing, else all images of a folder or a CSV file."""
+    found = find_to_score(source)
+    if found.left_aside:
+        say(f"{found.name}: left aside: {found.left_aside}")
+    names = [os.path.join(found.root, path) for path in found.files]
+    return Examples(found.name, found.class_names, names, found.labels)
 
 
 def check_class_names(examples: Examples, known: Sequence[str]) -> None:

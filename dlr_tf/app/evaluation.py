@@ -71,11 +71,10 @@ class Evaluation:
             precision = matrix.diagonal() / matrix.sum(axis=0)
             recall = matrix.diagonal() / matrix.sum(axis=1)
             f1 = 2 * matrix.diagonal() / (matrix.sum(axis=0) + matrix.sum(axis=1))
+        columns = zip(self.class_names, precision, recall, f1, matrix.sum(axis=1), strict=True)
         return [
-            ClassScore(name, *(float(score) for score in scores), support=int(count))
-            for name, count, *scores in zip(
-                self.class_names, matrix.sum(axis=1), precision, recall, f1, strict=True
-            )
+            ClassScore(name, float(of_predicted), float(of_class), float(mean), int(count))
+            for name, of_predicted, of_class, mean, count in columns
         ]
 
     def worst_mistakes(self, count: int = 10) -> Sequence[int]:

@@ -72,16 +72,65 @@ def find_images(source: str | os.PathLike[str]) -> Found:
         ValueError: If it is neither, or it has fewer than two classes, a class without images, or a
             class that is only in `test` or `validation`.
     """
-    root = Path(source)
-    if root.is_file() and root.suffix.lower() == ".csv":
+    root = _existing(source)
+    if root.is_file():
         return read_table(root)
-    if not root.is_dir():
-        kind = "is a file, but not a CSV file" if root.exists() else "does not exist"
-        raise ValueError(
-            f"The data folder {str(root)!r} {kind}: {LAYOUT}, or a CSV file with the columns path "
-            "and label."
-        )
     return _find_in_folder(root)
+
+
+def find_to_score(source: str | os.PathLike[str]) -> Found:
+    """List the images to score a model on: those of `test`, else of `validation`, else all.
+
+    Args:
+        source: A folder or a CSV file, as in `find_images`. It may hold one class only, and a
+            folder of a class may be empty.
+
+    Returns:
+        The images, in the one part "test".
+
+    Raises:
+        ValueError: If it is neither, or it holds no images.
+    """
+    root = _existing(source)
+    scan = _Scan(root)
+    if root.is_file():
+        by_part, broken = _read_rows(root)[:2]
+        by_class = next(
+            by_part[part] for part in ("test", "validation", "train") if part in by_part
+        )
+        return _found(str(root), str(root.parent), sorted(by_class), {"test": by_class}, broken, [])
+    folders = scan.subfolders("")
+    named = {part_of(name): name for name in folders if _Scan(root).subfolders(name)}
+    chosen = named.get("test", named.get("validation", "")) if "train" in named else ""
+    by_class = {}
+    for name in scan.subfolders(chosen) if chosen else folders:
+        label = unicodedata.normalize("NFC", name)
+        by_class.setdefault(label, []).extend(scan.images(os.path.join(chosen, name)))
+    place = str(root / chosen)
+    by_class = {label: images for label, images in by_class.items() if images}
+    if not by_class:
+        raise ValueError(
+            f"The data folder {place!r} holds no images in sub-folders: {LAYOUT}, with files that "
+            f"have an ending of an image, {_SOME_ENDINGS}."
+        )
+    found = _found(place, str(root), sorted(by_class), {"test": by_class}, scan.broken, [])
+    return dataclasses.replace(found, left_aside=str(scan.aside))
+
+
+def _existing(source: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder or of a CSV file.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    root = Path(source)
+    if root.is_dir() or (root.is_file() and root.suffix.lower() == ".csv"):
+        return root
+    kind = "is a file, but not a CSV file" if root.exists() else "does not exist"
+    raise ValueError(
+        f"The data folder {str(root)!r} {kind}: {LAYOUT}, or a CSV file with the columns path and "
+        "label."
+    )
 
 
 def part_of(name: str) -> str | None:
@@ -125,7 +174,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _is_foreign(name: str) -> bool:
+def is_foreign(name: str) -> bool:
+    """Return whether a file or a folder is hidden, or is what a program leaves behind."""
     return name.startswith((".", "~$")) or name in _FOREIGN_FOLDERS
 
 
@@ -144,7 +194,7 @@ class _Scan:
             if not entry.is_dir():
                 if self._is_image(entry, os.path.join(folder, entry.name)):
                     self.aside.outside += 1
-            elif _is_foreign(entry.name):
+            elif is_foreign(entry.name):
                 self.aside.folders[entry.name] += 1
             else:
                 names.append(entry.name)
@@ -158,7 +208,7 @@ class _Scan:
             if not entry.is_dir():
                 if self._is_image(entry, path):
                     found.append(path)
-            elif _is_foreign(entry.name):
+            elif is_foreign(entry.name):
                 self.aside.folders[entry.name] += 1
             else:
                 below.append(path)
@@ -183,7 +233,7 @@ class _Scan:
 
     def _is_image(self, entry: os.DirEntry[str], path: str) -> bool:
         name = entry.name.lower()
-        if _is_foreign(entry.name) or name in _FOREIGN_FILES:
+        if is_foreign(entry.name) or name in _FOREIGN_FILES:
             self.aside.hidden += 1
             return False
         ending = os.path.splitext(name)[1]
@@ -228,7 +278,7 @@ def _find_in_folder(root: Path) -> Found:
     unused = [
         name
         for name in folders
-        if parts != {"train": ""} and name not in parts.values() and not _is_foreign(name)
+        if parts != {"train": ""} and name not in parts.values() and not is_foreign(name)
     ]
     scan.aside.folders.update(unused)
     found = _found(str(root), str(root), names, by_part, scan.broken, warnings)
@@ -368,6 +418,15 @@ def read_table(path: str | os.PathLike[str]) -> Found:
         ValueError: If a column is missing, a line is wrong, or there are fewer than two classes.
     """
     table = Path(path)
+    by_part, broken, has_split = _read_rows(table)
+    names = _table_classes(table, by_part, has_split)
+    return _found(str(table), str(table.parent), names, by_part, broken, [])
+
+
+def _read_rows(
+    table: Path,
+) -> tuple[dict[str, dict[str, list[str]]], dict[str, str], bool]:
+    """Return the paths of each class of each part, what is broken, and whether there are parts."""
     root = str(table.parent)
     by_part: dict[str, dict[str, list[str]]] = {}
     broken: dict[str, str] = {}
@@ -409,8 +468,7 @@ def read_table(path: str | os.PathLike[str]) -> Found:
             f"No file that the CSV file {str(table)!r} names exists, such as "
             f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
         )
-    names = _table_classes(table, by_part, has_split)
-    return _found(str(table), root, names, by_part, broken, [])
+    return by_part, broken, has_split
 
 
 def _columns(table: Path, names: Iterable[str] | None) -> list[str]:

@@ -20,12 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app import images, models
+from dlr_tf.app.folders import is_foreign
 from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say
 from dlr_tf.app.trained import load_trained
 from dlr_tf.training.losses import last_activation
 
-# Folders in which a system or a tool keeps other things than the user's images.
-_LEFT_ASIDE = ("__MACOSX", "@eaDir")
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
 
@@ -112,11 +111,9 @@ def image_files(paths: Iterable[str]) -> Iterator[str]:
             yield path
             continue
         for base, folders, names in os.walk(path):
-            folders[:] = sorted(
-                name for name in folders if name[:1] != "." and name not in _LEFT_ASIDE
-            )
+            folders[:] = sorted(name for name in folders if not is_foreign(name))
             for name in sorted(names):
-                if name[:1] != "." and name.lower().endswith(images.ENDINGS):
+                if not is_foreign(name) and name.lower().endswith(images.ENDINGS):
                     yield os.path.join(base, name)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 # The embedded task has no argument --model.
 EMBEDDED_MODEL = "small network"
+_NOT_OF_THE_TASK = (
+    *("command", "command_line", "data", "output", "resume", "validation_fraction", "verbose"),
+)
 
 
 def accuracy_line(right: int, total: int, with_rates: str) -> str:
@@ -104,7 +107,7 @@ def command_with(
     }
     for name, value in {**given, **changes}.items():
         option = f"--{name.replace('_', '-')}"
-        if name in ("data", "command", "output", "verbose") or value is None:
+        if name in _NOT_OF_THE_TASK or value is None:
             continue
         if isinstance(value, bool):
             words.append(option if value else option.replace("--", "--no-", 1))

@@ -67,7 +67,7 @@ def test_from_another_working_folder(run: Path, monkeypatch: pytest.MonkeyPatch)
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     args = parse_arguments(["finetune", "--resume", "../out"])
-    assert (args.data, args.weights, args.model) == (str(images), "imagenet", "MobileNetV2")
+    assert (args.data, args.weights, args.model) == (str(images), None, "MobileNetV2")
 
 
 def test_no_run() -> None:
