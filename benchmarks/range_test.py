@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         fine_tune(
             model,
             groups,
-            data.train,
+            data.train_from(0),
+            steps_per_epoch=int(data.train.cardinality()),
             learning_rate=rates(head),
             epochs=1 if arguments.quick else EPOCHS,
             verbose=0,

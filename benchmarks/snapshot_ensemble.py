@@ -47,7 +47,8 @@ def measure(seed: int, epochs_per_cycle: int, pretraining_epochs: int) -> dict[s
         fine_tune(
             model,
             split_evenly(model, len(RATES)),
-            data.train,
+            data.train_from(0),
+            steps_per_epoch=steps_in_epoch(data.train),
             learning_rate=None,
             schedule=schedules,
             epochs=N_CYCLES * epochs_per_cycle,

@@ -183,7 +183,7 @@ def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int =
 
         bunch = load_digits()
         keep = np.flatnonzero(bunch.target >= 5)
-        x = bunch.images[keep][..., None].astype("float32")
+        x = (16 * bunch.images[keep])[..., None].astype("float32")  # as `digits.load_digits`
         return Part(x, (bunch.target[keep] - 5).astype("int32"))
 
     @functools.cache

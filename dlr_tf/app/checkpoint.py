@@ -101,8 +101,8 @@ def variable_arrays(variables: Iterable[Any], prefix: str) -> dict[str, np.ndarr
         variables: Keras variables.
         prefix: The first part of the names.
 
-    >>> variable_arrays([keras.Variable(2.0)], "model")
-    {'model/0/0': array(2., dtype=float32)}
+    >>> variable_arrays([keras.Variable([2.0])], "model")
+    {'model/0/0': array([2.], dtype=float32)}
     """
     return {
         f"{prefix}/{number}/{copy}": part.numpy()

@@ -33,7 +33,8 @@ class ImageData:
 
     Args:
         name: Where the images come from.
-        train: Batches `(images, labels)` of one epoch. Images are float32 of shape
+        train: Batches `(images, labels)` of one epoch, in the same order each time: to look at, and
+            not to train on for several epochs. Images are float32 of shape
             `(batch, height, width, channels)`, with the values of the files (0 to 255).
         train_from: A function from a step to the batches of the training from this step on,
             without end, each epoch in another order. It gives the same batches each time.

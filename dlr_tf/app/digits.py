@@ -166,7 +166,12 @@ def pretrain_on_digits(
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     with distributed_fit(model, data.train.element_spec):
         model.fit(
-            data.train, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=verbose
+            data.train_from(0),
+            epochs=epochs,
+            steps_per_epoch=int(data.train.cardinality()),
+            shuffle=False,
+            callbacks=list(callbacks),
+            verbose=verbose,
         )
         accuracy = model.evaluate(data.test, verbose=0, return_dict=True)["accuracy"]
     return backbone, float(accuracy)

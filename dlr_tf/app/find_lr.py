@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             freeze_batch_norm(task.model)
         sweep = find_learning_rate(
             task.model,
-            task.data.train,
+            task.data.train_from(0),
             start=args.start,
             end=args.end,
             steps=args.steps,

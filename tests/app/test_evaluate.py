@@ -107,16 +107,38 @@ def test_the_part_for_testing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("accuracy on photos/test: 4 of 4, 1.000\n")
 
 
+def test_names_of_parts_in_any_case_and_csv_files(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run("run")
+    for part, count in (("Train", 3), ("Testing", 2)):
+        for name, value in (("dark", 0), ("bright", 250)):
+            write_images(Path("split") / part / name, count, value=value)
+    Path("split/Testing/dark/._000.png").write_bytes(b"no image")
+    assert cli.main(["evaluate", "run", "split"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("accuracy on split/Testing: 4 of 4, 1.000\n")
+    assert "left aside: 1 hidden file" in err
+    rows = [
+        "path,label,split",
+        "photos/dark/000.png,dark,train",
+        "photos/bright/000.png,bright,test",
+    ]
+    Path("some.csv").write_text("\n".join(rows))
+    assert cli.main(["evaluate", "run", "some.csv"]) == 0
+    assert capsys.readouterr().out.startswith("accuracy on some.csv: 1 of 1, 1.000\n")
+
+
 def test_the_images_that_the_training_kept(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run("run", data="photos", seed=0, image_size=4)
     assert cli.main(["evaluate", "run"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("accuracy on photos: 1 of 1, 1.000\n")  # a fifth of 8
-    assert "the 1 images of photos that the training kept for testing" in err
+    assert out.startswith("accuracy on photos: 2 of 2, 1.000\n")  # one of each class
+    assert "the 2 images of photos that the training kept for testing" in err
     assert cli.main(["evaluate", "run", "./photos/"]) == 0
-    assert "1 of 1" in capsys.readouterr().out
+    assert "2 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -139,7 +161,9 @@ def test_mistakes(photos: Path, assert_mistake: Callable[[list[str], str], None]
     assert_mistake(["evaluate", "run"], "not known what 'run/model.keras' was trained on")
     assert_mistake(["evaluate", "run", "missing"], "The data folder 'missing' does not exist")
     Path("empty").mkdir()
-    assert_mistake(["evaluate", "run", "empty"], "'empty' holds no images: expected one sub-folder")
+    assert_mistake(
+        ["evaluate", "run", "empty"], "'empty' holds no images in sub-folders: expected one"
+    )
     assert_mistake(["evaluate", "run", "photos", "--output", "photos"], "'photos' is not empty")
     write_images(Path("photos/drak"), 1)
     message = "does not know: ['drak']. Did you mean 'dark'? The model knows ['dark', 'middle', 'b"

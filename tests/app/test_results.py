@@ -49,7 +49,8 @@ def test_options_of_one_command_for_another() -> None:
     words = command_with("finetune", given, defaults, {"learning_rate": "1e-5:1e-4"})
     assert words[:2] == ["finetune", "photos"]
     again, first = parse_arguments(words), parse_arguments(["finetune", *argv])
-    assert vars(again) == {**vars(first), "learning_rate": "1e-5:1e-4"}
+    expected = {**vars(first), "learning_rate": "1e-5:1e-4", "command_line": words}
+    assert vars(again) == expected
     switches = argparse.Namespace(data=None, compare=False, strict=True)
     words = command_with("finetune", switches, {"compare": True, "strict": False}, {})
     assert words == ["finetune", "--no-compare", "--strict"]
