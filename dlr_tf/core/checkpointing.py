@@ -188,7 +188,8 @@ class OptimizerState:
                     "path": entry.path,
                     "shape": shape_of(entry.variable),
                 }
-                for entry in self._trained()
+                # Not in the order of the training, so that equal states give equal files.
+                for entry in sorted(self._trained(), key=lambda entry: entry.key)
             },
             "state": {name: shape_of(variable) for name, variable in self.variables().items()},
         }
