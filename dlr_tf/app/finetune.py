@@ -246,6 +246,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         return 0
     seconds = {"training": result.seconds, "total": time.perf_counter() - run.started}
     found = {"label": label, **_report(args, task, result, other, seconds)}
+    found["command"] = settings.read_settings(output)["command"]
     report.write_report(output / "report.json", found)
     write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
     names = model_on_data(args, task.data.name)
@@ -267,7 +268,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     with messages_to_stderr():
         evaluation = _evaluate(task)
         worst = evaluation.worst_mistakes()
-        images = thumbnails.images_at(task.data.test, worst, white=_white(args))
+        images = thumbnails.images_at(task.data.test, worst)
     write_with(
         output / "report.html",
         lambda path: write_page(
@@ -294,11 +295,6 @@ def _evaluate(task: Task) -> Evaluation:
         labels.append(np.asarray(some_labels))
         probabilities.append(task.model.predict_on_batch(images))
     return Evaluation(task.data.class_names, np.concatenate(labels), np.concatenate(probabilities))
-
-
-def _white(args: argparse.Namespace) -> float:
-    """Return the brightest value in an image: the embedded digits have 17 levels."""
-    return 16.0 if args.data is None else 255.0
 
 
 def require_tensorboard() -> None:

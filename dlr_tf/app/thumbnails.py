@@ -9,15 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 
-def images_at(
-    dataset: tf.data.Dataset, indices: Iterable[int], *, white: float = 255.0
-) -> dict[int, np.ndarray]:
+def images_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, np.ndarray]:
     """Read some images of a data set, in one pass that ends with the last of them.
 
     Args:
-        dataset: Batches of images and labels, in the same order each time.
+        dataset: Batches of images with values from 0 to 255, and labels, in the same order each
+            time.
         indices: Which images, counted from 0.
-        white: The value of white. Defaults to 255.
 
     Returns:
         The images by index, uint8.
@@ -28,7 +26,7 @@ def images_at(
     for images, *_ in dataset:
         count = len(images)
         for index in wanted.intersection(range(first, first + count)):
-            pixels = np.asarray(images[index - first], np.float32) * (255 / white)
+            pixels = np.asarray(images[index - first])
             found[index] = np.clip(pixels.round(), 0, 255).astype(np.uint8)
         first += count
         if first > max(wanted):

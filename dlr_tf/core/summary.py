@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
 # Keras prints its own summaries with rich, so it is always installed.
+import rich.box
 import rich.console
 import rich.table
+
+_FULL_WIDTH = 110
+# The headings where there is little room.
+_SHORT = {"variables": "vars", "parameters": "params", "learning rate": "rate"}
 
 
 class GroupRow(NamedTuple):
@@ -23,19 +29,30 @@ class GroupRow(NamedTuple):
     state: str
 
 
-def group_table(title: str, rows: Sequence[GroupRow], width: int = 120) -> str:
+def group_table(title: str, rows: Sequence[GroupRow], width: int | None = None) -> str:
     """Format groups as a table.
 
     Args:
         title: Line above the table.
         rows: One per group.
-        width: Width of the table in characters. Defaults to 120.
+        width: Width of the table in characters. Defaults to that of the terminal, at most 120.
     """
-    table = rich.table.Table(title=title, title_justify="left")
-    for column in ("group", "layers (first to last)"):
+    width = width or min(120, shutil.get_terminal_size((120, 24)).columns)
+    is_narrow = width < _FULL_WIDTH
+    table = rich.table.Table(
+        title=title,
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD if is_narrow else rich.box.HEAVY_HEAD,
+        padding=(0, 0) if is_narrow else (0, 1),
+    )
+    for column in ("group", "layers" if is_narrow else "layers (first to last)"):
         table.add_column(column, overflow="fold")
     for column in ("variables", "parameters", "optimizer", "learning rate", "state"):
-        table.add_column(column, justify="left" if column in ("optimizer", "state") else "right")
+        table.add_column(
+            _SHORT.get(column, column) if is_narrow else column,
+            justify="left" if column in ("optimizer", "state") else "right",
+            no_wrap=True,
+        )
     for row in rows:
         ends = dict.fromkeys((row.layers[0], row.layers[-1]))
         span = " ... ".join(ends)

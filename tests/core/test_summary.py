@@ -48,3 +48,13 @@ def test_long_paths_are_shown_without_their_models():
     layers = [f"a_model_with_a_long_name/{name}" for name in ("first", "middle", "last")]
     row = GroupRow("body", layers, 2, 1234, "Adam", 1e-3, "trainable")
     assert cells(group_table("title", [row]))[0][:4] == ["body", "first ... last (3)", "2", "1,234"]
+
+
+def test_on_a_narrow_terminal_no_line_is_too_wide_and_no_number_is_cut(monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    layers = ("backbone/block_1/a_long_name_of_a_layer", "backbone/block_9/another_long_name")
+    row = GroupRow("group_0", layers, 230, 1_198_144, "FusedAdam", 3.16e-5, "trainable")
+    table = group_table("optimizer", [row])
+    assert max(map(len, table.splitlines())) <= 80
+    for text in ("230", "1,198,144", "FusedAdam", "3.16e-05", "trainable", "vars", "params"):
+        assert text in table
