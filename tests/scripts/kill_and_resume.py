@@ -144,7 +144,7 @@ def results(run: Path) -> dict[str, bytes]:
     for name in ("log.csv", "learning_rates.png", "history.png", "classes.json"):
         found[name] = (run / name).read_bytes()
     report = json.loads((run / "report.json").read_text())
-    del report["seconds"]
+    del report["seconds"], report["command"]  # the command names the folder
     return found | {
         f"report.json: {key}": json.dumps(value).encode() for key, value in report.items()
     }
