@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dlr_tf.app.applications import application_names
 from dlr_tf.app.data import ImageData
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.output import write_text
@@ -88,13 +89,12 @@ def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> arg
         stored = read_settings(folder)
     except ValueError as error:
         raise MistakeError(str(error)) from error
-    found = argparse.Namespace(**{**vars(args), **stored["settings"]})
-    for name in _PATHS:
-        setattr(found, name, _from_here(getattr(found, name), stored.get("folder")))
+    own = paths_from_here(stored["settings"], stored.get("folder"))
+    found = argparse.Namespace(**{**vars(args), **own})
     differing = [
         _difference(name, value, getattr(found, name))
         for name, value in given.items()
-        if name not in _NO_SETTINGS and value != getattr(found, name)
+        if name not in _NO_SETTINGS and not _is_same(name, value, getattr(found, name))
     ]
     output = given.get("output")
     if output is not None and Path(output).resolve() != folder.resolve():
@@ -154,9 +154,42 @@ def _difference(name: str, given: Any, stored: Any) -> str:
     return f"{option} {given} differs from the run's {'none' if stored is None else stored}"
 
 
-def _from_here(path: Any, folder: str | None) -> Any:
-    """Return a path that was relative to another working folder as it is found from this one."""
-    if not path or folder is None or Path(folder) == Path.cwd() or Path(path).is_absolute():
-        return path
+def paths_from_here(stored: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+    """Return settings whose paths are found from this working folder.
+
+    Args:
+        stored: The settings.
+        folder: The working folder in which the run began. `None` if it is not known.
+    """
+    if folder is None or Path(folder) == Path.cwd():
+        return dict(stored)
+    return {
+        name: _from_here(value, folder) if name in _PATHS and _is_path(name, value) else value
+        for name, value in stored.items()
+    }
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Return whether a setting is a path, and no name of something else.
+
+    >>> _is_path("data", "photos"), _is_path("data", "tfds:mnist"), _is_path("model", "vgg16")
+    (True, False, False)
+    """
+    if not value or value in ("imagenet", "none") or value.startswith(("tfds:", "hub:")):
+        return False
+    names = [known.lower() for known in application_names()]
+    return name != "model" or value.lower() not in names
+
+
+def _from_here(path: str, folder: str) -> str:
     absolute = Path(folder, path)
     return str(absolute) if absolute.exists() else path
+
+
+def _is_same(name: str, given: Any, stored: Any) -> bool:
+    """Return whether two values of an argument mean the same."""
+    if name not in _PATHS or not (given and stored):
+        return bool(given == stored)
+    if _is_path(name, given) and _is_path(name, stored):
+        return os.path.realpath(given) == os.path.realpath(stored)
+    return bool(given.lower() == stored.lower() if name == "model" else given == stored)

@@ -103,3 +103,18 @@ def test_images_to_choose_by() -> None:
 def test_no_checkpoints_on_several_machines() -> None:
     with pytest.raises(MistakeError, match="--checkpoint-every does not work with --strategy mul"):
         parse_arguments(["finetune", "--strategy", "multi-worker", "--checkpoint-every", "5"])
+
+
+def test_names_are_no_paths_and_the_same_in_any_spelling(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("imagenet", "MobileNetV2", "images", "elsewhere"):
+        Path(name).mkdir()
+    again = ["--model", "mobilenetv2", "./images"]
+    args = parse_arguments(["finetune", "--resume", "out", *again])
+    assert (args.model, args.data) == ("MobileNetV2", "images")
+    monkeypatch.chdir("elsewhere")
+    args = parse_arguments(["finetune", "--resume", "../out", "../images"])
+    assert (args.model, args.weights) == ("MobileNetV2", None)
+    with pytest.raises(MistakeError, match="--model VGG16 differs from the run's MobileNetV2"):
+        parse_arguments(["finetune", "--resume", "../out", "--model", "VGG16"])
