@@ -14,7 +14,14 @@ import tensorflow as tf
 from dlr_tf.app import evaluate, export, find_lr, finetune, layers, predict, schedule
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.images import failed_image
-from dlr_tf.app.messages import MistakeError, one_line, say, warnings_in_one_line
+from dlr_tf.app.messages import (
+    MistakeError,
+    one_line,
+    say,
+    silence_stdout,
+    warnings_in_one_line,
+)
+from dlr_tf.app.output import WriteError
 
 COMMANDS = {
     "finetune": finetune.run,
@@ -34,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the name of the command. Defaults to those of the process.
 
     Returns:
-        The exit code: 0; 1 if a range test has no suggestion, an image cannot be read, an exported
-        model is not the same, or another worker stopped; 2 for a mistake of the user; 130 for
-        Ctrl-C.
+        The exit code: 0; 1 if a range test has no suggestion, an image cannot be read, a file
+        cannot be written, an exported model is not the same, or another worker stopped; 2 for a
+        mistake of the user; 130 for Ctrl-C; 143 for SIGTERM.
     """
     verbose = False
     try:
@@ -51,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         say(f"dlr-tf: error: {one_line(error)}")
         return 2
+    except BrokenPipeError:  # the reader of the results, such as `head`, has enough
+        silence_stdout()
+        return 0
+    except WriteError as error:
+        if verbose:
+            traceback.print_exc()
+        say(f"dlr-tf: error: {one_line(error)}")
+        return 1
     except KeyboardInterrupt:
         say("dlr-tf: stopped")
         return 130

@@ -7,6 +7,7 @@ tensorflow_datasets only to read one of its data sets.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ class ImageData:
         class_counts: The number of images of each class, in the order of the labels: of "train", of
             "test", and of "validation" if it is not the same as `test`. Defaults to none: not
             known.
+        fingerprint: A hash of what tells other data apart from these: the paths, the sizes and the
+            classes of the files of each part. Defaults to empty: the source does not change.
     """
 
     name: str
@@ -63,6 +66,7 @@ class ImageData:
     test_images: int
     test_names: Sequence[str]
     class_counts: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
 
     def class_weights(self, kind: str = "balanced") -> dict[int, float] | None:
         """Return the argument `class_weight` of `fit`.
@@ -276,7 +280,20 @@ def load_folder(
         test_images=len(parts["test"]),
         test_names=[files.path(index) for index in parts["test"]],
         class_counts=counts,
+        fingerprint=_fingerprint(found, parts),
     )
+
+
+def _fingerprint(found: Found, parts: Mapping[str, np.ndarray]) -> str:
+    """Return a hash of the paths, sizes and classes of the files of each part."""
+    digest = hashlib.sha256()
+    for part, places in sorted(parts.items()):
+        for place in places:
+            path = found.files[place]
+            size = os.path.getsize(os.path.join(found.root, path))
+            label = found.class_names[found.labels[place]]
+            digest.update(f"{part}\0{path}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 _PREFETCHED = 2  # batches that are read ahead

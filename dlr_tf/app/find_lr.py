@@ -10,7 +10,7 @@ import numpy as np
 
 from dlr_tf import find_learning_rate, freeze_batch_norm
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say
+from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, print_result, say
 from dlr_tf.app.output import check_new_file
 from dlr_tf.app.progress import on_terminal
 from dlr_tf.app.results import command_with, model_on_data, next_line, written_line
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             say(f"{method}: {one_line(error)}")
     for line in table(suggestions):
-        print(line)
-    print(written_line(output))
+        print_result(line)
+    print_result(written_line(output))
     if not suggestions:
         return 1
     rate = suggestions[preferred(suggestions)]
     changes = {"learning_rate": rates_with_head(args.learning_rate, rate)}
-    print(next_line(command_with("finetune", given, defaults, changes)))
+    print_result(next_line(command_with("finetune", given, defaults, changes)))
     return 0
 
 

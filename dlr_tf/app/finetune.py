@@ -24,7 +24,13 @@ from dlr_tf.app import checkpoint, report, settings, thumbnails
 from dlr_tf.app.checkpoint import CheckpointError
 from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.interrupts import StoppedError, StopRequests
-from dlr_tf.app.messages import MistakeError, messages_to_stderr, mistakes, say
+from dlr_tf.app.messages import (
+    MistakeError,
+    messages_to_stderr,
+    mistakes,
+    print_result,
+    say,
+)
 from dlr_tf.app.output import (
     WriteError,
     check_output_folder,
@@ -77,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
         MistakeError: If something is wrong with the arguments, before anything is written.
     """
     if args.resume is not None and is_finished(Path(args.resume)):
-        # A kill can come between the last file and this.
-        shutil.rmtree(Path(args.resume, CHECKPOINTS), ignore_errors=True)
-        say(f"The run {args.resume} is finished: nothing is left to do.")
+        with mistakes(), locked(Path(args.resume)):
+            # A kill can come between the last file and this.
+            shutil.rmtree(Path(args.resume, CHECKPOINTS), ignore_errors=True)
+        say(f"The run {args.resume!r} is finished: nothing is left to do.")
         return 0
     with contextlib.ExitStack() as until_the_end:
         with messages_to_stderr(), mistakes():
@@ -105,6 +112,7 @@ class _Run:
     """What is known before the training begins."""
 
     folder: Path
+    given: argparse.Namespace
     task: Task
     plan: Plan
     writes: bool
@@ -151,6 +159,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
     if args.tensorboard:
         require_tensorboard()
     strategy = _strategy(args)
+    given = argparse.Namespace(**vars(args))  # `load_task` replaces some by what they stand for
     with strategy.scope():
         task = load_task(args)
     schedule = fine_tuning.make_schedule(
@@ -168,11 +177,6 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         task.data.train,
         optimizer=OPTIMIZERS[args.optimizer],
     )
-    if args.validation_fraction and task.data.validation is task.data.test:
-        say(
-            "dlr-tf: warning: the best epoch is chosen by the test images, so the test accuracy is "
-            "too good; give a folder with train/, val/ and test/"
-        )
     # All machines train, and one of them writes.
     writes = is_chief(strategy)
     checkpoints = folder / CHECKPOINTS if args.strategy != "multi-worker" else None
@@ -181,8 +185,9 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
     elif writes:
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(locked(folder))
+        check_output_folder(folder)  # another process may have written to it meanwhile
     plan = Plan(task.groups, task.rates, schedule, args.frozen_epochs)
-    return _Run(folder, task, plan, writes, checkpoints, started)
+    return _Run(folder, given, task, plan, writes, checkpoints, started)
 
 
 def _begin(run: _Run, args: argparse.Namespace) -> _Run:
@@ -194,7 +199,7 @@ def _begin(run: _Run, args: argparse.Namespace) -> _Run:
     if run.writes:
         remove_partial_files(run.folder)
         if args.resume is None:
-            write_settings(run.folder, args, run.task.data)
+            write_settings(run.folder, run.given, run.task.data)
     if run.checkpoints is None:
         return run
     make_folder(run.checkpoints)
@@ -227,7 +232,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     with_rates, label = describe_rates(args, task.rates)
     total = task.data.test_images
     right = round(result.accuracy * total)
-    print(accuracy_line(right, total, with_rates), flush=True)
+    print_result(accuracy_line(right, total, with_rates))
 
     other = None
     if args.compare:
@@ -240,11 +245,14 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
             other = train(one_rate, task, args, run.files(COMPARISON, args), stop)
             load_trained(run.plan, task, args, trained)
         right = round(other.accuracy * total)
-        print(accuracy_line(right, total, f"one rate, {head_rate:g}, throughout"), flush=True)
+        print_result(accuracy_line(right, total, f"one rate, {head_rate:g}, throughout"))
 
     if not run.writes:
         return 0
-    seconds = {"training": result.seconds, "total": time.perf_counter() - run.started}
+    seconds = {
+        "training": result.seconds,
+        "total": time.perf_counter() - run.started + result.earlier_seconds,
+    }
     found = {"label": label, **_report(args, task, result, other, seconds)}
     found["command"] = settings.read_settings(output)["command"]
     report.write_report(output / "report.json", found)
@@ -283,18 +291,25 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     )
     write_with(output / MODEL_FILE, task.model.save)
     if run.checkpoints is not None:
-        shutil.rmtree(run.checkpoints)
-    print(written_line(output, [path.name for path in output.iterdir()]))
-    print(next_line(after_training(args, output)))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    print_result(written_line(output, [path.name for path in output.iterdir()]))
+    print_result(next_line(after_training(args, output)))
     return 0
 
 
 def _evaluate(task: Task) -> Evaluation:
+    @tf.function(reduce_retracing=True)
+    def predict(images: tf.Tensor) -> tf.Tensor:
+        # On one device also under a strategy: `Model.predict_on_batch` gives one copy per device.
+        return task.model(images, training=False)
+
     labels, probabilities = [], []
     for images, some_labels in task.data.test:
         labels.append(np.asarray(some_labels))
-        probabilities.append(task.model.predict_on_batch(images))
-    return Evaluation(task.data.class_names, np.concatenate(labels), np.concatenate(probabilities))
+        probabilities.append(predict(images).numpy())
+    return Evaluation(
+        tuple(task.data.class_names), np.concatenate(labels), np.concatenate(probabilities)
+    )
 
 
 def require_tensorboard() -> None:

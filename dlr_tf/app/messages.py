@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,19 @@ class MistakeError(Exception):
 def say(text: str) -> None:
     """Print a text on stderr. Results alone go to stdout."""
     print(text, file=sys.stderr)
+
+
+def print_result(text: str) -> None:
+    """Print a line on stdout. If its reader has gone, as `head` does, the command goes on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Send the rest to nowhere, so that Python does not complain about the pipe at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(text: object) -> str:

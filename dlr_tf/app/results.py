@@ -10,8 +10,8 @@ from typing import Any
 
 # The embedded task has no argument --model.
 EMBEDDED_MODEL = "small network"
-_NOT_OF_THE_TASK = (
-    *("command", "command_line", "data", "output", "resume", "validation_fraction", "verbose"),
+_NOT_OF_THE_TASK = frozenset(
+    ["command", "command_line", "data", "output", "resume", "validation_fraction", "verbose"]
 )
 
 

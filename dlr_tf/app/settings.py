@@ -102,7 +102,8 @@ def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> arg
     if differing:
         raise MistakeError(
             f"{'; '.join(differing[:MAX_NAMES])}. A run goes on with its own settings: leave out "
-            "all options but --resume, or start another run."
+            "all options but --resume. To train its model further, start a run with --model "
+            f"{args.resume} --keep-head."
         )
     return found
 
@@ -124,9 +125,20 @@ def check_same_data(folder: Path, data: ImageData) -> None:
             f"classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
         )
     now = _numbers(data)
-    if stored["data"] != now:
+    differs = {name for name in now if stored["data"].get(name) != now[name]}
+    if differs == {"fingerprint"}:
+        raise ValueError(
+            "The data have changed since the run began, so it cannot go on: as many images as "
+            "before, but other files, classes of files, or sizes of files. Restore them, or start "
+            "another run."
+        )
+    if differs:
         before, after = (
-            ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in numbers.items())
+            ", ".join(
+                f"{name.replace('_', ' ')}: {count}"
+                for name, count in numbers.items()
+                if name != "fingerprint"
+            )
             for numbers in (stored["data"], now)
         )
         raise ValueError(
@@ -135,8 +147,12 @@ def check_same_data(folder: Path, data: ImageData) -> None:
         )
 
 
-def _numbers(data: ImageData) -> dict[str, int]:
-    return {"train_images": data.train_images, "test_images": data.test_images}
+def _numbers(data: ImageData) -> dict[str, Any]:
+    return {
+        "train_images": data.train_images,
+        "test_images": data.test_images,
+        "fingerprint": data.fingerprint,
+    }
 
 
 def _difference(name: str, given: Any, stored: Any) -> str:

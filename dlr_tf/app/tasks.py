@@ -70,7 +70,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
     pretraining, data = digits.load_digits(
         batch_size=args.batch_size,
         seed=args.seed,
-        validation_fraction=getattr(args, "validation_fraction", 0.0),
+        validation_fraction=args.validation_fraction,
     )
     say(f"pretraining on {pretraining.name}")
     with Progress() as progress:
@@ -105,7 +105,7 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
         image_size=args.image_size,
         batch_size=args.batch_size,
         seed=args.seed,
-        validation_fraction=getattr(args, "validation_fraction", 0.0),
+        validation_fraction=args.validation_fraction,
         skip_broken=args.skip_broken,
         augmentations=parse_augmentations(args.augment),
     )

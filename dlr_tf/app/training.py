@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from dlr_tf.app import checkpoint
 from dlr_tf.app.interrupts import StopRequests
+from dlr_tf.app.messages import say
 from dlr_tf.app.output import append_text, write_text
 from dlr_tf.app.progress import Progress
 from dlr_tf.app.tasks import OPTIMIZERS, Task
@@ -72,6 +73,7 @@ class Result:
         loss: Loss on the test images.
         kept_epoch: Int from 1: the epoch after which the model is as it is kept.
         seconds: Duration of the training, over all its processes.
+        earlier_seconds: The part of it that belongs to earlier processes.
         logger: The rates of every step.
     """
 
@@ -80,6 +82,7 @@ class Result:
     loss: float
     kept_epoch: int
     seconds: float
+    earlier_seconds: float
     logger: LearningRateLogger
 
 
@@ -141,6 +144,11 @@ def train(
     keeper = _Keeper(
         args, files, steps, task.data.train.element_spec, position, arrays, logger, stop
     )
+    earlier_seconds = position.seconds
+    if not position.is_finished and (position.epoch or position.step):
+        within = f", step {position.step + 1} of {steps}" if position.step else ""
+        say(f"going on at epoch {position.epoch + 1} of {args.epochs}{within}")
+    del stored, arrays  # they would stay in memory for the whole training
     if position.is_finished:
         _compile(plan, task, args)
         keeper.set_model(task.model)
@@ -172,7 +180,12 @@ def train(
                 ],
                 verbose=0,
             )
+        stop.check()
+    if position.epoch < args.epochs:
+        say(f"stopped after epoch {position.epoch}: the best one was epoch {position.best_epoch}")
     kept_epoch = keeper.load_kept()
+    if kept_epoch < position.epoch:
+        say(f"the model of epoch {kept_epoch} is kept")
     with distributed_fit(task.model, task.data.test.element_spec):
         scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
     return Result(
@@ -181,6 +194,7 @@ def train(
         scores["loss"],
         kept_epoch,
         keeper.seconds(),
+        earlier_seconds,
         logger,
     )
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 import dlr_tf
 from dlr_tf.app import cli
 from dlr_tf.app.messages import MistakeError
+from dlr_tf.app.output import WriteError
 
 AssertMistake = Callable[[list[str], str], None]
 
@@ -142,3 +143,14 @@ def test_python_m_dlr_tf() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "expected an integer of at least 2" in done.stderr.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: Any) -> int:
+        raise WriteError("The disk is full.")
+
+    monkeypatch.setitem(cli.COMMANDS, "schedule", run)
+    assert cli.main(["schedule", "sgdr"]) == 1
+    assert capsys.readouterr().err == "dlr-tf: error: The disk is full.\n"

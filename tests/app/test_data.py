@@ -555,3 +555,20 @@ def test_a_real_data_set_of_tfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert_same_batches(loaded.train_from(4).take(5), whole[4:])
     epochs = [np.concatenate([labels for _, labels in whole[i : i + 3]]) for i in (0, 3, 6)]
     assert len({epoch.tobytes() for epoch in epochs}) > 1
+
+
+def test_the_fingerprint_tells_other_files_and_classes_apart(folder: Path) -> None:
+    def fingerprint() -> str:
+        return data.load_folder(folder, image_size=4).fingerprint
+
+    first = fingerprint()
+    assert fingerprint() == first
+    cat, dog = folder / "cat" / "000.png", folder / "dog" / "000.png"
+    content = cat.read_bytes()
+    cat.write_bytes(content + b"more")
+    assert fingerprint() != first
+    cat.write_bytes(content)
+    assert fingerprint() == first
+    cat.rename(folder / "dog" / "100.png")
+    dog.rename(folder / "cat" / "100.png")
+    assert fingerprint() != first

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 
 import pytest
 
-from dlr_tf.app.messages import MistakeError, messages_to_stderr, mistakes, warnings_in_one_line
+from dlr_tf.app.messages import (
+    MistakeError,
+    messages_to_stderr,
+    mistakes,
+    print_result,
+    warnings_in_one_line,
+)
 
 
 @pytest.mark.filterwarnings("always")
@@ -33,3 +41,12 @@ def test_prints_of_others_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> No
     with messages_to_stderr():
         print("Epoch 1/3")
     assert capsys.readouterr() == ("", "Epoch 1/3\n")
+
+
+def test_a_result_whose_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        os.close(reader)
+        monkeypatch.setattr(sys, "stdout", stream)
+        print_result("first")
+        print_result("second")

@@ -15,7 +15,12 @@ from dlr_tf.app.settings import check_same_data, read_settings, write_settings
 
 
 def data(**changes: Any) -> Any:
-    numbers = {"class_names": ("cat", "dog"), "train_images": 8, "test_images": 2}
+    numbers = {
+        "class_names": ("cat", "dog"),
+        "train_images": 8,
+        "test_images": 2,
+        "fingerprint": "a",
+    }
     return types.SimpleNamespace(**{**numbers, **changes})
 
 
@@ -91,6 +96,8 @@ def test_data_that_changed(run: Path) -> None:
         check_same_data(run, data(train_images=9))
     with pytest.raises(ValueError, match=r"began with the classes .'cat', 'dog'.. Found now: "):
         check_same_data(run, data(class_names=("cat", "mouse")))
+    with pytest.raises(ValueError, match="as many images as before, but other files, classes of f"):
+        check_same_data(run, data(fingerprint="b"))
 
 
 def test_images_to_choose_by() -> None:

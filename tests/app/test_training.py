@@ -8,6 +8,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
+
+from app_helpers import FILES, everything_below
 
 from dlr_tf.app import checkpoint, cli, digits, finetune
 from dlr_tf.app.training import best_epoch, log_text
@@ -98,7 +102,7 @@ def test_a_killed_run_goes_on(
     assert not Path("out/checkpoint").exists()
     capsys.readouterr()
     assert cli.main(["finetune", "--resume", "out"]) == 0
-    assert capsys.readouterr() == ("", "The run out is finished: nothing is left to do.\n")
+    assert capsys.readouterr() == ("", "The run 'out' is finished: nothing is left to do.\n")
 
 
 @pytest.mark.parametrize("name", ["report.json", "history.png", "model.keras"])
@@ -158,6 +162,61 @@ def test_on_several_devices(quick_digits: None) -> None:
         cli.main([*arguments, "--output", "out"])
     assert cli.main(["finetune", "--resume", "out"]) == 0
     assert_equal(Path("out"), results(Path("whole")))
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+devices = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+from dlr_tf.app import cli
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_on_two_devices() -> None:
+    arguments = ["--strategy", "mirrored", "--epochs", "2", "--no-compare", "--output", "out"]
+    command = [sys.executable, "-c", TWO_DEVICES, "finetune", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "training on 2 devices" in done.stderr
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    assert json.loads(Path("out/report.json").read_text())["test_accuracy"] > 0.85
+
+
+def test_a_run_on_the_model_of_another_run_goes_on(
+    tiny_applications: None, image_folder: Callable[..., Path]
+) -> None:
+    images = str(image_folder("images"))
+    first = ["finetune", images, "--weights", "none", "--image-size", "16", "--epochs", "2"]
+    assert cli.main([*first, "--model", "mobilenetv2", "--output", "first"]) == 0
+    arguments = ["finetune", images, "--model", "first", "--epochs", "3"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 2)
+        cli.main([*arguments, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+    seconds = json.loads(Path("out/report.json").read_text())["seconds"]
+    assert seconds["total"] >= seconds["training"]
+
+
+def test_a_folder_that_another_process_writes_to_meanwhile(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = finetune.load_task
+
+    def load_and_write(args: Any) -> Any:
+        Path("out").mkdir()
+        Path("out/precious").write_text("x")
+        return load(args)
+
+    monkeypatch.setattr(finetune, "load_task", load_and_write)
+    assert cli.main([*QUICK, "--output", "out"]) == 2
+    assert "'out' is not empty. Give another --output" in capsys.readouterr().err
+    assert everything_below(Path("out")) == ["out/precious"]
 
 
 def test_a_full_disk(
