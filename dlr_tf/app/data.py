@@ -153,11 +153,6 @@ def find(source: str | os.PathLike[str]) -> Found | _FoundTfds:
     return find_images(source)
 
 
-def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names of the classes of a source. The arguments and errors are those of `find`."""
-    return find(source).class_names
-
-
 def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageData:
     """Read the images of a folder, of a CSV file, or of TensorFlow Datasets.
 
@@ -195,9 +190,8 @@ def load_folder(
     """Read a folder with one sub-folder of images per class, or the images of a CSV file.
 
     What is split already keeps its split. Otherwise a part of every class is kept for testing, the
-    same for the same `seed`. Every file is checked before this function returns, and what is found
-    is printed on stderr: classes with their numbers of images, files that are left aside, and files
-    that cannot be read.
+    same for the same `seed`. Every file is checked before this function returns. What is left aside
+    and what cannot be read is printed on stderr.
 
     Images that fit in 200 MiB are decoded once and stay in memory. More are decoded again in each
     epoch, a few at a time.

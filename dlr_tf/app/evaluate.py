@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from dlr_tf.app import data as image_data
 from dlr_tf.app import digits, report
 from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.folders import find_to_score
 from dlr_tf.app.messages import messages_to_stderr, mistakes, say
-from dlr_tf.app.output import check_output_folder
+from dlr_tf.app.output import check_output_folder, make_folder, write_with
 from dlr_tf.app.predict import Classifier, predictions
+from dlr_tf.app.settings import check_same_data
 from dlr_tf.app.trained import TrainedModel, load_trained
-from dlr_tf.core._validation import did_you_mean, some_of
+from dlr_tf.core._validation import did_you_mean, some_of, warn_user
 from dlr_tf.training import plotting
 
 FOLDER = "evaluation"
@@ -31,16 +33,36 @@ class Examples(NamedTuple):
     Args:
         name: Where they come from.
         class_names: The names that the labels stand for.
+        used: Those of them that have images.
         names: What each image is called.
-        labels: The right classes, int array.
-        batches: Batches of images; `None` if `names` are image files.
+        labels: The right classes, int array; `None` if they come with the batches.
+        batches: Batches of images and labels; none if `names` are image files.
+        broken: Paths beside `names` that cannot be read, and why. Defaults to none.
     """
 
     name: str
     class_names: tuple[str, ...]
+    used: Sequence[str]
+    names: Sequence[str]
+    labels: np.ndarray | None = None
+    batches: Iterable[Any] = ()
+    broken: Mapping[str, str] = {}
+
+
+class Scored(NamedTuple):
+    """What a model says of the images that can be read, in their order.
+
+    Args:
+        names: What each image is called.
+        labels: The right classes, numbers of the names of `Examples`.
+        probabilities: One row per image.
+        unreadable: The paths that cannot be read.
+    """
+
     names: Sequence[str]
     labels: np.ndarray
-    batches: Iterable[Any] | None = None
+    probabilities: np.ndarray
+    unreadable: Sequence[str] = ()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,56 +77,59 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MistakeError: If there is no such model, or the images do not fit it, before anything is
             written.
+        WriteError: If a file cannot be written. The scores are printed by then.
     """
     with messages_to_stderr(), mistakes():
         trained = load_trained(args.run)
         output = Path(args.output) if args.output else new_folder(trained.folder / FOLDER)
         check_output_folder(output)
         plotting.require_matplotlib()
-        examples = find_examples(trained, args.data, args.batch_size)
-        check_class_names(examples, trained.class_names)
         classify = Classifier(trained.model)
+        examples = find_examples(trained, args.data, args.batch_size, classify.size)
+        check_class_names(examples, trained.class_names)
     with messages_to_stderr():
-        probabilities, unreadable = classify_examples(classify, examples, args.batch_size)
-        readable = np.setdiff1d(np.arange(len(examples.names)), unreadable)
-        if not readable.size:
+        scored = classify_examples(classify, examples, args.batch_size)
+        if not scored.names:
             say(f"none of the {len(examples.names)} images can be read")
             return 1
-        numbers = [trained.class_names.index(name) for name in examples.class_names]
-        evaluation = Evaluation(
-            trained.class_names, np.asarray(numbers)[examples.labels[readable]], probabilities
-        )
-    names = [examples.names[number] for number in readable]
-    output.mkdir(parents=True, exist_ok=True)
-    plotting.plot_confusion_matrix(
-        evaluation.confusion_matrix(),
-        evaluation.class_names,
-        output / "confusion.png",
-        title=f"{trained.path} on {examples.name}",
-    )
-    mistaken = worst_mistakes(evaluation, names)
+    # A class without images may be unknown to the model.
+    known = {name: number for number, name in enumerate(trained.class_names)}
+    numbers = np.array([known.get(name, -1) for name in examples.class_names])
+    evaluation = Evaluation(trained.class_names, numbers[scored.labels], scored.probabilities)
+    mistaken = worst_mistakes(evaluation, scored.names)
+    print(f"accuracy on {examples.name}: {share(evaluation)}")
+    print(class_table(evaluation))
+    if mistaken:
+        print("the worst mistakes:")
+        print(mistake_table(mistaken))
+    for folder in (*reversed(output.parents), output):
+        make_folder(folder)
     report.write_report(
         output / "evaluation.json",
         {
             "model": str(trained.path),
             "data": examples.name,
             "right": evaluation.right,
-            "count": len(names),
+            "count": len(scored.names),
             "accuracy": evaluation.accuracy,
-            "unreadable": [examples.names[number] for number in unreadable],
+            "unreadable": list(scored.unreadable),
             "classes": [vars(score) for score in evaluation.class_scores()],
             "confusion_matrix": evaluation.confusion_matrix().tolist(),
             "worst_mistakes": mistaken,
             "versions": report.versions(),
         },
     )
-    print(f"accuracy on {examples.name}: {share(evaluation)}")
-    print(class_table(evaluation))
-    if mistaken:
-        print("the worst mistakes:")
-        print(mistake_table(mistaken))
+    write_with(
+        output / "confusion.png",
+        lambda path: plotting.plot_confusion_matrix(
+            evaluation.confusion_matrix(),
+            evaluation.class_names,
+            path,
+            title=f"{trained.path} on {examples.name}",
+        ),
+    )
     print(f"written to {output}: confusion.png, evaluation.json")
-    return 1 if unreadable else 0
+    return 1 if scored.unreadable else 0
 
 
 def share(evaluation: Evaluation) -> str:
@@ -122,18 +147,25 @@ def new_folder(wanted: Path) -> Path:
     return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
-def find_examples(trained: TrainedModel, source: str | None, batch_size: int) -> Examples:
+def find_examples(
+    trained: TrainedModel, source: str | None, batch_size: int, size: tuple[int, int] | None
+) -> Examples:
     """Find the images to score a model on.
 
     Args:
         trained: The model.
-        source: A folder, `"tfds:NAME"`, or `None` for the data that the model was trained on.
+        source: A folder, a CSV file, `"tfds:NAME"`, or `None` for the data that the model was
+            trained on.
         batch_size: Images in a batch.
+        size: Height and width that the model was trained on; `None` if it has none.
 
     Raises:
-        ValueError: If there is no such source, it cannot be used, or it is not known what the model
-            was trained on.
+        ValueError: If there is no such source, it cannot be used, it is not known what the model
+            was trained on, or the images must be in batches and the model has no size for them.
         ImportError: If the source needs a package that is not installed.
+
+    Warns:
+        UserWarning: If the images that the model was trained on have changed since.
     """
     settings = trained.settings
     if source is None and "data" not in settings:
@@ -143,27 +175,42 @@ def find_examples(trained: TrainedModel, source: str | None, batch_size: int) ->
         )
     if source is None:
         source = settings["data"]
-    seed = settings.get("seed", 0)
+    split = {
+        "batch_size": batch_size,
+        "seed": settings.get("seed", 0),
+        "validation_fraction": settings.get("validation_fraction", 0.0),
+    }
     if source is None:
-        _, found = digits.load_digits(batch_size=batch_size, seed=seed)
+        _, found = digits.load_digits(**split)
         return _of_test_part(found)
+    is_tfds = source.startswith("tfds:")
     was_trained_on = settings.get("data") is not None and _same(source, settings["data"])
-    if source.startswith("tfds:") or was_trained_on:
-        found = image_data.load(
-            source,
-            image_size=settings.get("image_size") or 1,
-            batch_size=batch_size,
-            seed=seed,
-            **(
-                {}
-                if source.startswith("tfds:")
-                else {"skip_broken": settings.get("skip_broken", False)}
-            ),
+    if not is_tfds and not was_trained_on:
+        return _of_folder(source)
+    if size is None or size[0] != size[1]:
+        received = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
+        raise ValueError(
+            f"The images of {source!r} are scored in batches, so the model {str(trained.path)!r} "
+            "should have a size that images are resized to, the same height and width. Give DATA: "
+            f"a folder or a CSV file of other images. Received: {received}"
         )
-        if not source.startswith("tfds:"):
-            say(f"the {found.test_images} images of {source} that the training kept for testing")
-        return _of_test_part(found)
-    return _of_folder(source)
+    skip_broken = not is_tfds and settings.get("skip_broken", False)
+    found = image_data.load(source, image_size=size[0], skip_broken=skip_broken, **split)
+    if was_trained_on:
+        _warn_if_changed(trained.folder, found)
+    if not is_tfds:
+        say(f"the {found.test_images} images of {source} that the training kept for testing")
+    return _of_test_part(found)
+
+
+def _warn_if_changed(folder: Path, found: image_data.ImageData) -> None:
+    try:
+        check_same_data(folder, found)
+    except ValueError:
+        warn_user(
+            f"The images of {found.name!r} have changed since the training, so another part of "
+            "them is kept for testing now, and the model may have been trained on some of it."
+        )
 
 
 def _same(source: str, other: str) -> bool:
@@ -173,9 +220,9 @@ def _same(source: str, other: str) -> bool:
 
 
 def _of_test_part(found: image_data.ImageData) -> Examples:
-    labels = np.concatenate([np.asarray(labels) for _, labels in found.test])
-    batches = (images for images, _ in found.test)
-    return Examples(found.name, tuple(found.class_names), found.test_names, labels, batches)
+    counts = zip(found.class_names, found.class_counts["test"], strict=True)
+    used = [name for name, count in counts if count]
+    return Examples(found.name, found.class_names, used, found.test_names, batches=found.test)
 
 
 def _of_folder(source: str) -> Examples:
@@ -184,7 +231,11 @@ def _of_folder(source: str) -> Examples:
     if found.left_aside:
         say(f"{found.name}: left aside: {found.left_aside}")
     names = [os.path.join(found.root, path) for path in found.files]
-    return Examples(found.name, found.class_names, names, found.labels)
+    known = set(names)
+    broken = {path: why for path, why in found.broken.items() if path not in known}
+    return Examples(
+        found.name, found.class_names, found.class_names, names, found.labels, broken=broken
+    )
 
 
 def check_class_names(examples: Examples, known: Sequence[str]) -> None:
@@ -197,34 +248,43 @@ def check_class_names(examples: Examples, known: Sequence[str]) -> None:
     Raises:
         ValueError: If it does not.
     """
-    used = [examples.class_names[label] for label in np.unique(examples.labels)]
-    unknown = [name for name in used if name not in known]
+    unknown = [name for name in examples.used if name not in known]
     if unknown:
         raise ValueError(
             f"{examples.name} has classes that the model does not know: {some_of(unknown)}."
             f"{did_you_mean(unknown[0], known)} The model knows {some_of(known)}. Rename or remove "
             "the folders of the others."
         )
-    absent = [name for name in known if name not in used]
+    absent = [name for name in known if name not in examples.used]
     if absent:
         say(f"{examples.name} has no images of {len(absent)} classes: {some_of(absent)}")
 
 
-def classify_examples(
-    classify: Classifier, examples: Examples, batch_size: int
-) -> tuple[np.ndarray, list[int]]:
-    """Return the probabilities of the images that can be read, and the numbers of the others."""
-    if examples.batches is not None:
-        return np.concatenate([classify(np.asarray(batch)) for batch in examples.batches]), []
+def classify_examples(classify: Classifier, examples: Examples, batch_size: int) -> Scored:
+    """Classify images, in one pass. Those that cannot be read are named on stderr."""
     rows: list[np.ndarray] = []
+    if examples.labels is None:
+        labels: list[np.ndarray] = []
+        for images, right in examples.batches:
+            if classify.channels == 1 and images.shape[-1] == 3:
+                images = tf.image.rgb_to_grayscale(images)
+            rows.append(classify(np.asarray(images)))
+            labels.append(np.asarray(right))
+        return Scored(examples.names, np.concatenate(labels), np.concatenate(rows))
+    readable: list[int] = []
     unreadable = []
     for number, found in enumerate(predictions(classify, examples.names, batch_size=batch_size)):
         if found.probabilities is None:
             say(found.error)
-            unreadable.append(number)
+            unreadable.append(found.path)
         else:
             rows.append(found.probabilities)
-    return np.array(rows), unreadable
+            readable.append(number)
+    for path, reason in sorted(examples.broken.items()):
+        say(f"{path}: {reason}")
+        unreadable.append(path)
+    names = [examples.names[number] for number in readable]
+    return Scored(names, examples.labels[readable], np.array(rows), unreadable)
 
 
 def worst_mistakes(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:

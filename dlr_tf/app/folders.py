@@ -92,16 +92,15 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
         ValueError: If it is neither, or it holds no images.
     """
     root = _existing(source)
-    scan = _Scan(root)
     if root.is_file():
         by_part, broken = _read_rows(root)[:2]
         by_class = next(
             by_part[part] for part in ("test", "validation", "train") if part in by_part
         )
         return _found(str(root), str(root.parent), sorted(by_class), {"test": by_class}, broken, [])
+    scan = _Scan(root)
     folders = scan.subfolders("")
-    named = {part_of(name): name for name in folders if _Scan(root).subfolders(name)}
-    chosen = named.get("test", named.get("validation", "")) if "train" in named else ""
+    chosen = _part_to_score(root, folders)
     by_class = {}
     for name in scan.subfolders(chosen) if chosen else folders:
         label = unicodedata.normalize("NFC", name)
@@ -111,10 +110,23 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
     if not by_class:
         raise ValueError(
             f"The data folder {place!r} holds no images in sub-folders: {LAYOUT}, with files that "
-            f"have an ending of an image, {_SOME_ENDINGS}."
+            f"have an ending of an image, {_SOME_ENDINGS}.{_first_broken(scan)}"
         )
     found = _found(place, str(root), sorted(by_class), {"test": by_class}, scan.broken, [])
     return dataclasses.replace(found, left_aside=str(scan.aside))
+
+
+def _part_to_score(root: Path, folders: Sequence[str]) -> str:
+    """Return the folder of the part to score a model on, "" if the folders are classes."""
+    named = _named_parts(folders)
+    listing = _Scan(root)
+    holders = [name for names in named.values() for name in names if listing.subfolders(name)]
+    has_train = any(name in holders for name in named.get("train", ()))
+    if not has_train and (not folders or len(holders) < len(folders)):
+        return ""
+    names = next(named[part] for part in ("test", "validation", "train") if part in named)
+    _check_one_meaning(root, names)
+    return names[0]
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
@@ -275,11 +287,7 @@ def _find_in_folder(root: Path) -> Found:
                 "that holds them."
             )
     names = _class_names(root, parts, by_part, scan)
-    unused = [
-        name
-        for name in folders
-        if parts != {"train": ""} and name not in parts.values() and not is_foreign(name)
-    ]
+    unused = [name for name in folders if parts != {"train": ""} and name not in parts.values()]
     scan.aside.folders.update(unused)
     found = _found(str(root), str(root), names, by_part, scan.broken, warnings)
     return dataclasses.replace(found, left_aside=str(scan.aside))
@@ -287,11 +295,7 @@ def _find_in_folder(root: Path) -> Found:
 
 def _part_folders(root: Path, folders: Sequence[str], scan: _Scan) -> dict[str, str]:
     """Return the folder of each part, relative to the root: "" for a source that is not split."""
-    named: dict[str, list[str]] = {}
-    for name in folders:
-        part = part_of(name)
-        if part is not None:
-            named.setdefault(part, []).append(name)
+    named = _named_parts(folders)
     # A class may be called "train": a part holds folders, a class holds images.
     listing = _Scan(root)
     train = [name for name in named.get("train", ()) if listing.subfolders(name)]
@@ -306,17 +310,37 @@ def _part_folders(root: Path, folders: Sequence[str], scan: _Scan) -> dict[str, 
     parts = {"train": train}
     parts.update({part: named[part] for part in ("test", "validation") if part in named})
     for names in parts.values():
-        if len(names) > 1:
-            raise ValueError(
-                f"The data folder {str(root)!r} holds {some_of(names)}, which have the same "
-                "meaning. Keep one of them."
-            )
+        _check_one_meaning(root, names)
     if len(parts) == 1:
         raise ValueError(
             f"The data folder {str(root)!r} holds {train[0]!r} but neither 'test' nor 'val'. Add "
             f"one of them, or give {str(root / train[0])!r}, which is then split."
         )
     return {part: names[0] for part, names in parts.items()}
+
+
+def _named_parts(folders: Sequence[str]) -> dict[str, list[str]]:
+    """Return the folders whose names mean a part, for each part."""
+    named: dict[str, list[str]] = {}
+    for name in folders:
+        part = part_of(name)
+        if part is not None:
+            named.setdefault(part, []).append(name)
+    return named
+
+
+def _check_one_meaning(root: Path, names: Sequence[str]) -> None:
+    """Check that a part has one folder."""
+    if len(names) > 1:
+        raise ValueError(
+            f"The data folder {str(root)!r} holds {some_of(names)}, which have the same meaning. "
+            "Keep one of them."
+        )
+
+
+def _first_broken(scan: _Scan) -> str:
+    """Name what cannot be read and may be why there are no images, as the end of a message."""
+    return " {!r}: {}.".format(*next(iter(scan.broken.items()))) if scan.broken else ""
 
 
 def _class_names(
@@ -329,14 +353,13 @@ def _class_names(
     for part, by_class in by_part.items():
         folder = root / parts[part]
         if not any(by_class.values()):
-            hint = ""
             if part != "train":
                 hint = (
                     f" Images without a class cannot be tested on: remove the folder, or give "
                     f"{str(root / parts['train'])!r}, which is then split."
                 )
-            elif scan.broken:
-                hint = " {!r}: {}.".format(*next(iter(scan.broken.items())))
+            else:
+                hint = _first_broken(scan)
             raise ValueError(
                 f"The data folder {str(folder)!r} holds no images in sub-folders: {LAYOUT}, with "
                 f"files that have an ending of an image, {_SOME_ENDINGS}.{hint}"
@@ -463,7 +486,9 @@ def _read_rows(
         raise ValueError(f"The CSV file {str(table)!r} is not in UTF-8: {error}.") from error
     except csv.Error as error:
         raise ValueError(f"The CSV file {str(table)!r} cannot be read: {error}.") from error
-    if len(broken) == len(lines) > 0:
+    if not lines:
+        raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
+    if len(broken) == len(lines):
         raise ValueError(
             f"No file that the CSV file {str(table)!r} names exists, such as "
             f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
@@ -497,8 +522,6 @@ def _table_classes(
     has_split: bool,
 ) -> list[str]:
     """Return the classes that a table trains on, and check them."""
-    if not by_part:
-        raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
     if "train" not in by_part or (len(by_part) == 1 and has_split):
         raise ValueError(
             f"The column split of the CSV file {str(table)!r} should hold train, and test or "

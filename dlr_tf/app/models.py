@@ -177,13 +177,17 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
                 f"{label} knows the classes {some_of(known)}, and DATA has {some_of(class_names)}. "
                 "Leave --keep-head out, to get a new head."
             )
-        if is_raw:
+        has_logits = last_activation(model) == "linear"
+        if is_raw and not has_logits:
             return model
-        inputs, x = applications.raw_images(shape, size)
-        x = model(x)
-        if last_activation(model) == "linear":
+        if is_raw:
+            inputs, x, name = model.inputs[0], model.outputs[0], model.name
+        else:
+            inputs, images = applications.raw_images(shape, size)
+            x, name = model(images), f"{model.name}_classifier"
+        if has_logits:
             x = keras.layers.Softmax(dtype="float32", name="softmax")(x)
-        return keras.Model(inputs, x, name=f"{model.name}_classifier")
+        return keras.Model(inputs, x, name=name)
 
     return Source(str(path), "of the file", size, build, note, kept_classes)
 
@@ -388,8 +392,8 @@ def _hub_source(name: str, weights: str | None, image_size: int | None) -> Sourc
         )
     except Exception as error:  # whatever the library behind the preset's address raises
         raise ValueError(
-            f"The preset {preset!r} of KerasHub could not be had. Check the network, or give hub: "
-            f"and the folder of a preset. Received: {one_line(error)[:300]}"
+            f"The preset {preset!r} of KerasHub could not be loaded. Check the network, or give "
+            f"hub: and the folder of a preset. Received: {one_line(error)[:300]}"
         ) from error
     try:
         converter = keras_hub.layers.ImageConverter.from_preset(preset)

@@ -28,7 +28,7 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0)
         places = np.flatnonzero(labels == label)
         if len(places) > 1:
             number = min(max(round(fraction * len(places)), 1), len(places) - 1)
-            # A class is split the same whatever the other classes hold.
+            # A class is split the same whatever the others hold, as long as its label stays.
             order = np.random.default_rng([seed, stream, int(label)]).permutation(places)
             chosen[order[:number]] = True
     return chosen

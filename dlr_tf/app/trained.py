@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from dlr_tf.app import settings
 from dlr_tf.app.messages import one_line
 
 MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"
-SETTINGS_FILE = "settings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def model_path(run: str) -> Path:
         if not (path / MODEL_FILE).is_file():
             hint = "Give a folder that `dlr-tf finetune` wrote, or a .keras file."
             if (path / "checkpoint").is_dir():
-                hint = f"The run is not finished: dlr-tf finetune --resume {path}"
+                hint = f"The run is not finished: dlr-tf finetune --resume {shlex.quote(run)}"
             raise ValueError(f"The folder {run!r} holds no {MODEL_FILE}. {hint}")
         return path / MODEL_FILE
     if not path.is_file():
@@ -143,11 +144,13 @@ def load_model_file(path: Path) -> keras.Model:
 def run_settings(folder: Path) -> dict[str, Any]:
     """Return the settings that a run was started with, empty where they are not known.
 
+    Paths in it are found from this working folder, also if the run began in another one.
+
     Args:
         folder: The folder of the run.
     """
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = settings.read_settings(folder)
+    except ValueError:
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return settings.paths_from_here(stored["settings"], stored.get("folder"))

@@ -470,12 +470,12 @@ def test_broken_files_cannot_be_skipped_in_tfds(fake_tfds) -> None:
 
 def test_class_names_without_reading_images(folder: Path, fake_tfds) -> None:
     (folder / "cat" / "000.png").write_bytes(b"no image")
-    assert data.class_names(str(folder)) == ("cat", "dog")
+    assert data.find(str(folder)).class_names == ("cat", "dog")
     fake_tfds("one", {"train": 10})
-    assert data.class_names("tfds:one") == ("no", "yes")
+    assert data.find("tfds:one").class_names == ("no", "yes")
     assert not sys.modules["tensorflow_datasets"].builder("one").prepared
     with pytest.raises(ValueError, match="has no data set 'two'"):
-        data.class_names("tfds:two")
+        data.find("tfds:two")
 
 
 def test_class_names_that_only_the_data_tell(fake_tfds, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,7 +484,7 @@ def test_class_names_that_only_the_data_tell(fake_tfds, monkeypatch: pytest.Monk
     label = builder.info.features["label"]
     label.num_classes = None
     monkeypatch.setattr(builder, "download_and_prepare", lambda: label.names.append("maybe"))
-    assert data.class_names("tfds:late") == ("no", "yes", "maybe")
+    assert data.find("tfds:late").class_names == ("no", "yes", "maybe")
 
 
 def test_a_source_is_a_folder_or_a_data_set(folder: Path, fake_tfds) -> None:

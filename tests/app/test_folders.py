@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlr_tf.app.folders import Found, find_images, part_of
+from dlr_tf.app.folders import Found, find_images, find_to_score, part_of
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -266,6 +266,55 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> 
     touch(tmp_path, "1.png", "2.png")
     with pytest.raises(ValueError, match=message):
         find_images(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("names", "scored"),
+    [
+        (["test/a/1.png", "test/b/2.png"], {"a": ["test/a/1.png"], "b": ["test/b/2.png"]}),
+        (["Test/a/1.png", "val/a/2.png"], {"a": ["Test/a/1.png"]}),
+        (["val/a/1.png", "train/a/2.png", "more/3.png"], {"a": ["val/a/1.png"]}),
+        (["train/a/1.png"], {"a": ["train/a/1.png"]}),
+        # Classes, not parts.
+        (["test/1.png", "train/2.png"], {"test": ["test/1.png"], "train": ["train/2.png"]}),
+        (["a/1.png", "test/b/2.png"], {"a": ["a/1.png"], "test": ["test/b/2.png"]}),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_the_part_to_score(tmp_path: Path, names: list[str], scored: dict[str, list[str]]) -> None:
+    touch(tmp_path, *names)
+    assert listing(find_to_score(tmp_path)) == {"test": scored}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["notes.txt"], "holds no images in sub-folders: expected one"),
+        (["train/a/1.png", "test/1.png"], "/test' holds no images in sub-folders"),
+        (["test/a/1.png", "Testing/a/1.png"], "which have the same meaning. Keep one of them"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_folders_that_cannot_be_scored(tmp_path: Path, names: list[str], message: str) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        find_to_score(tmp_path)
+
+
+def test_what_cannot_be_read_may_be_why_there_is_nothing_to_score(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/link").symlink_to("gone")
+    with pytest.raises(ValueError, match=r"or \.webp\. '.*a/link': it is a link to 'gone', which"):
+        find_to_score(tmp_path)
+
+
+def test_a_table_to_score_may_be_without_lines_for_training(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    path = table(tmp_path, "path,label,split\n1.png,a,test\n")
+    assert listing(find_to_score(path)) == {"test": {"a": ["1.png"]}}
+    for text in ("path,label\n", "path,label,split\n"):
+        with pytest.raises(ValueError, match="names no images. Add lines: path,label"):
+            find_to_score(table(tmp_path, text))
 
 
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:

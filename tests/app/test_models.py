@@ -204,6 +204,19 @@ def test_a_kept_head_has_the_classes_of_the_data() -> None:
         opened(model, keep_head=True)
 
 
+def test_a_kept_head_of_raw_logits_gets_a_softmax() -> None:
+    inputs, resized = applications.raw_images((SIZE, SIZE, 3))
+    network = functional([*body(), POOL(), dense(None, units=3)])
+    model = keras.Model(inputs, network(resized), name="own")
+    built = opened(model, keep_head=True).build(NAMES)
+    x = images(2, SIZE + 3, SIZE, 3)
+    expected = keras.ops.softmax(model(x, training=False))
+    np.testing.assert_allclose(built(x, training=False), expected, rtol=1e-5)
+    assert built.name == "own"
+    paths = [leaf.path for leaf in leaf_layers(model)]
+    assert [leaf.path for leaf in leaf_layers(built)] == [*paths, "softmax"]
+
+
 class Subclassed(keras.Model):
     """A model without a graph."""
 

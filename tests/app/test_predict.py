@@ -117,6 +117,7 @@ def test_nothing_that_can_be_read(run_folder: Path, capsys: pytest.CaptureFixtur
 def test_mistakes(run_folder: Path, assert_mistake: Callable[[list[str], str], None]) -> None:
     Path("empty").mkdir()
     Path("unfinished/checkpoint").mkdir(parents=True)
+    Path("not finished/checkpoint").mkdir(parents=True)
     Path("other").mkdir()
     Path("other/some.txt").write_text("x")
     write_class_names(Path("other/classes.json"), NAMES)
@@ -125,6 +126,7 @@ def test_mistakes(run_folder: Path, assert_mistake: Callable[[list[str], str], N
     assert_mistake(["predict", "nowhere", "empty"], "The run 'nowhere' does not exist")
     assert_mistake(["predict", "empty", "empty"], "holds no model.keras. Give a folder that")
     assert_mistake(["predict", "unfinished", "empty"], "finetune --resume unfinished")
+    assert_mistake(["predict", "not finished", "empty"], "finetune --resume 'not finished'")
     assert_mistake(["predict", "other/some.txt", "empty"], "cannot be loaded: expected a .keras")
     write_class_names(Path("run/classes.json"), NAMES[:2])
     assert_mistake(["predict", "run", "empty"], "one probability for each of the 2 classes in cl")
