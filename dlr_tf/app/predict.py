@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from dlr_tf.app import images, models
 from dlr_tf.app.folders import is_foreign
-from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say
+from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say, silence_stdout
 from dlr_tf.app.trained import load_trained
 from dlr_tf.training.losses import last_activation
 
@@ -79,11 +79,6 @@ def run(args: argparse.Namespace) -> int:
     if readable.n_unreadable:
         say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
     return 1 if readable.n_unreadable else 0
-
-
-def silence_stdout() -> None:
-    """Send the rest to nowhere, so that Python does not complain about the pipe at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_paths(paths: Sequence[str]) -> None:

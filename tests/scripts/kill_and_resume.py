@@ -74,8 +74,8 @@ def start(arguments: Sequence[str], run: Path) -> subprocess.Popen[bytes]:
         command += ["--resume", str(run)]
     else:
         command += [*arguments, "--output", str(run)]
-    output = run.with_suffix(".txt").open("ab")
-    return subprocess.Popen(command, stdout=output, stderr=output)
+    with run.with_suffix(".txt").open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output)
 
 
 def partial_files(run: Path) -> set[str]:
