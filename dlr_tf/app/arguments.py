@@ -14,6 +14,7 @@ from dlr_tf.app.augmentation import AUGMENTATIONS, parse_augmentations
 from dlr_tf.app.export import FORMATS
 from dlr_tf.app.messages import MistakeError
 from dlr_tf.app.tasks import OPTIMIZERS
+from dlr_tf.core._validation import did_you_mean
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT
 
@@ -180,8 +181,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--optimizer",
-        type=str.lower,
-        choices=sorted(OPTIMIZERS),
+        type=_optimizer,
         default="adam",
         metavar="NAME",
         help=f"one of {', '.join(sorted(OPTIMIZERS))}, in upper or lower case (default: adam)",
@@ -211,6 +211,16 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the pretraining, and the traceback of an error (default: off)",
     )
+
+
+def _optimizer(text: str) -> str:
+    name = text.lower()
+    if name not in OPTIMIZERS:
+        raise argparse.ArgumentTypeError(
+            f"expected one of {', '.join(sorted(OPTIMIZERS))}, received {text!r}."
+            f"{did_you_mean(name, OPTIMIZERS)}"
+        )
+    return name
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

@@ -358,9 +358,11 @@ def _split(
         )
     for part in ("test", "validation"):
         if part in parts and not len(parts[part]):
+            readable = sum(map(len, parts.values()))
+            needed = "two" if validation_fraction == 0 else "three"
             raise ValueError(
-                f"The data {found.name!r} hold {len(found.files)} images, too few to keep some for "
-                f"the {part}. Add images: every class needs two or more."
+                f"The data {found.name!r} hold {readable} images that can be read, too few to keep "
+                f"some for the {part}. Add images: every class needs {needed} or more."
             )
     return {part: parts[part] for part in ("train", "validation", "test") if part in parts}
 

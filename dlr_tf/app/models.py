@@ -113,10 +113,13 @@ def model_file(name: str) -> Path | None:
         return path / MODEL_FILE
     if path.suffix == ".keras" and path.is_file():
         return path
-    if path.suffix == ".keras" or (not name.startswith(HUB) and len(path.parts) > 1):
+    known = [application.lower() for application in applications.application_names()]
+    is_folder = path.is_dir() and name.lower() not in known
+    is_path = is_folder or path.suffix == ".keras" or len(path.parts) > 1
+    if is_path and not name.startswith(HUB):
         raise ValueError(
-            f"The model {name!r} does not exist: expected a .keras file, or a folder that holds "
-            f"{MODEL_FILE}."
+            f"The model {name!r} {'holds no ' + MODEL_FILE if is_folder else 'does not exist'}: "
+            f"expected a .keras file, or a folder that holds {MODEL_FILE}."
         )
     return None
 
@@ -156,7 +159,10 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
         features, head = features_of(model, label)
         note = f"{label} ends with features: it gets a head"
         if head is not None:
-            note = f"the head of {str(path)!r}, layer {head.name!r}, is replaced"
+            note = (
+                f"the head of {str(path)!r}, layer {head.name!r}, is replaced (--keep-head keeps "
+                "it)"
+            )
 
     def build(class_names: Sequence[str]) -> keras.Model:
         is_raw = resizing_of(model) is not None

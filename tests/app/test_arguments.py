@@ -24,7 +24,7 @@ from dlr_tf.app.messages import MistakeError
         (["finetune", "--frozen-epochs", "32"], "Received: --frozen-epochs 32 --epochs 31"),
         (["finetune", "--cycle-epochs", "0"], "--cycle-epochs: expected a number above 0"),
         (["finetune", "--cycle-epochs", "inf"], "--cycle-epochs: expected a number above 0"),
-        (["finetune", "--optimizer", "adamm"], r"invalid choice: 'adamm' \(choose from"),
+        (["finetune", "--optimizer", "adamm"], "received 'adamm'. Did you mean 'adam'"),
         (["finetune", "--schedule", "cosine"], r"invalid choice: 'cosine' \(choose from"),
         (["finetune", "--batch-norm", "off"], r"invalid choice: 'off' \(choose from"),
         (["finetune", "--groups", "2", "--boundaries", "late"], "not allowed with argument"),
@@ -106,3 +106,5 @@ def test_options_for_images() -> None:
 def test_optimizers_and_formats_in_any_case() -> None:
     assert parse_arguments(["finetune", "--optimizer", "AdamW"]).optimizer == "adamw"
     assert parse_arguments(["export", "run", "--format", "ONNX"]).format == "onnx"
+    with pytest.raises(MistakeError, match="received 'AdamV'. Did you mean 'adam'"):
+        parse_arguments(["finetune", "--optimizer", "AdamV"])

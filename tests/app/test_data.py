@@ -96,7 +96,7 @@ def test_a_class_may_have_one_image(tmp_path: Path) -> None:
 def test_too_few_images_to_split(tmp_path: Path) -> None:
     write_images(tmp_path / "cat", 1)
     write_images(tmp_path / "dog", 1)
-    with pytest.raises(ValueError, match="hold 2 images, too few to keep some for the test"):
+    with pytest.raises(ValueError, match="hold 2 images that can be read, too few to keep some"):
         data.load_folder(tmp_path, image_size=6)
 
 

@@ -109,7 +109,10 @@ def test_a_head_is_replaced(kind: str) -> None:
     model = WITH_HEAD[kind]()
     x = images(2, SIZE, SIZE, 3)
     source = opened(model)
-    assert source.note == "the head of 'net.keras', layer 'old_head', is replaced"
+    assert (
+        source.note
+        == "the head of 'net.keras', layer 'old_head', is replaced (--keep-head keeps it)"
+    )
     assert (source.image_size, source.weights) == (SIZE, "of the file")
     built = source.build(NAMES)
     assert built.input_shape == (None, None, None, 3)
@@ -290,6 +293,9 @@ def test_files_that_cannot_be_loaded() -> None:
     Path("net.keras").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match="'net.keras' cannot be loaded: expected a .keras file of"):
         models.open_source("net.keras")
+    Path("empty").mkdir()
+    with pytest.raises(ValueError, match="model 'empty' holds no model.keras: expected a .keras"):
+        models.open_source("empty")
     for name in ("missing.keras", "some/where"):
         with pytest.raises(ValueError, match=f"model '{name}' does not exist: expected a .keras"):
             models.open_source(name)
