@@ -40,6 +40,9 @@ def _step_size(learning_rate: tf.Tensor, beta_1_power: Any, beta_2_power: Any) -
 class FusedAdam(_keras.FusedAdamBase):
     r"""Keras' Adam, with one fused kernel per variable instead of a dozen small operations.
 
+    On a CPU without XLA, a variable of 33 to 39,999 elements is updated by a few elementwise
+    operations, which are faster there.
+
     With gradient `g`, rate `lr` and step `t = 1, 2, ...`:
 
         m <- m + (1 - beta_1) (g - m)
