@@ -125,7 +125,8 @@ def check_same_data(folder: Path, data: ImageData) -> None:
             f"classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
         )
     now = _numbers(data)
-    differs = {name for name in now if stored["data"].get(name) != now[name]}
+    # A run of an earlier version has no fingerprint.
+    differs = {name for name, value in stored["data"].items() if now.get(name) != value}
     if differs == {"fingerprint"}:
         raise ValueError(
             "The data have changed since the run began, so it cannot go on: as many images as "

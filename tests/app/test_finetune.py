@@ -350,4 +350,5 @@ def test_a_folder_of_images_with_a_model_of_keras(image_folder: Callable[..., Pa
     assert sorted(path.name for path in Path("out").iterdir()) == FILES
     groups = report_of(Path("out"))["groups"]
     assert groups[-1]["layers"] == ["probabilities"]
-    assert groups[0]["layers"][0].startswith("mobilenetv2_1.00_32/")
+    assert groups[0]["layers"][0] == "resizing"
+    assert groups[0]["layers"][-1].startswith("mobilenetv2_1.00_32/")
