@@ -22,7 +22,7 @@ from benchmarks import common
 from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenly
 from dlr_tf.app.applications import application_model
 from dlr_tf.app.data import load_folder
-from dlr_tf.training.fine_tuning import compile_groups
+from dlr_tf.training.fine_tuning import compile_groups, steps_in_epoch
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             model,
             groups,
             data.train_from(0),
-            steps_per_epoch=int(data.train.cardinality()),
+            steps_per_epoch=steps_in_epoch(data.train),
             learning_rate=rates(head),
             epochs=1 if arguments.quick else EPOCHS,
             verbose=0,

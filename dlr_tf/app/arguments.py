@@ -93,10 +93,13 @@ def _complete(args: argparse.Namespace) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `MistakeError` and accepts negative numbers as values."""
+    """An `ArgumentParser` that raises `MistakeError`, and takes negative numbers as values.
+
+    Options cannot be shortened.
+    """
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        super().__init__(**arguments, allow_abbrev=False)
         # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
         self._negative_number_matcher = re.compile(r"^-\.?\d")
 
@@ -139,7 +142,7 @@ def make_parser(*, default: object = None) -> argparse.ArgumentParser:
         default: What every argument of `finetune` is if it is not given. Defaults to `None`: each
             has its own default.
     """
-    parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__, allow_abbrev=False)
+    parser = Parser(prog="dlr-tf", description=dlr_tf.__doc__)
     parser.add_argument("--version", action="version", version=dlr_tf.__version__)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
@@ -315,7 +318,6 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
         "finetune",
         help="fine-tune a pretrained model",
         description="Fine-tune a pretrained model with differential learning rates.",
-        allow_abbrev=False,
     )
     _add_task(parser)
     parser.add_argument(
@@ -422,7 +424,6 @@ def _add_find_lr(commands: Any) -> None:
         help="find a learning rate by a range test",
         description="Raise the rate of the head step by step, keep the ratios of the other groups "
         "to it, and suggest rates.",
-        allow_abbrev=False,
     )
     _add_task(parser)
     parser.add_argument(
@@ -452,7 +453,6 @@ def _add_layers(commands: Any) -> None:
         help="list the layers of a model, and where it can be cut into groups",
         description="List the layers of a model, with their outputs, parameters and groups, and "
         "suggest --boundaries. No weights are downloaded.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "model",
@@ -491,7 +491,6 @@ def _add_predict(commands: Any) -> None:
         "predict",
         help="classify images with a model that finetune wrote",
         description="Print the most probable classes of each image, one line per image.",
-        allow_abbrev=False,
     )
     _add_run(parser)
     parser.add_argument(
@@ -531,7 +530,6 @@ def _add_evaluate(commands: Any) -> None:
         help="score a model that finetune wrote on images whose classes are known",
         description="Print the accuracy, the scores of each class and the ten worst mistakes, and "
         "draw the confusion matrix.",
-        allow_abbrev=False,
     )
     _add_run(parser)
     parser.add_argument(
@@ -556,7 +554,6 @@ def _add_export(commands: Any) -> None:
         help="write a model that finetune wrote in a format of another tool",
         description="Write a model for inference, load it again, and check that its predictions "
         "are those of the model.",
-        allow_abbrev=False,
     )
     _add_run(parser)
     parser.add_argument(
@@ -580,21 +577,20 @@ def _add_schedule(commands: Any) -> None:
         "schedule",
         help="draw a schedule",
         description="Draw the learning rate over the steps.",
-        allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=Parser)
-    sgdr = kinds.add_parser("sgdr", help="cosine annealing with warm restarts", allow_abbrev=False)
+    sgdr = kinds.add_parser("sgdr", help="cosine annealing with warm restarts")
     _add_number(sgdr, "--first-decay-steps", integer(1), 100, "length of the first cycle in steps")
     _add_number(sgdr, "--t-mul", positive, 2.0, "factor between the lengths of two cycles")
     _add_number(sgdr, "--m-mul", float, 1.0, "factor between the peaks of two cycles")
     _add_number(sgdr, "--alpha", float, 0.0, "lowest rate as a fraction of the peak")
     _add_number(sgdr, "--warmup-steps", integer(0), 0, "steps of linear rise at the start")
-    one_cycle = kinds.add_parser("onecycle", help="one rise and one fall", allow_abbrev=False)
+    one_cycle = kinds.add_parser("onecycle", help="one rise and one fall")
     _add_number(one_cycle, "--steps", integer(2), 1000, "number of steps")
     _add_number(one_cycle, "--pct-start", float, 0.25, "fraction of the steps for the rise")
     _add_number(one_cycle, "--div", float, 25.0, "peak divided by the first rate")
     _add_number(one_cycle, "--div-final", float, 1e5, "peak divided by the last rate")
-    triangular = kinds.add_parser("triangular", help="cyclical rates", allow_abbrev=False)
+    triangular = kinds.add_parser("triangular", help="cyclical rates")
     _add_number(triangular, "--base-learning-rate", float, 1e-4, "lowest rate")
     _add_number(triangular, "--step-size", integer(1), 100, "steps of one rise or one fall")
     triangular.add_argument(

@@ -12,6 +12,7 @@ from dlr_tf.app.data import ImageData
 from dlr_tf.app.order import index_batches, steps_per_epoch
 from dlr_tf.app.split import held_out
 from dlr_tf.training.distribution import distributed_fit
+from dlr_tf.training.training_data import steps_in_epoch
 
 
 def load_digits(
@@ -168,7 +169,7 @@ def pretrain_on_digits(
         model.fit(
             data.train_from(0),
             epochs=epochs,
-            steps_per_epoch=int(data.train.cardinality()),
+            steps_per_epoch=steps_in_epoch(data.train),
             shuffle=False,
             callbacks=list(callbacks),
             verbose=verbose,

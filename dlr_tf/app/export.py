@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from dlr_tf.app import models
 from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say
+from dlr_tf.app.output import check_new
 from dlr_tf.app.trained import load_model_file, model_path
 
 # Largest difference of a probability that is allowed.
@@ -80,24 +80,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"written to {output}")
     return 0
-
-
-def check_new(path: Path) -> None:
-    """Check that a path is new, in a folder that exists and can be written.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if path.exists():
-        raise ValueError(f"The output {str(path)!r} exists already. Give another --output.")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(
-            f"The folder {str(path.parent)!r} of the output does not exist. Create it, or give "
-            "another --output."
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"No permission to write to {str(folder)!r}. Give another --output.")
 
 
 def example_images(model: keras.Model) -> list[np.ndarray]:

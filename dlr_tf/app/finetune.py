@@ -41,6 +41,7 @@ from dlr_tf.app.output import (
     write_with,
 )
 from dlr_tf.app.page import write_page
+from dlr_tf.app.predict import Classifier
 from dlr_tf.app.results import (
     accuracy_line,
     after_training,
@@ -50,7 +51,7 @@ from dlr_tf.app.results import (
 )
 from dlr_tf.app.settings import check_same_data, write_settings
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
-from dlr_tf.app.trained import CLASSES_FILE, MODEL_FILE, write_class_names
+from dlr_tf.app.trained import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
 from dlr_tf.app.training import (
     Files,
     Plan,
@@ -65,7 +66,6 @@ from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import is_chief, make_strategy
 
-CHECKPOINTS = "checkpoint"
 TRAINING, COMPARISON = "training", "comparison"
 
 
@@ -298,15 +298,11 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
 
 
 def _evaluate(task: Task) -> Evaluation:
-    @tf.function(reduce_retracing=True)
-    def predict(images: tf.Tensor) -> tf.Tensor:
-        # On one device also under a strategy: `Model.predict_on_batch` gives one copy per device.
-        return task.model(images, training=False)
-
+    classify = Classifier(task.model)
     labels, probabilities = [], []
     for images, some_labels in task.data.test:
         labels.append(np.asarray(some_labels))
-        probabilities.append(predict(images).numpy())
+        probabilities.append(classify(images))
     return Evaluation(
         tuple(task.data.class_names), np.concatenate(labels), np.concatenate(probabilities)
     )

@@ -30,24 +30,37 @@ def check_output_folder(folder: Path) -> None:
     check_writable(folder)
 
 
+def check_new(path: Path, noun: str = "output") -> None:
+    """Check that a path is new, in a folder that exists and can be written.
+
+    Args:
+        path: The path.
+        noun: What a message calls it. Defaults to `"output"`.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if path.exists():
+        raise ValueError(f"The {noun} {str(path)!r} exists already. Give another --output.")
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"The folder {str(path.parent)!r} of the {noun} does not exist. Create it, or give "
+            "another --output."
+        )
+    check_writable(path.parent)
+
+
 def check_new_file(path: Path) -> None:
     """Check that a plot is a new file, in a format that can be written, in a folder that exists.
 
     Raises:
         ValueError: If it is not, or there is no permission.
     """
-    if path.exists():
-        raise ValueError(f"The output file {str(path)!r} exists already. Give another --output.")
-    if path.suffix not in (".png", ".svg"):
+    if not path.exists() and path.suffix not in (".png", ".svg"):
         raise ValueError(
             f"The output file {str(path)!r} should end in .png or .svg. Give another --output."
         )
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"The folder {str(path.parent)!r} of the output file does not exist. Create it, or "
-            "give another --output."
-        )
-    check_writable(path.parent)
+    check_new(path, "output file")
 
 
 def check_writable(folder: Path) -> None:

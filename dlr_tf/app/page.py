@@ -15,11 +15,11 @@ from dlr_tf.app.markup import Content, Html, element, scrolling, table
 from dlr_tf.app.page_style import STYLE
 from dlr_tf.app.thumbnails import picture_uri
 from dlr_tf.training import plotting
+from dlr_tf.training.learning_rate_logger import RATE
 
 # A matrix of more classes has squares without numbers, and one of still more is left out.
 NUMBERS_UP_TO, MATRIX_UP_TO = 20, 100
 MISTAKES = 10
-RATE = "learning_rate/"
 MISSING = "-"
 
 History = Mapping[str, Sequence[float]]

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from dlr_tf.app import images, models
 from dlr_tf.app.folders import is_foreign
-from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say, silence_stdout
+from dlr_tf.app.messages import messages_to_stderr, mistakes, one_line, say
 from dlr_tf.app.trained import load_trained
 from dlr_tf.training.losses import last_activation
 
@@ -70,12 +70,8 @@ def run(args: argparse.Namespace) -> int:
     readable = _Readable(predictions(classify, everything, batch_size=args.batch_size))
     write = _write_csv if args.csv else _write_json if args.json else _write_text
     top = min(args.top, len(trained.class_names))
-    try:
-        write(readable, trained.class_names, top)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe, such as `head`, has enough
-        silence_stdout()
-        return 0
+    write(readable, trained.class_names, top)
+    sys.stdout.flush()
     if readable.n_unreadable:
         say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
     return 1 if readable.n_unreadable else 0
@@ -132,7 +128,13 @@ class Classifier:
         height, width, self.channels = shape
         self.size = None if height is None or width is None else (height, width)
         self._has_logits = last_activation(model) == "linear"
-        self._model = model
+
+        @tf.function(reduce_retracing=True)
+        def predict(batch: tf.Tensor) -> tf.Tensor:
+            # `Model.predict_on_batch` gives one copy per device under a strategy.
+            return model(batch, training=False)
+
+        self._predict = predict
 
     def read(self, path: str) -> np.ndarray:
         """Read an image, and resize it as the training does.
@@ -159,10 +161,8 @@ class Classifier:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the probabilities of the classes, of shape `(batch, classes)`."""
-        outputs = self._model.predict_on_batch(batch)
-        if self._has_logits:
-            outputs = keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
-        return outputs
+        outputs = self._predict(tf.convert_to_tensor(batch))
+        return (tf.nn.softmax(outputs) if self._has_logits else outputs).numpy()
 
 
 def predictions(

@@ -15,9 +15,9 @@ import rich.table
 
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.training.learning_rate_logger import RATE
 
 WIDTH = 80
-RATE = "learning_rate/"  # how `LearningRateLogger` begins the names of the rates
 _RATES_WIDTH = 21  # three rates
 _SECONDS_WIDTH = 6
 _SECONDS_BETWEEN_RATES = 0.5

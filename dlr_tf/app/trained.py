@@ -16,6 +16,7 @@ from dlr_tf.app.messages import one_line
 
 MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"
+CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def model_path(run: str) -> Path:
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
             hint = "Give a folder that `dlr-tf finetune` wrote, or a .keras file."
-            if (path / "checkpoint").is_dir():
+            if (path / CHECKPOINTS).is_dir():
                 hint = f"The run is not finished: dlr-tf finetune --resume {shlex.quote(run)}"
             raise ValueError(f"The folder {run!r} holds no {MODEL_FILE}. {hint}")
         return path / MODEL_FILE

@@ -176,7 +176,8 @@ def train(
                 batch_norm=args.batch_norm,
                 class_weight=task.data.class_weights(args.class_weights),
                 callbacks=[
-                    *(logger, *_tensorboard(files.tensorboard), keeper, *callbacks, progress)
+                    # The keeper may end the training, so the line of the epoch is printed before.
+                    *(logger, *_tensorboard(files.tensorboard), progress, keeper, *callbacks)
                 ],
                 verbose=0,
             )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Rows are kept as tensors. When there are so many of them, they are turned into numbers.
 _ROWS_AT_A_TIME = 1000
 
+RATE = "learning_rate/"  # how the names of the rates begin in the logs of an epoch
+
 
 class LearningRateLogger(CheckedCallback):
     """Record the rate that each group was updated with at every step, and the logs of the batch.
@@ -243,7 +245,7 @@ class LearningRateLogger(CheckedCallback):
             return
         for group in self._optimizer.groups:
             rate = self._rates[group.name][-1]
-            logs[f"learning_rate/{group.name}"] = _NoRate() if math.isnan(rate) else rate
+            logs[f"{RATE}{group.name}"] = _NoRate() if math.isnan(rate) else rate
 
     def _follow(self, optimizer: Any) -> None:
         optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)

@@ -183,7 +183,7 @@ def test_a_reader_that_has_enough(
     run_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlr_tf.app.predict._write_text", _broken_pipe)
-    monkeypatch.setattr("dlr_tf.app.predict.silence_stdout", lambda: None)
+    monkeypatch.setattr("dlr_tf.app.cli.silence_stdout", lambda: None)
     assert cli.main(["predict", "run", "photos"]) == 0
 
 
