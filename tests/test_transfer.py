@@ -18,6 +18,7 @@ from scipy import stats
 from benchmarks.transfer import __main__ as command
 from benchmarks.transfer import (
     arms,
+    choices,
     intervals,
     pictures,
     protocol,
@@ -30,6 +31,7 @@ from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.protocol import FINAL, SENSITIVITY, TUNE, Run
 from dlr_tf import GradualUnfreezing, fine_tune, split_layers, split_layerwise
 from dlr_tf.app.applications import HEAD
+from dlr_tf.training import fine_tuning
 
 
 def toy_task(**changes: Any) -> tasks.Task:
@@ -85,18 +87,23 @@ class Recorder(keras.callbacks.Callback):
         self.weights.append(self.model.get_weights())
 
 
+def batches_in_order(task: tasks.Task, seed: int, epochs: int) -> tf.data.Dataset:
+    """The batches that the trainer gives in as many epochs."""
+    x, y = task.split(seed).train
+    batches = training.batches_of(len(y), task.batch_size, epochs, seed)
+    inputs = [x[indices] for epoch in batches for indices in epoch]
+    labels = [y[indices] for epoch in batches for indices in epoch]
+    return tf.data.Dataset.from_generator(
+        lambda: zip(inputs, labels),
+        output_signature=(tf.TensorSpec((None, 6)), tf.TensorSpec((None,), tf.int32)),
+    )
+
+
 def fine_tuned(task: tasks.Task, arm: Arm, learning_rate: float, seed: int) -> Recorder:
     """The arm by the product: `fine_tune` with real schedules, on the same batches."""
     model = task.build()
     training.start_head_and_dropout(model, seed)
-    x, y = task.split(seed).train
-    batches = training.batches_of(len(y), task.batch_size, task.epochs, seed)
-    inputs = [x[indices] for epoch in batches for indices in epoch]
-    labels = [y[indices] for epoch in batches for indices in epoch]
-    data = tf.data.Dataset.from_generator(
-        lambda: zip(inputs, labels),
-        output_signature=(tf.TensorSpec((None, 6)), tf.TensorSpec((None,), tf.int32)),
-    )
+    data = batches_in_order(task, seed, task.epochs)
     groups = arms.groups_of(arm, model, task.blocks)
     peaks = arms.peak_rates(arm, learning_rate, len(groups))
     steps = task.steps_per_epoch()
@@ -125,6 +132,7 @@ def fine_tuned(task: tasks.Task, arm: Arm, learning_rate: float, seed: int) -> R
     [
         pytest.param(arm, id=arm.name, marks=[] if arm.name in REPRESENTATIVE else pytest.mark.slow)
         for arm in arms.ARMS
+        if not arm.chosen_by
     ],
 )
 def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) -> None:
@@ -151,6 +159,36 @@ def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) ->
     for step, (ours, theirs) in enumerate(zip(weights, expected.weights)):
         for one, other in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=f"step {step}")
+
+
+def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> None:
+    arm = next(arm for arm in arms.ARMS if arm.chosen_by == "sweep" and arm.value == 10)
+    found = trainer.run(arm, protocol.CHOSEN_IN_RUN, 3, with_test=False)
+    task = trainer.task
+    model = task.build()
+    training.start_head_and_dropout(model, 3)
+    # As many epochs as the sweep has, so that no batch comes twice.
+    data = batches_in_order(task, 3, epochs=-(-100 // task.steps_per_epoch()))
+    groups = arms.groups_of(arm, model, task.blocks)
+    model.compile(loss="sparse_categorical_crossentropy", jit_compile=False)
+    product = fine_tuning.auto_rates(model, groups, data)
+    assert found.rates == pytest.approx(product.rates, rel=1e-6)
+    assert 1e-4 < product.rates[-1] < 0.1
+    assert (
+        found.loss
+        == trainer.run(
+            dataclasses.replace(arm, chosen_by=""), product.rates[-1], 3, with_test=False
+        ).loss
+    )
+
+
+def test_rates_chosen_per_group_and_by_trials(trainer: training.Trainer) -> None:
+    by_choice = {arm.chosen_by: arm for arm in arms.ARMS if arm.chosen_by}
+    per_group = trainer.run(by_choice["sweeps"], 0.0, 3, with_test=False).rates
+    assert per_group is not None and len(per_group) == 3 and len({*per_group}) > 1
+    tried = trainer.run(by_choice["trials"], 0.0, 3, with_test=False).rates
+    assert tried is not None and tried[-1] in choices.TRIAL_RATES
+    assert tried[0] == pytest.approx(tried[-1] / 10)
 
 
 def test_nothing_is_traced_twice_and_a_run_repeats_exactly() -> None:
@@ -246,9 +284,11 @@ def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: path
         order.append((task.name, arm.name, run.stage))
         computation.records[run] = record_of(run, 0.5, 0.5)
     n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
-    key = [arm.name for arm in arms.ARMS[: arms.N_KEY]]
-    assert n_key == {"digits": 9 * len(key), "text": 9 * len(key)}
-    assert {name for _, name, _ in order[: sum(n_key.values())]} == {*key}
+    key = arms.ARMS[: arms.N_KEY]
+    n_tuned = sum(not arm.chosen_by for arm in key)
+    each = 9 * n_tuned + 2 * (len(key) - n_tuned)  # arms that choose their rates have final runs
+    assert n_key == {"digits": each, "text": each}
+    assert {name for _, name, _ in order[: sum(n_key.values())]} == {arm.name for arm in key}
     first = list(dict.fromkeys((task, stage) for task, _, stage in order[: sum(n_key.values())]))
     assert first == [
         *((task, stage) for task in NAMES for stage in (TUNE, FINAL)),
@@ -328,7 +368,7 @@ def test_tables_compare_seed_by_seed() -> None:
         "an abacus, 1 core; TensorFlow 2, Keras 3, Python 3; 2026-11-25; 26 runs"
     )
     assert "### Digits 0 to 4" in text
-    assert "first tuning of 25 of 27 arms" in text
+    assert "first tuning of 25 of 34 arms" in text
     assert "Not run: text, images, images-60." in text
     final, factors = text.split("Test accuracy at the tuned rate times a factor:")
     constant, rival = (
@@ -386,7 +426,9 @@ def test_quick_run_and_its_continuation(
     for line in map(json.loads, lines):
         # Nothing that chooses has seen the test part.
         assert (line["test"] is None) == (line["stage"] == TUNE)
-        assert len(line["validation"]) == len(line["loss"]) == 2
+        assert len(line["loss"]) == 2
+        # Only curves need the epochs before the last one.
+        assert len(line["validation"]) == (2 if line["stage"] == FINAL else 1)
     # A run that is lost is done again, and gives the same.
     path.write_text("".join(f"{line}\n" for line in lines[:-1]))
     assert command.main(options) == 0

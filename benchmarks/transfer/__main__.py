@@ -130,7 +130,11 @@ class Computation:
         trainer = self._trainer(task.name)
         start = time.monotonic()
         outcome = trainer.run(
-            arm, run.learning_rate, run.seed, with_test=run.stage != protocol.TUNE
+            arm,
+            run.learning_rate,
+            run.seed,
+            with_test=run.stage != protocol.TUNE,
+            each_epoch=run.stage == protocol.FINAL,
         )
         return {
             "protocol": protocol.VERSION,

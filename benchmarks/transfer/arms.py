@@ -37,6 +37,8 @@ class Arm:
         gradual: Whether one more group is unfrozen per epoch.
         head_only: Whether nothing but the head ever trains.
         in_sensitivity: Whether it is also run at rates that are too low and too high.
+        chosen_by: How it chooses its rates for each seed: a key of `choices.CHOICES`. Defaults to
+            `""`: its rate is tuned.
     """
 
     name: str
@@ -48,13 +50,14 @@ class Arm:
     gradual: bool = False
     head_only: bool = False
     in_sensitivity: bool = False
+    chosen_by: str = ""
 
 
 RIVAL = "one rate, one-cycle"  # the honest rival
 COMMON = "one rate, constant"  # what people do
 DEFAULT = "ratio 100, SGDR 2, 1 frozen epoch"  # the product's default when this was written
 
-N_KEY = 7
+N_KEY = 14
 # The key arms first: a computation that is stopped has done these.
 ARMS: tuple[Arm, ...] = (
     Arm(RIVAL, ONE, ONECYCLE, in_sensitivity=True),
@@ -64,13 +67,20 @@ ARMS: tuple[Arm, ...] = (
     Arm("head only", ONE, ONECYCLE, head_only=True, in_sensitivity=True),
     Arm("ratio 100, one-cycle", RATIO, ONECYCLE, 100, in_sensitivity=True),
     Arm("decay 0.75, one-cycle", DECAY, ONECYCLE, 0.75, in_sensitivity=True),
-    Arm("one rate, cosine", ONE, COSINE, in_sensitivity=True),
-    Arm("ratio 10, cosine", RATIO, COSINE, 10, in_sensitivity=True),
-    Arm("gradual unfreezing", ONE, ONECYCLE, gradual=True, in_sensitivity=True),
+    Arm("one rate, one-cycle, sweep", ONE, ONECYCLE, chosen_by="sweep"),
+    Arm("ratio 10, one-cycle, sweep", RATIO, ONECYCLE, 10, chosen_by="sweep"),
+    Arm("ratio 10, one-cycle, short sweep", RATIO, ONECYCLE, 10, chosen_by="short sweep"),
+    Arm("ratio 100, one-cycle, sweep", RATIO, ONECYCLE, 100, chosen_by="sweep"),
+    Arm("decay 0.75, one-cycle, sweep", DECAY, ONECYCLE, 0.75, chosen_by="sweep"),
+    Arm("3 groups, one-cycle, sweep per group", RATIO, ONECYCLE, 10, chosen_by="sweeps"),
+    Arm("ratio 10, one-cycle, trials", RATIO, ONECYCLE, 10, chosen_by="trials"),
+    Arm("one rate, cosine", ONE, COSINE),
+    Arm("ratio 10, cosine", RATIO, COSINE, 10),
+    Arm("gradual unfreezing", ONE, ONECYCLE, gradual=True),
     Arm("one rate, SGDR 2", ONE, SGDR_2),
-    Arm("ratio 10, SGDR 2", RATIO, SGDR_2, 10, in_sensitivity=True),
+    Arm("ratio 10, SGDR 2", RATIO, SGDR_2, 10),
     Arm("ratio 10, SGDR 1", RATIO, SGDR_1, 10),
-    Arm("ratio 10, constant", RATIO, CONSTANT, 10, in_sensitivity=True),
+    Arm("ratio 10, constant", RATIO, CONSTANT, 10),
     Arm("one rate, one-cycle, 1 frozen epoch", ONE, ONECYCLE, frozen_epochs=1),
     Arm("ratio 10, one-cycle, 1 frozen epoch", RATIO, ONECYCLE, 10, frozen_epochs=1),
     Arm("ratio 10, SGDR 2, 1 frozen epoch", RATIO, SGDR_2, 10, frozen_epochs=1),

@@ -16,6 +16,7 @@ from benchmarks.transfer.arms import Arm
 
 VERSION = 1  # raised when runs are no longer comparable with stored ones
 TUNE, FINAL, SENSITIVITY = "tune", "final", "sensitivity"
+CHOSEN_IN_RUN = 0.0  # the rate of runs that choose their rates themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Protocol:
     rates: tuple[float, ...] = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
     first_seeds: tuple[int, ...] = (1000,)
     n_best: int = 3
-    more_seeds: tuple[int, ...] = (1001, 1002)
+    more_seeds: tuple[int, ...] = (1001,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     multipliers: tuple[float, ...] = (0.1, 1 / 3, 3.0, 10.0)
     sensitivity_seeds: tuple[int, ...] = (0, 1, 2)
@@ -158,6 +159,9 @@ def runs_of_stage(
     protocol: Protocol, stage: int, task: str, arm: Arm, records: Mapping[Run, Record]
 ) -> list[Run] | None:
     """Return the runs of one arm in one of the four stages; `None` if they are not known yet."""
+    if arm.chosen_by:
+        runs = [Run(task, arm.name, FINAL, CHOSEN_IN_RUN, seed) for seed in protocol.seeds]
+        return runs if stage == 2 else []
     if stage == 0:
         return first_tuning(protocol, task, arm.name)
     if stage == 1:
@@ -183,16 +187,16 @@ def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, 
         tasks: The names of the tasks.
         n_key: How many arms, the first ones, are the key arms.
 
-    >>> for task, stage, arms in order_of_work(["digits"], n_key=7):
+    >>> for task, stage, arms in order_of_work(["digits"], n_key=14):
     ...     print(task, stage, arms)
-    digits 0 slice(None, 7, None)
-    digits 1 slice(None, 7, None)
-    digits 2 slice(None, 7, None)
-    digits 3 slice(None, 7, None)
-    digits 0 slice(7, None, None)
-    digits 1 slice(7, None, None)
-    digits 2 slice(7, None, None)
-    digits 3 slice(7, None, None)
+    digits 0 slice(None, 14, None)
+    digits 1 slice(None, 14, None)
+    digits 2 slice(None, 14, None)
+    digits 3 slice(None, 14, None)
+    digits 0 slice(14, None, None)
+    digits 1 slice(14, None, None)
+    digits 2 slice(14, None, None)
+    digits 3 slice(14, None, None)
     """
     for arms in (slice(n_key), slice(n_key, None)):
         for stages in (TUNED, SENSITIVE):
@@ -204,8 +208,10 @@ def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
     """Return how many runs an arm has in a stage.
 
     >>> [n_runs(FULL, stage, Arm("", "one", "cosine", in_sensitivity=True)) for stage in range(4)]
-    [8, 6, 5, 12]
+    [8, 3, 5, 12]
     """
+    if arm.chosen_by:
+        return len(protocol.seeds) if stage == 2 else 0
     sensitivity = len(protocol.multipliers) * len(protocol.sensitivity_seeds)
     return [
         len(protocol.rates) * len(protocol.first_seeds),

@@ -25,7 +25,8 @@ class ArmResult:
 
     Args:
         name: The arm's name, with `ENSEMBLE` after it where its snapshots predict together.
-        rate: The tuned rate.
+        rates: The lowest and the highest peak rate of the head over the seeds; both are the tuned
+            rate, if the arm does not choose its own.
         at_edge: Whether it is the lowest or the highest of the grid.
         tuned_validation: Accuracy on the validation part with that rate, over the tuning's seeds.
         test: Accuracy on the test part, by seed.
@@ -33,7 +34,7 @@ class ArmResult:
     """
 
     name: str
-    rate: float
+    rates: tuple[float, float]
     at_edge: bool
     tuned_validation: float | None
     test: dict[int, float]
@@ -48,26 +49,27 @@ def results(records: Records, plan: Protocol, task: str, arms: Sequence[Arm]) ->
     """Return the arms of a task whose final runs are all there, and their ensembles."""
     found = []
     for arm in arms:
-        runs = protocol.final_runs(plan, task, arm.name, records)
+        runs = protocol.runs_of_stage(plan, 2, task, arm, records)
         if runs is None or any(run not in records for run in runs):
             continue
         rate = runs[0].learning_rate
+        by_seed = {run.seed: records[run] for run in runs}
+        head_rates = [(record.get("rates") or [rate])[-1] for record in by_seed.values()]
         tuning = [
             record["validation"][-1]
             for run, record in records.items()
             if run[:4] == (task, arm.name, protocol.TUNE, rate)
         ]
-        by_seed = {run.seed: records[run] for run in runs}
         base = ArmResult(
             arm.name,
-            rate,
+            (min(head_rates), max(head_rates)),
             rate in (plan.rates[0], plan.rates[-1]),
-            statistics.mean(tuning),
+            statistics.mean(tuning) if tuning else None,
             {seed: record["test"] for seed, record in by_seed.items()},
             {seed: record["validation"] for seed, record in by_seed.items()},
         )
         found.append(base)
-        if all(record["ensemble_test"] is not None for record in by_seed.values()):
+        if all(record.get("ensemble_test") is not None for record in by_seed.values()):
             test = {seed: record["ensemble_test"] for seed, record in by_seed.items()}
             found.append(
                 dataclasses.replace(
@@ -97,7 +99,8 @@ def final_table(found: Sequence[ArmResult]) -> str:
         lines.append(
             [
                 result.name,
-                f"{result.rate:.2g}{' (edge)' if result.at_edge else ''}",
+                " to ".join(f"{rate:.2g}" for rate in sorted({*result.rates}))
+                + (" (edge)" if result.at_edge else ""),
                 common.number(result.tuned_validation, 3),
                 as_text(t_interval(list(result.test.values())), digits=3),
                 *(_difference_text(result, other) for other in (rival, common_arm)),

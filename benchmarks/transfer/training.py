@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.transfer import choices
 from benchmarks.transfer.arms import (
     DECAY,
     Arm,
@@ -31,6 +33,7 @@ from dlr_tf import (
     unfreeze_batch_norm,
 )
 from dlr_tf.app.applications import HEAD
+from dlr_tf.training import rate_choice
 
 _EVALUATION_BATCH = 128
 
@@ -41,10 +44,11 @@ class Outcome:
 
     Args:
         loss: Mean loss of the batches of each epoch.
-        validation: Accuracy on the validation part after each epoch.
+        validation: Accuracy on the validation part after each epoch, or after the last one only.
         test: Accuracy on the test part after the last epoch; `None` where it was not asked for.
         ensemble_validation: Accuracy of the mean of the predictions at the ends of the cycles.
         ensemble_test: The same on the test part.
+        rates: The peak rate of each group, where the arm chooses them.
     """
 
     loss: list[float]
@@ -52,6 +56,7 @@ class Outcome:
     test: float | None = None
     ensemble_validation: float | None = None
     ensemble_test: float | None = None
+    rates: list[float] | None = None
 
 
 class Trainer:
@@ -75,7 +80,7 @@ class Trainer:
         own = (*self.model.weights, *self.optimizer.variables)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
-        steps = task.epochs * task.steps_per_epoch()
+        steps = max(task.epochs * task.steps_per_epoch(), rate_choice.SWEEP.steps)
         self._table = tf.Variable(tf.zeros((steps, len(self.layer_groups)), tf.float64))
         self._of_layer: dict[bool, list[int]] = {}
         self._train_steps: dict[tuple[int, str], Any] = {}
@@ -91,52 +96,42 @@ class Trainer:
         seed: int,
         *,
         with_test: bool,
+        each_epoch: bool = True,
         on_step: Callable[[int], Any] | None = None,
     ) -> Outcome:
         """Train from the pretrained weights, and measure.
 
         Args:
             arm: The arm.
-            learning_rate: Its peak rate: the head's.
+            learning_rate: Its peak rate: the head's. Not used if the arm chooses its rates.
             seed: Seed of the examples, of the head's first weights, and of order and dropout.
             with_test: Whether to measure on the test part, and the ensemble of the cycles.
+            each_epoch: Whether to validate after each epoch. Defaults to `True`; with `False`,
+                which takes less time, only after the last one.
             on_step: Called after each step with its number. Defaults to nothing.
         """
         task = self.task
-        steps_per_epoch = task.steps_per_epoch()
-        of_layer = self.group_of_each_layer(arm)
-        n_groups = of_layer[-1] + 1
-        peaks = peak_rates(arm, learning_rate, n_groups)
-        rates = [schedule_of(arm, peak, task.epochs, steps_per_epoch) for peak in peaks]
-        table = rate_table(rates, task.epochs * steps_per_epoch)
-        self._table.assign(table[:, of_layer])
-        first_layers = [
-            of_layer.index(first) for first in first_trainable_groups(arm, n_groups, task.epochs)
-        ]
         train, validation = task.split(seed)
         parts = [validation, task.test()] if with_test else [validation]
-        ends = cycle_ends(arm, task.epochs, steps_per_epoch) if with_test else []
-        self._reset(seed)
+        ends = cycle_ends(arm, task.epochs, task.steps_per_epoch()) if with_test else []
+        accuracies, members = [], []
 
-        x, y = tf.constant(train.x), tf.constant(train.y)
-        losses, accuracies, members = [], [], []
-        predictions: list[np.ndarray] = []
-        step = 0
-        batches = batches_of(len(train.y), task.batch_size, task.epochs, seed)
-        for first_layer, batches_of_epoch in zip(first_layers, batches, strict=True):
-            train_step = self._train_step(first_layer, arm.batch_norm)
-            batch_losses = []
-            for indices in batches_of_epoch:
-                batch_losses.append(train_step(x, y, indices))
-                if on_step is not None:
-                    on_step(step)
-                step += 1
-                if step in ends:
-                    members.append([self.predict(part) for part in parts])
-            losses.append(float(np.mean([loss.numpy() for loss in batch_losses])))
-            predictions = [self.predict(validation)]
-            accuracies.append(accuracy(predictions[0], validation.y))
-        outcome = Outcome(losses, accuracies)
+        def after_step(step: int) -> None:
+            if on_step is not None:
+                on_step(step)
+            if step + 1 in ends:
+                members.append([self.predict(part) for part in parts])
+
+        def after_epoch(epoch: int) -> None:
+            if each_epoch or epoch + 1 == task.epochs:
+                accuracies.append(accuracy(self.predict(validation), validation.y))
+
+        if arm.chosen_by:
+            peaks = [float(rate) for rate in choices.CHOICES[arm.chosen_by](self, arm, seed)]
+        else:
+            peaks = peak_rates(arm, learning_rate, self.n_groups(arm))
+        losses = self.train(arm, peaks, train, seed, task.epochs, after_step, after_epoch)
+        outcome = Outcome(losses, accuracies, rates=peaks if arm.chosen_by else None)
         if with_test:
             test_accuracy = accuracy(self.predict(parts[1]), parts[1].y)
             outcome = dataclasses.replace(outcome, test=test_accuracy)
@@ -148,6 +143,75 @@ class Trainer:
                 ensemble_test=accuracy(means[1], parts[1].y),
             )
         return outcome
+
+    def train(
+        self,
+        arm: Arm,
+        peaks: Sequence[float],
+        part: Part,
+        seed: int,
+        epochs: int,
+        after_step: Callable[[int], Any] = lambda step: None,
+        after_epoch: Callable[[int], Any] = lambda epoch: None,
+    ) -> list[float]:
+        """Train from the pretrained weights; return the mean loss of the batches of each epoch.
+
+        Args:
+            arm: The arm.
+            peaks: The peak rate of each of its groups.
+            part: The examples.
+            seed: Seed of the head's first weights, and of order and dropout.
+            epochs: Number of epochs.
+            after_step: Called after each step with its number.
+            after_epoch: Called after each epoch with its number.
+        """
+        batches = batches_of(len(part.y), self.task.batch_size, epochs, seed)
+        steps_per_epoch = len(batches[0])
+        rates = [schedule_of(arm, peak, epochs, steps_per_epoch) for peak in peaks]
+        self._set_rates(arm, rate_table(rates, epochs * steps_per_epoch))
+        self._reset(seed)
+        of_layer = self.group_of_each_layer(arm)
+        x, y = tf.constant(part.x), tf.constant(part.y)
+        losses, step = [], 0
+        first_groups = first_trainable_groups(arm, len(peaks), epochs)
+        for epoch, (group, of_epoch) in enumerate(zip(first_groups, batches, strict=True)):
+            train_step = self._train_step(of_layer.index(group), arm.batch_norm)
+            batch_losses = []
+            for indices in of_epoch:
+                batch_losses.append(train_step(x, y, indices))
+                after_step(step)
+                step += 1
+            losses.append(float(np.mean([loss.numpy() for loss in batch_losses])))
+            after_epoch(epoch)
+        return losses
+
+    def losses_at(self, arm: Arm, rates: np.ndarray, seed: int) -> Iterator[float]:
+        """Train all groups from the pretrained weights, and give the loss of each step.
+
+        Args:
+            arm: The arm, whose groups train.
+            rates: The rate of each group at each step, of shape `(steps, n_groups)`.
+            seed: Seed of the examples, of the head's first weights, and of order and dropout.
+        """
+        part = self.task.split(seed).train
+        x, y = tf.constant(part.x), tf.constant(part.y)
+        train_step = self._train_step(0, arm.batch_norm)
+        epochs = -(-len(rates) // self.task.steps_per_epoch())
+        batches = batches_of(len(part.y), self.task.batch_size, epochs, seed)
+        self._set_rates(arm, rates)
+        self._reset(seed)
+        for indices in itertools.islice(itertools.chain.from_iterable(batches), len(rates)):
+            yield float(train_step(x, y, indices))
+
+    def n_groups(self, arm: Arm) -> int:
+        """Return the number of groups of an arm."""
+        return self.group_of_each_layer(arm)[-1] + 1
+
+    def _set_rates(self, arm: Arm, rates: np.ndarray) -> None:
+        """Store the rate of each group at each step where the training steps read it."""
+        table = np.zeros(self._table.shape)
+        table[: len(rates)] = rates[:, self.group_of_each_layer(arm)]
+        self._table.assign(table)
 
     def predict(self, part: Part) -> np.ndarray:
         """Return the probabilities of the classes for each input."""

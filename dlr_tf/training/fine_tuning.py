@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from dlr_tf.training.named_schedules import (
     first_cycle_steps,
     make_schedule,
 )
+from dlr_tf.training.rate_choice import AUTO, RateChoice, choose_rates, relative_rates
 from dlr_tf.training.training_data import batch_of, fit_arguments, steps_in_epoch
 
 __all__ = [
@@ -91,7 +93,9 @@ def fine_tune(
             with `steps_per_epoch`, and with a loss of your own.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
-            as it is.
+            as it is. `"auto"`: a range test of 100 steps chooses them before the training; the
+            first group has a tenth of the head's rate. The test does not change the model, and one
+            printed line says what it chose. It reads the data, as `find_learning_rate` does.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
         frozen_epochs: Int from 0 to `epochs`: epochs in which only the head is trained. Defaults
             to 1.
@@ -178,10 +182,20 @@ def fine_tune(
     callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
     arguments = fit_arguments(train_data, fit)
     length = _TrainingLength(train_data, epochs - first_epoch, fit, validation_data)
+    compiled: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
+    if isinstance(learning_rate, str):
+        _check_auto(learning_rate)
+        # Bad arguments are errors before the range test.
+        _scheduled_rates(relative_rates(len(groups)), schedule, groups, length)
+        options = {**fit, "validation_split": length.validation_split}
+        choice = auto_rates(
+            model, groups, train_data, batch_norm=batch_norm, fit=options, **compiled
+        )
+        learning_rate = list(choice.rates)
+        if verbose != 0:
+            print(choice.line())
     rates = _scheduled_rates(learning_rate, schedule, groups, length)
-    compile_groups(
-        model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
-    )
+    compile_groups(model, groups, rates, train_data, **compiled)
     doubts = _doubts_about_rates(groups, rates, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
@@ -190,10 +204,7 @@ def fine_tune(
         )
     for doubt in doubts:
         warn_user(doubt)
-    if batch_norm == "frozen":
-        freeze_batch_norm(model)
-    else:
-        unfreeze_batch_norm(model)
+    _set_batch_norm(model, batch_norm)
     try:
         freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
         with model.distribute_strategy.scope():
@@ -209,6 +220,58 @@ def fine_tune(
             )
     finally:  # also after an error, and if every epoch was a frozen one
         freeze_to(model, groups, 0)
+
+
+def auto_rates(
+    model: keras.Model,
+    groups: Sequence[LayerGroup],
+    train_data: Any,
+    *,
+    batch_norm: str = "frozen",
+    fit: Mapping[str, Any] = types.MappingProxyType({}),
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Any = None,
+) -> RateChoice:
+    """Choose the peak rates as `fine_tune(..., learning_rate="auto")` does.
+
+    The model is compiled, its batch normalization is set, and all groups become trainable. Its
+    variables are as they were.
+
+    Args:
+        model: A built model.
+        groups: Its groups.
+        train_data: As in `fine_tune`, but not a generator.
+        batch_norm: As in `fine_tune`.
+        fit: The arguments for `fit`, as in `choose_rates`.
+        optimizer: As in `compile_groups`.
+        loss: As in `compile_groups`.
+        metrics: As in `compile_groups`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If no rate can be suggested, or for the reasons of `compile_groups`.
+    """
+    rates = relative_rates(len(groups))
+    compile_groups(
+        model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
+    )
+    _set_batch_norm(model, batch_norm)
+    freeze_to(model, groups, 0)
+    with distributed_fit(model, batch_of(train_data)):
+        return choose_rates(model, len(groups), train_data, fit)
+
+
+def _check_auto(learning_rate: str) -> None:
+    if learning_rate != AUTO:
+        raise ValueError(
+            f"Argument `learning_rate` should be {AUTO!r}, a float, a slice, or one float per "
+            f"group. Received: learning_rate={learning_rate!r}"
+        )
+
+
+def _set_batch_norm(model: keras.Model, batch_norm: str) -> None:
+    (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(model)
 
 
 def compile_groups(
@@ -301,6 +364,7 @@ class _TrainingLength:
         self.epochs = epochs
         # Keras ignores the split if there are validation data.
         split = fit.get("validation_split", 0.0) if validation_data is None else 0.0
+        self.validation_split = split
         self._train_data = train_data
         self._options: dict[str, Any] = {
             "batch_size": fit.get("batch_size"),

@@ -21,6 +21,7 @@ from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, check_model, check_number, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import LARGEST_RATE
+from dlr_tf.training.loss_curve import LossCurve
 from dlr_tf.training.lr_suggestions import LABELS, SUGGESTIONS
 from dlr_tf.training.restoring import (
     restore_attributes_on_exit,
@@ -301,11 +302,9 @@ class _Sweep(keras.callbacks.Callback):
         super().__init__()
         self.optimizer = optimizer
         self.learning_rates = learning_rates
-        self.smoothing = smoothing
-        self.stop_factor = stop_factor
         self.batches_per_step = optimizer.gradient_accumulation_steps or 1
-        self.losses: list[float] = []
-        self._average = 0.0
+        self._curve = LossCurve(smoothing, stop_factor)
+        self.losses = self._curve.losses
         self._batches = self._batches_before_epoch = 0
         self._bar = keras.utils.Progbar(
             len(learning_rates),
@@ -348,17 +347,8 @@ class _Sweep(keras.callbacks.Callback):
                 "The sweep needs the loss of every step, but the model's `train_step` returns none "
                 f"under the name 'loss'. Received: {sorted(logs)}"
             )
-        loss = float(logs["loss"])
-        self._average = self.smoothing * self._average + (1 - self.smoothing) * loss
-        smoothed = self._average / (1 - self.smoothing ** (len(self.losses) + 1))
-        self.losses.append(smoothed)
-        done = len(self.losses)
-        lowest = min(self.losses)
-        if (
-            done == len(self.learning_rates)
-            or not math.isfinite(loss)
-            or smoothed > lowest + (self.stop_factor - 1) * abs(lowest)
-        ):
+        goes_on = self._curve.add(float(logs["loss"]))
+        if len(self.losses) == len(self.learning_rates) or not goes_on:
             self._end()
         else:
             self._show()

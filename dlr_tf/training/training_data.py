@@ -117,6 +117,18 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, **others}
 
 
+def trained_on(x: Any, y: Any, sample_weight: Any, validation_split: float) -> tuple[Any, Any, Any]:
+    """Return the part of arrays that `fit` trains on.
+
+    >>> trained_on(np.arange(5), np.arange(5), None, 0.4)
+    (array([0, 1, 2]), array([0, 1, 2]), None)
+    """
+    # Keras rounds the number of training samples down.
+    count = math.floor(len(keras.tree.flatten(x)[0]) * (1.0 - validation_split))
+    parts = [keras.tree.map_structure(lambda array: array[:count], p) for p in (x, y)]
+    return (*parts, None if sample_weight is None else sample_weight[:count])
+
+
 def batch_of(train_data: Any) -> Any:
     """Return what a batch looks like: `tf.TensorSpec`s or arrays."""
     if isinstance(train_data, tf.data.Dataset):

@@ -1,0 +1,99 @@
+"""Ways to choose the peak rates from the training part alone, without tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.transfer.arms import Arm, peak_rates
+from benchmarks.transfer.tasks import Part, Split, choose
+from dlr_tf.training import rate_choice
+from dlr_tf.training.loss_curve import LossCurve
+from dlr_tf.training.lr_finder import LearningRateSweep
+
+if TYPE_CHECKING:
+    from benchmarks.transfer.training import Trainer
+
+# The past has the same weight over the same factor of the rate.
+SHORT = rate_choice.Sweep(steps=50, start=1e-5, smoothing=0.968)
+TRIAL_RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
+TRIAL_EPOCHS = 2
+HELD_OUT = 0.1
+
+
+def by_sweep(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+    """Sweep the head's rate; the other groups keep their ratio to it. This is `"auto"`."""
+    ratios = peak_rates(arm, 1.0, trainer.n_groups(arm))
+    head = _sweep(trainer, arm, np.array(ratios), seed)
+    return [head * ratio for ratio in ratios]
+
+
+def by_short_sweep(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+    """Sweep the head's rate in half as many steps, over fewer powers of ten."""
+    ratios = peak_rates(arm, 1.0, trainer.n_groups(arm))
+    head = _sweep(trainer, arm, np.array(ratios), seed, SHORT)
+    return [head * ratio for ratio in ratios]
+
+
+def by_sweeps(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+    """Sweep the rate of each group, while the others do not move."""
+    each = np.eye(trainer.n_groups(arm))
+    return [_sweep(trainer, arm, alone, seed) for alone in each]
+
+
+def by_trials(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+    """Train for a few epochs at each of several rates, on nine tenths of the training part.
+
+    The rate with the lowest loss on the last tenth is chosen.
+    """
+    split = trainer.task.split(seed)
+    shorter = dataclasses.replace(arm, frozen_epochs=min(arm.frozen_epochs, 1))
+    inner = _held_out(split.train, seed)
+    losses = []
+    for rate in TRIAL_RATES:
+        peaks = peak_rates(arm, rate, trainer.n_groups(arm))
+        trainer.train(shorter, peaks, inner.train, seed, TRIAL_EPOCHS)
+        probabilities = trainer.predict(inner.validation)
+        right = probabilities[np.arange(len(inner.validation.y)), inner.validation.y]
+        loss = float(-np.mean(np.log(np.maximum(right, 1e-7))))
+        losses.append(loss if math.isfinite(loss) else math.inf)
+    rate = TRIAL_RATES[int(np.argmin(losses))]
+    return peak_rates(arm, rate, trainer.n_groups(arm))
+
+
+Choice = Callable[["Trainer", Arm, int], Sequence[float]]
+CHOICES: dict[str, Choice] = {
+    "sweep": by_sweep,
+    "short sweep": by_short_sweep,
+    "sweeps": by_sweeps,
+    "trials": by_trials,
+}
+
+
+def _sweep(
+    trainer: Trainer,
+    arm: Arm,
+    ratios: np.ndarray,
+    seed: int,
+    sweep: rate_choice.Sweep = rate_choice.SWEEP,
+) -> float:
+    """Return the rate that the product's range test chooses for these ratios."""
+    rates = sweep.rates()
+    curve = LossCurve(sweep.smoothing, sweep.stop_factor)
+    for loss in trainer.losses_at(arm, rates[:, None] * ratios, seed):
+        if not curve.add(loss):
+            break
+    result = LearningRateSweep(rates[: len(curve.losses)], curve.losses)
+    return result.suggest(rate_choice.METHOD)
+
+
+def _held_out(part: Part, seed: int) -> Split:
+    """Take a tenth of the examples of each class away, at least one."""
+    smallest = min(np.bincount(part.y))
+    held_out = choose(part.y, max(1, round(HELD_OUT * smallest)), seed)
+    rest = np.setdiff1d(np.arange(len(part.y)), held_out)
+    return Split(Part(part.x[rest], part.y[rest]), Part(part.x[held_out], part.y[held_out]))
