@@ -162,7 +162,7 @@ def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) ->
 
 
 def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> None:
-    arm = next(arm for arm in arms.ARMS if arm.chosen_by == "sweep" and arm.value == 10)
+    arm = next(arm for arm in arms.ARMS if arm.chosen_by == "auto" and arm.value == 10)
     found = trainer.run(arm, protocol.CHOSEN_IN_RUN, 3, with_test=False)
     task = trainer.task
     model = task.build()
@@ -171,7 +171,7 @@ def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> 
     data = batches_in_order(task, 3, epochs=-(-100 // task.steps_per_epoch()))
     groups = arms.groups_of(arm, model, task.blocks)
     model.compile(loss="sparse_categorical_crossentropy", jit_compile=False)
-    product = fine_tuning.auto_rates(model, groups, data)
+    product = fine_tuning.auto_rates(model, groups, arms.peak_rates(arm, 1.0, len(groups)), data)
     assert found.rates == pytest.approx(product.rates, rel=1e-6)
     assert 1e-4 < product.rates[-1] < 0.1
     assert (
@@ -266,6 +266,19 @@ def test_the_rate_is_chosen_by_the_mean_over_all_seeds_of_the_best_rates() -> No
     assert all(run.stage == SENSITIVITY for run in runs)
     assert protocol.n_left(PLAN, "digits", [ARM], records) == 3 + 4
     assert protocol.n_left(PLAN, "digits", [ARM], {}) == 3 + 2 + 3 + 4
+
+
+def test_rates_above_one_that_diverged_are_not_tried() -> None:
+    def tried(scores: dict[tuple[float, int], float]) -> list[float]:
+        runs = protocol.first_tuning(PLAN, "digits", ARM.name, tuned(scores))
+        return [run.learning_rate for run in runs]
+
+    assert tried({}) == tried({(0.1, 7): 0.1}) == [0.1, 1.0, 10.0]
+    assert tried({(0.1, 7): 0.1, (1.0, 7): 0.9}) == [0.1, 1.0, 10.0]
+    assert tried({(0.1, 7): 0.9, (1.0, 7): 0.5}) == [0.1, 1.0, 10.0]
+    assert tried({(0.1, 7): 0.9, (1.0, 7): 0.4}) == [0.1, 1.0]
+    records = tuned({(0.1, 7): 0.9, (1.0, 7): 0.4, (0.1, 8): 0.9, (1.0, 8): 0.4})
+    assert protocol.chosen_rate(PLAN, "digits", ARM.name, records) == 0.1
 
 
 def test_of_equal_rates_the_lower_one_is_chosen() -> None:
@@ -368,8 +381,8 @@ def test_tables_compare_seed_by_seed() -> None:
         "an abacus, 1 core; TensorFlow 2, Keras 3, Python 3; 2026-11-25; 26 runs"
     )
     assert "### Digits 0 to 4" in text
-    assert "first tuning of 25 of 34 arms" in text
-    assert "Not run: text, images, images-60." in text
+    assert "first tuning of 25 of 37 arms" in text
+    assert "Not run: text, images, " in text
     final, factors = text.split("Test accuracy at the tuned rate times a factor:")
     constant, rival = (
         [cell.strip() for cell in line.split("|")[1:-1]]

@@ -120,11 +120,14 @@ class Computation:
         by_name = {task.name: task for task in self.tasks}
         for name, stage, chosen in protocol.order_of_work([*by_name], N_KEY):
             for arm in self.arms[name][chosen]:
-                runs = protocol.runs_of_stage(self.plan, stage, name, arm, self.records)
-                assert runs is not None, "the stages before are complete"
-                for run in runs:
-                    if run not in self.records:
-                        yield by_name[name], arm, run
+                while run := self._next_run(stage, name, arm):
+                    yield by_name[name], arm, run
+
+    def _next_run(self, stage: int, task: str, arm: Arm) -> protocol.Run | None:
+        # Which runs a stage has can depend on those before.
+        runs = protocol.runs_of_stage(self.plan, stage, task, arm, self.records)
+        assert runs is not None, "the stages before are complete"
+        return next((run for run in runs if run not in self.records), None)
 
     def _record(self, task: tasks.Task, arm: Arm, run: protocol.Run) -> dict[str, Any]:
         trainer = self._trainer(task.name)

@@ -57,7 +57,7 @@ RIVAL = "one rate, one-cycle"  # the honest rival
 COMMON = "one rate, constant"  # what people do
 DEFAULT = "ratio 100, SGDR 2, 1 frozen epoch"  # the product's default when this was written
 
-N_KEY = 14
+N_KEY = 17
 # The key arms first: a computation that is stopped has done these.
 ARMS: tuple[Arm, ...] = (
     Arm(RIVAL, ONE, ONECYCLE, in_sensitivity=True),
@@ -67,6 +67,9 @@ ARMS: tuple[Arm, ...] = (
     Arm("head only", ONE, ONECYCLE, head_only=True, in_sensitivity=True),
     Arm("ratio 100, one-cycle", RATIO, ONECYCLE, 100, in_sensitivity=True),
     Arm("decay 0.75, one-cycle", DECAY, ONECYCLE, 0.75, in_sensitivity=True),
+    Arm("ratio 10, one-cycle, auto", RATIO, ONECYCLE, 10, chosen_by="auto"),
+    Arm("one rate, one-cycle, auto", ONE, ONECYCLE, chosen_by="auto"),
+    Arm("ratio 10, one-cycle, usual rates", RATIO, ONECYCLE, 10, chosen_by="usual"),
     Arm("one rate, one-cycle, sweep", ONE, ONECYCLE, chosen_by="sweep"),
     Arm("ratio 10, one-cycle, sweep", RATIO, ONECYCLE, 10, chosen_by="sweep"),
     Arm("ratio 10, one-cycle, short sweep", RATIO, ONECYCLE, 10, chosen_by="short sweep"),

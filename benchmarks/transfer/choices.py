@@ -18,34 +18,43 @@ from dlr_tf.training.lr_finder import LearningRateSweep
 if TYPE_CHECKING:
     from benchmarks.transfer.training import Trainer
 
-# The past has the same weight over the same factor of the rate.
-SHORT = rate_choice.Sweep(steps=50, start=1e-5, smoothing=0.968)
+LONG = rate_choice.Sweep(steps=100, start=1e-6, end=1.0, smoothing=0.98)
+SHORT = rate_choice.Sweep(steps=50, start=1e-5, end=1.0)
 TRIAL_RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
 TRIAL_EPOCHS = 2
 HELD_OUT = 0.1
 
 
-def by_sweep(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
-    """Sweep the head's rate; the other groups keep their ratio to it. This is `"auto"`."""
-    ratios = peak_rates(arm, 1.0, trainer.n_groups(arm))
-    head = _sweep(trainer, arm, np.array(ratios), seed)
-    return [head * ratio for ratio in ratios]
+def by_auto(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
+    """Choose as `learning_rate="auto"` does: the usual rates, if a short sweep allows them."""
+    ratios = _ratios(trainer, arm)
+    return rate_choice.rates_near(_sweep(trainer, arm, ratios, seed, rate_choice.SWEEP), ratios)
 
 
-def by_short_sweep(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+def by_usual(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
+    """Take the usual rates, without a sweep."""
+    return rate_choice.usual_rates(_ratios(trainer, arm))
+
+
+def by_sweep(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
+    """Sweep the head's rate; the other groups keep their ratio to it."""
+    ratios = _ratios(trainer, arm)
+    return _sweep(trainer, arm, ratios, seed, LONG) * ratios
+
+
+def by_short_sweep(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     """Sweep the head's rate in half as many steps, over fewer powers of ten."""
-    ratios = peak_rates(arm, 1.0, trainer.n_groups(arm))
-    head = _sweep(trainer, arm, np.array(ratios), seed, SHORT)
-    return [head * ratio for ratio in ratios]
+    ratios = _ratios(trainer, arm)
+    return _sweep(trainer, arm, ratios, seed, SHORT) * ratios
 
 
-def by_sweeps(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+def by_sweeps(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     """Sweep the rate of each group, while the others do not move."""
     each = np.eye(trainer.n_groups(arm))
-    return [_sweep(trainer, arm, alone, seed) for alone in each]
+    return [_sweep(trainer, arm, alone, seed, LONG) for alone in each]
 
 
-def by_trials(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
+def by_trials(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     """Train for a few epochs at each of several rates, on nine tenths of the training part.
 
     The rate with the lowest loss on the last tenth is chosen.
@@ -67,6 +76,8 @@ def by_trials(trainer: Trainer, arm: Arm, seed: int) -> list[float]:
 
 Choice = Callable[["Trainer", Arm, int], Sequence[float]]
 CHOICES: dict[str, Choice] = {
+    "auto": by_auto,
+    "usual": by_usual,
     "sweep": by_sweep,
     "short sweep": by_short_sweep,
     "sweeps": by_sweeps,
@@ -74,21 +85,21 @@ CHOICES: dict[str, Choice] = {
 }
 
 
+def _ratios(trainer: Trainer, arm: Arm) -> np.ndarray:
+    return np.array(peak_rates(arm, 1.0, trainer.n_groups(arm)))
+
+
 def _sweep(
-    trainer: Trainer,
-    arm: Arm,
-    ratios: np.ndarray,
-    seed: int,
-    sweep: rate_choice.Sweep = rate_choice.SWEEP,
+    trainer: Trainer, arm: Arm, ratios: np.ndarray, seed: int, sweep: rate_choice.Sweep
 ) -> float:
-    """Return the rate that the product's range test chooses for these ratios."""
+    """Return the rate that the product's range test suggests for the head."""
     rates = sweep.rates()
     curve = LossCurve(sweep.smoothing, sweep.stop_factor)
     for loss in trainer.losses_at(arm, rates[:, None] * ratios, seed):
         if not curve.add(loss):
             break
     result = LearningRateSweep(rates[: len(curve.losses)], curve.losses)
-    return result.suggest(rate_choice.METHOD)
+    return result.suggest("minimum")
 
 
 def _held_out(part: Part, seed: int) -> Split:

@@ -23,7 +23,8 @@ CHOSEN_IN_RUN = 0.0  # the rate of runs that choose their rates themselves
 class Protocol:
     """What every arm of every task goes through.
 
-    1. Tuning, first: every rate of the grid, with `first_seeds`.
+    1. Tuning, first: the rates of the grid from the lowest on, with `first_seeds`, up to the first
+       one with less than half of the best accuracy before it, where the training has diverged.
     2. Tuning, second: the `n_best` rates again, with `more_seeds`. The chosen rate is the one with
        the best mean accuracy on the validation part after the last epoch, over all these seeds.
        The test part is not computed.
@@ -43,7 +44,7 @@ class Protocol:
     rates: tuple[float, ...] = (3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
     first_seeds: tuple[int, ...] = (1000,)
     n_best: int = 3
-    more_seeds: tuple[int, ...] = (1001,)
+    more_seeds: tuple[int, ...] = (1001, 1002)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     multipliers: tuple[float, ...] = (0.1, 1 / 3, 3.0, 10.0)
     sensitivity_seeds: tuple[int, ...] = (0, 1, 2)
@@ -93,23 +94,34 @@ def rounded(rate: float) -> float:
 # --- What there is to do
 
 
-def first_tuning(protocol: Protocol, task: str, arm: str) -> list[Run]:
-    """Return the runs over the whole grid."""
-    return [
-        Run(task, arm, TUNE, rate, seed) for rate in protocol.rates for seed in protocol.first_seeds
-    ]
+def first_tuning(
+    protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
+) -> list[Run]:
+    """Return the runs over the grid, without the rates above one at which the training diverged."""
+    runs: list[Run] = []
+    best = 0.0
+    for rate in protocol.rates:
+        of_rate = [Run(task, arm, TUNE, rate, seed) for seed in protocol.first_seeds]
+        runs += of_rate
+        if all(run in records for run in of_rate):
+            score = _mean_validation(of_rate, rate, records)
+            if score < best / 2:
+                break
+            best = max(best, score)
+    return runs
 
 
 def second_tuning(
     protocol: Protocol, task: str, arm: str, records: Mapping[Run, Record]
 ) -> list[Run] | None:
     """Return the runs of the best rates; `None` before the first tuning is complete."""
-    firsts = first_tuning(protocol, task, arm)
+    firsts = first_tuning(protocol, task, arm, records)
     if any(run not in records for run in firsts):
         return None
-    scores = {rate: _mean_validation(firsts, rate, records) for rate in protocol.rates}
+    rates = sorted({run.learning_rate for run in firsts})
+    scores = {rate: _mean_validation(firsts, rate, records) for rate in rates}
     # Of equal rates the lower one: `sorted` keeps the order of the grid.
-    best = sorted(protocol.rates, key=lambda rate: -scores[rate])[: protocol.n_best]
+    best = sorted(rates, key=lambda rate: -scores[rate])[: protocol.n_best]
     return [Run(task, arm, TUNE, rate, seed) for rate in best for seed in protocol.more_seeds]
 
 
@@ -120,7 +132,7 @@ def chosen_rate(
     seconds = second_tuning(protocol, task, arm, records)
     if seconds is None or any(run not in records for run in seconds):
         return None
-    runs = [*first_tuning(protocol, task, arm), *seconds]
+    runs = [*first_tuning(protocol, task, arm, records), *seconds]
     candidates = sorted({run.learning_rate for run in seconds})
     return max(candidates, key=lambda rate: _mean_validation(runs, rate, records))
 
@@ -163,7 +175,7 @@ def runs_of_stage(
         runs = [Run(task, arm.name, FINAL, CHOSEN_IN_RUN, seed) for seed in protocol.seeds]
         return runs if stage == 2 else []
     if stage == 0:
-        return first_tuning(protocol, task, arm.name)
+        return first_tuning(protocol, task, arm.name, records)
     if stage == 1:
         return second_tuning(protocol, task, arm.name, records)
     if stage == 2:
@@ -187,16 +199,16 @@ def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, 
         tasks: The names of the tasks.
         n_key: How many arms, the first ones, are the key arms.
 
-    >>> for task, stage, arms in order_of_work(["digits"], n_key=14):
+    >>> for task, stage, arms in order_of_work(["digits"], n_key=17):
     ...     print(task, stage, arms)
-    digits 0 slice(None, 14, None)
-    digits 1 slice(None, 14, None)
-    digits 2 slice(None, 14, None)
-    digits 3 slice(None, 14, None)
-    digits 0 slice(14, None, None)
-    digits 1 slice(14, None, None)
-    digits 2 slice(14, None, None)
-    digits 3 slice(14, None, None)
+    digits 0 slice(None, 17, None)
+    digits 1 slice(None, 17, None)
+    digits 2 slice(None, 17, None)
+    digits 3 slice(None, 17, None)
+    digits 0 slice(17, None, None)
+    digits 1 slice(17, None, None)
+    digits 2 slice(17, None, None)
+    digits 3 slice(17, None, None)
     """
     for arms in (slice(n_key), slice(n_key, None)):
         for stages in (TUNED, SENSITIVE):
@@ -205,10 +217,10 @@ def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, 
 
 
 def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
-    """Return how many runs an arm has in a stage.
+    """Return how many runs an arm has in a stage at most.
 
     >>> [n_runs(FULL, stage, Arm("", "one", "cosine", in_sensitivity=True)) for stage in range(4)]
-    [8, 3, 5, 12]
+    [8, 6, 5, 12]
     """
     if arm.chosen_by:
         return len(protocol.seeds) if stage == 2 else 0

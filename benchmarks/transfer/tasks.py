@@ -70,15 +70,42 @@ class Outline:
     has_sensitivity: bool = True
 
 
+# A run of the digits takes a second, so they have all combinations. The other tasks change one
+# thing at a time: these combinations are left out.
+_COMBINATIONS = (
+    "one rate, SGDR 2",
+    "ratio 10, SGDR 2, 1 frozen epoch",
+    "ratio 100, one-cycle, 1 frozen epoch",
+    "ratio 100, cosine",
+    "ratio 100, SGDR 2",
+    "ratio 100, SGDR 1",
+    "ratio 100, constant",
+    "ratio 10, SGDR 2, batch norm trains",
+)
+_ONE_AT_A_TIME = tuple(arm.name for arm in ARMS if arm.name not in _COMBINATIONS)
+
+# Whether the rates that are chosen stay good under other conditions.
+_FEW = ("one rate, one-cycle", "ratio 10, one-cycle", "ratio 10, one-cycle, auto")
+
 OUTLINES = {
     "digits": Outline("digits 0 to 4, then 5 to 9, 20 images a class"),
     "text": Outline(
         "MiniLM-L6 on Debian's package descriptions, 9 classes, 20 texts a class",
         has_batch_norm=False,
+        arms=_ONE_AT_A_TIME,
     ),
     "images": Outline(
         f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 20 images a class",
+        arms=_ONE_AT_A_TIME,
     ),
+    **{
+        f"{task}-{change}": Outline(f"{task}, {title}", arms=_FEW, has_sensitivity=False)
+        for task in ("digits", "text", "images")
+        for change, title in (
+            ("half", "half the examples: 10 a class"),
+            ("batch-48", "batches of 48 instead of 16"),
+        )
+    },
     # It takes long: the arms that decide about the defaults.
     "images-60": Outline(
         f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 60 images a class",
@@ -103,8 +130,8 @@ def arms_of(task: str, arms: Sequence[Arm] = ARMS) -> list[Arm]:
         task: The name of the task.
         arms: The arms to take from. Defaults to all.
 
-    >>> len(arms_of("digits")) - len(arms_of("text"))  # no batch normalisation to train
-    3
+    >>> len(arms_of("images")) - len(arms_of("text"))  # no batch normalisation to train
+    2
     """
     outline = OUTLINES[task]
     return [
@@ -170,7 +197,15 @@ def _split_of(pool: Part, per_class: int, seed: int, validation: Part | None) ->
 # --- Digits
 
 
-def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int = 31) -> Task:
+def digits_task(
+    folders: Folders,
+    *,
+    name: str = "digits",
+    per_class: int = 20,
+    batch_size: int = 16,
+    pretraining_epochs: int = 12,
+    epochs: int = 31,
+) -> Task:
     """The embedded default of `dlr-tf finetune`: pretrained on 0 to 4, fine-tuned on 5 to 9.
 
     20 images per class to train, 40 to validate, the others to test. The parts to choose from are
@@ -203,15 +238,15 @@ def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int =
         return classifier(backbone, 5)
 
     return Task(
-        name="digits",
+        name=name,
         build=build,
         split=functools.cache(
-            lambda seed: _split_of(parts()["pool"], 20, seed, parts()["validation"])
+            lambda seed: _split_of(parts()["pool"], per_class, seed, parts()["validation"])
         ),
         test=lambda: parts()["test"],
         blocks=("conv_2", "conv_3", "conv_4", HEAD),
         epochs=epochs,
-        batch_size=16,
+        batch_size=batch_size,
         seconds=3.0,
     )
 
@@ -221,7 +256,14 @@ def digits_task(folders: Folders, *, pretraining_epochs: int = 12, epochs: int =
 _TEXT_LENGTH = 16  # tokens; one text in ten is longer
 
 
-def text_task(folders: Folders, *, epochs: int = 7) -> Task:
+def text_task(
+    folders: Folders,
+    *,
+    name: str = "text",
+    per_class: int = 20,
+    batch_size: int = 16,
+    epochs: int = 7,
+) -> Task:
     """MiniLM-L6 on short descriptions of Debian's packages, 9 sections.
 
     20 texts per class to train (chosen by the seed from 100), 40 to validate, 80 to test.
@@ -252,15 +294,15 @@ def text_task(folders: Folders, *, epochs: int = 7) -> Task:
         return keras.Model(encoder.input, outputs, name="minilm_classifier")
 
     return Task(
-        name="text",
+        name=name,
         build=build,
         split=functools.cache(
-            lambda seed: _split_of(parts()[0]["train"], 20, seed, parts()[0]["validation"])
+            lambda seed: _split_of(parts()[0]["train"], per_class, seed, parts()[0]["validation"])
         ),
         test=lambda: parts()[0]["test"],
         blocks=(*(f"block_{block}_attention" for block in range(6)), HEAD),
         epochs=epochs,
-        batch_size=16,
+        batch_size=batch_size,
         seconds=15.0,
     )
 
@@ -279,7 +321,15 @@ def read_sections(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 # --- Images
 
 
-def images_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE) -> Task:
+def images_task(
+    folders: Folders,
+    *,
+    name: str = "images",
+    per_class: int = 20,
+    batch_size: int = 16,
+    epochs: int = 7,
+    size: int = IMAGE_SIZE,
+) -> Task:
     """MobileNetV2 with ImageNet weights on `fashion_mini`.
 
     Of the 60 training images per class the seed chooses 20 to train; the other 40 validate. The
@@ -289,15 +339,15 @@ def images_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE) ->
     _check_files("images", [archive, weights])
     parts = functools.cache(lambda: _read_archive(archive, size))
     return Task(
-        name="images",
+        name=name,
         build=functools.partial(_mobilenet, weights, size),
         split=functools.lru_cache(maxsize=2)(
-            lambda seed: _split_of(parts()["train"], 20, seed, None)
+            lambda seed: _split_of(parts()["train"], per_class, seed, None)
         ),
         test=lambda: parts()["test"],
         blocks=_MOBILENET_BLOCKS,
         epochs=epochs,
-        batch_size=16,
+        batch_size=batch_size,
         seconds=10.0,
     )
 
@@ -416,10 +466,18 @@ def _check_files(task: str, paths: Sequence[Path], option: str = "--data") -> No
             )
 
 
-DEFAULT_TASKS = ("digits", "text", "images")
-TASKS: dict[str, Callable[..., Task]] = {
+_MAKERS: dict[str, Callable[..., Task]] = {
     "digits": digits_task,
     "text": text_task,
     "images": images_task,
+}
+TASKS: dict[str, Callable[..., Task]] = {
+    **_MAKERS,
+    **{
+        f"{task}-{change}": functools.partial(make, name=f"{task}-{change}", **arguments)
+        for task, make in _MAKERS.items()
+        for change, arguments in (("half", {"per_class": 10}), ("batch-48", {"batch_size": 48}))
+    },
     "images-60": images_60_task,
 }
+DEFAULT_TASKS = tuple(name for name in TASKS if name != "images-60")

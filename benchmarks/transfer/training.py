@@ -33,7 +33,6 @@ from dlr_tf import (
     unfreeze_batch_norm,
 )
 from dlr_tf.app.applications import HEAD
-from dlr_tf.training import rate_choice
 
 _EVALUATION_BATCH = 128
 
@@ -80,7 +79,7 @@ class Trainer:
         own = (*self.model.weights, *self.optimizer.variables)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
-        steps = max(task.epochs * task.steps_per_epoch(), rate_choice.SWEEP.steps)
+        steps = max(task.epochs * task.steps_per_epoch(), choices.LONG.steps)
         self._table = tf.Variable(tf.zeros((steps, len(self.layer_groups)), tf.float64))
         self._of_layer: dict[bool, list[int]] = {}
         self._train_steps: dict[tuple[int, str], Any] = {}

@@ -17,11 +17,12 @@ from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.core._validation import did_you_mean
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT
+from dlr_tf.training.rate_choice import AUTO
 
-# A network pretrained on a million photographs and one pretrained on 720 digits need different
-# settings: the second needs higher rates and more epochs.
-IMAGE_DEFAULTS = {"learning_rate": "1e-5:1e-3", "epochs": 7, "batch_size": 32, "compare": False}
-DIGIT_DEFAULTS = {"learning_rate": "1e-3:1e-2", "epochs": 31, "batch_size": 16, "compare": True}
+# A network pretrained on a million photographs needs fewer epochs than one pretrained on 720 digits.
+IMAGE_DEFAULTS = {"epochs": 7, "batch_size": 32, "compare": False}
+DIGIT_DEFAULTS = {"epochs": 31, "batch_size": 16, "compare": True}
+T_MUL = 2.0
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
@@ -41,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     >>> args = parse_arguments(["finetune"])
     >>> args.command, args.epochs, args.learning_rate
-    ('finetune', 31, '1e-3:1e-2')
+    ('finetune', 31, 'auto')
     """
     command_line = list(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(command_line)
@@ -82,6 +83,14 @@ def _complete(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if name in given and given[name] is None:
             setattr(args, name, value)
+    for name in ("cycle_epochs", "t_mul"):
+        if given.get(name) is not None and args.schedule != "sgdr":
+            raise MistakeError(
+                f"--{name.replace('_', '-')} is for cycles: give --schedule sgdr too. "
+                f"Received: --schedule {args.schedule}"
+            )
+    if "t_mul" in given and args.t_mul is None:
+        args.t_mul = T_MUL
     # Images that choose an epoch must not be those that the result is tested on.
     chooses = given.get("keep") == "best" or given.get("patience") is not None
     args.validation_fraction = VALIDATION_FRACTION if chooses else 0.0
@@ -178,9 +187,11 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_split(parser)
     parser.add_argument(
         "--learning-rate",
+        default=AUTO,
         metavar="LO:HI",
-        help="rates from the first group to the head: LO:HI (geometric), :HI (the others HI/10), "
-        f"one for all, or one per group separated by commas {_default('learning_rate')}",
+        help="auto: chosen by a range test; or rates from the first group to the head: LO:HI "
+        "(geometric), :HI (the others HI/10), one for all, or one per group separated by commas "
+        "(default: auto)",
     )
     parser.add_argument(
         "--optimizer",
@@ -329,15 +340,15 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--frozen-epochs",
         type=integer(0),
-        default=1,
+        default=0,
         metavar="N",
-        help="number of first epochs in which only the head is trained (default: 1)",
+        help="number of first epochs in which only the head is trained (default: 0)",
     )
     parser.add_argument(
         "--schedule",
         choices=fine_tuning.SCHEDULES,
-        default="sgdr",
-        help="how the rates change over the steps (default: sgdr)",
+        default="onecycle",
+        help="how the rates change over the steps (default: onecycle)",
     )
     parser.add_argument(
         "--cycle-epochs",
@@ -349,7 +360,6 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--t-mul",
         type=positive,
-        default=2.0,
         metavar="X",
         help="each sgdr cycle is this many times longer than the one before, at least 1 "
         "(default: 2)",
@@ -357,8 +367,15 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="also train all layers at one rate, that of the head, for as many epochs (default: "
-        "only without DATA)",
+        help="also train with one rate for all layers, chosen by a range test, with the same "
+        "schedule and for as many epochs, and compare several seeds (default: only without DATA)",
+    )
+    parser.add_argument(
+        "--compare-seeds",
+        type=integer(1),
+        default=3,
+        metavar="N",
+        help="with --compare, how many seeds are trained for each (default: 3)",
     )
     parser.add_argument(
         "--strategy",

@@ -38,7 +38,9 @@ class ImageData:
             not to train on for several epochs. Images are float32 of shape
             `(batch, height, width, channels)`, with the values of the files (0 to 255).
         train_from: A function from a step to the batches of the training from this step on,
-            without end, each epoch in another order. It gives the same batches each time.
+            without end, each epoch in another order. It gives the same batches each time. A second
+            argument is the seed of the order and of the random changes. It defaults to that of the
+            data.
         validation: Batches for the scores after each epoch. The same as `test` if the source has
             only one part beside `train` and no training images are held out.
         test: Batches for the scores at the end.
@@ -57,7 +59,7 @@ class ImageData:
 
     name: str
     train: tf.data.Dataset
-    train_from: Callable[[int], tf.data.Dataset]
+    train_from: Callable[..., tf.data.Dataset]
     validation: tf.data.Dataset
     test: tf.data.Dataset
     class_names: tuple[str, ...]
@@ -251,9 +253,9 @@ def load_folder(
         labels = indices.map(lambda batch: tf.gather(found.labels, batch))
         return tf.data.Dataset.zip((files.batches(indices, batch_size), labels))
 
-    def train_from(step: int) -> tf.data.Dataset:
-        order = index_batches(len(parts["train"]), batch_size, seed, start=step)
-        return _training(batches(parts["train"], order), augmentations, seed, step)
+    def train_from(step: int, order_seed: int = seed) -> tf.data.Dataset:
+        order = index_batches(len(parts["train"]), batch_size, order_seed, start=step)
+        return _training(batches(parts["train"], order), augmentations, order_seed, step)
 
     def evaluation(part: str) -> tf.data.Dataset:
         places = parts[part]
@@ -442,22 +444,24 @@ def load_tfds(
     def decoded(batches: tf.data.Dataset) -> tf.data.Dataset:
         return batches.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    def epoch(number: int) -> tf.data.Dataset:
-        epoch_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
+    def epoch(number: int, order_seed: int) -> tf.data.Dataset:
+        state = np.random.SeedSequence([order_seed, number]).generate_state(1)
+        epoch_seed = int(state[0]) >> 1
         encoded = _encoded(found, splits["train"], shuffle_seed=epoch_seed)
         encoded = encoded.shuffle(_SHUFFLED, seed=epoch_seed, reshuffle_each_iteration=False)
         return encoded.batch(batch_size)
 
-    def train_from(step: int) -> tf.data.Dataset:
+    def train_from(step: int, order_seed: int = seed) -> tf.data.Dataset:
         def batches() -> Iterator[Any]:
             first, done = divmod(step, steps)
-            yield from epoch(first).skip(done)  # reads what it skips, but does not decode it
+            # It reads what it skips, but does not decode it.
+            yield from epoch(first, order_seed).skip(done)
             for number in itertools.count(first + 1):
-                yield from epoch(number)
+                yield from epoch(number, order_seed)
 
-        spec = epoch(0).element_spec
+        spec = epoch(0, order_seed).element_spec
         endless = tf.data.Dataset.from_generator(batches, output_signature=spec)
-        return _training(decoded(endless), augmentations, seed, step)
+        return _training(decoded(endless), augmentations, order_seed, step)
 
     def evaluation(part: str) -> tf.data.Dataset:
         batches = decoded(_encoded(found, splits[part]).batch(batch_size))

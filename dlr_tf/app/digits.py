@@ -94,8 +94,8 @@ def _from_arrays(
 
     training = examples(train)
 
-    def train_from(step: int) -> tf.data.Dataset:
-        batches = index_batches(len(train), batch_size, seed, start=step)
+    def train_from(step: int, order_seed: int = seed) -> tf.data.Dataset:
+        batches = index_batches(len(train), batch_size, order_seed, start=step)
         batches = batches.map(lambda indices: tuple(tf.gather(part, indices) for part in training))
         return batches.prefetch(tf.data.AUTOTUNE)
 

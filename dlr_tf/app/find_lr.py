@@ -18,6 +18,7 @@ from dlr_tf.app.tasks import OPTIMIZERS, load_task, parse_rates
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import LABELS, MEANINGS
+from dlr_tf.training.rate_choice import AUTO, RATIO
 
 STOP_FACTOR = 4.0
 # The first of these that a curve gives is the one to use.
@@ -142,10 +143,12 @@ def rates_with_head(text: str, head: float) -> str:
         text: A value of --learning-rate. The rate of its head is above 0.
         head: The new rate of the head.
 
-    >>> [rates_with_head(text, 0.02) for text in ("1e-5:1e-3", ":1e-3", "1e-3", "1e-4,1e-3")]
-    ['2.0e-04:2.0e-02', ':2.0e-02', '2.0e-02', '2.0e-03,2.0e-02']
+    >>> [rates_with_head(text, 0.02) for text in ("1e-5:1e-3", ":1e-3", "1e-4,1e-3", "auto")]
+    ['2.0e-04:2.0e-02', ':2.0e-02', '2.0e-03,2.0e-02', '2.0e-03:2.0e-02']
     """
     rates = parse_rates(text)
+    if rates == AUTO:
+        rates = slice(1.0 / RATIO, 1.0)
     if isinstance(rates, slice):
         low = "" if rates.start is None else f"{rates.start * head / rates.stop:.1e}"
         return f"{low}:{head:.1e}"

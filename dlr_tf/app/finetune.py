@@ -11,7 +11,7 @@ import math
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf import MultiGroupOptimizer, split_layers
-from dlr_tf.app import checkpoint, report, settings, thumbnails
+from dlr_tf import MultiGroupOptimizer
+from dlr_tf.app import checkpoint, comparison, report, settings, thumbnails
 from dlr_tf.app.checkpoint import CheckpointError
 from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.interrupts import StoppedError, StopRequests
@@ -65,6 +65,7 @@ from dlr_tf.app.training import (
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.distribution import is_chief, make_strategy
+from dlr_tf.training.rate_choice import SWEEP
 
 TRAINING, COMPARISON = "training", "comparison"
 
@@ -169,6 +170,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         cycle_epochs=args.cycle_epochs,
         t_mul=args.t_mul,
     )
+    plan = Plan(task.groups, task.rates, schedule, args.frozen_epochs, args.seed)
     # Refuses an optimizer that does not fit the groups before the output folder is created.
     fine_tuning.compile_groups(
         task.model,
@@ -186,7 +188,6 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(locked(folder))
         check_output_folder(folder)  # another process may have written to it meanwhile
-    plan = Plan(task.groups, task.rates, schedule, args.frozen_epochs)
     return _Run(folder, given, task, plan, writes, checkpoints, started)
 
 
@@ -227,9 +228,9 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     task, output = run.task, run.folder
     start = model_arrays(task.model) if args.compare else {}
     with messages_to_stderr():
-        files = run.files(TRAINING, args)
-        result = train(run.plan, task, args, files, stop, [_ShowGroups()])
-    with_rates, label = describe_rates(args, task.rates)
+        plan = _with_rates(run, args, run.plan, TRAINING, auto=task.auto)
+        result = train(plan, task, args, run.files(TRAINING, args), stop, [_ShowGroups()])
+    with_rates, label = describe_rates(args, plan.rates)
     total = task.data.test_images
     right = round(result.accuracy * total)
     print_result(accuracy_line(right, total, with_rates))
@@ -237,15 +238,11 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     other = None
     if args.compare:
         trained = trained_arrays(task.model)
-        head_rate = task.rates[-1]
-        one_rate = Plan(split_layers(task.model, []), [head_rate], float, 0)
         with messages_to_stderr():
-            say(f"for comparison, the same model with all layers at {head_rate:g} throughout:")
-            load_model_arrays(task.model, start)
-            other = train(one_rate, task, args, run.files(COMPARISON, args), stop)
-            load_trained(run.plan, task, args, trained)
-        right = round(other.accuracy * total)
-        print_result(accuracy_line(right, total, f"one rate, {head_rate:g}, throughout"))
+            other = _compare(run, args, plan, label, result, start, stop)
+            load_trained(plan, task, args, trained)
+        for line in comparison.lines(label, other["ours"], other["test_accuracies"]):
+            print_result(line)
 
     if not run.writes:
         return 0
@@ -253,7 +250,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         "training": result.seconds,
         "total": time.perf_counter() - run.started + result.earlier_seconds,
     }
-    found = {"label": label, **_report(args, task, result, other, seconds)}
+    found = {"label": label, **_report(args, task, plan, result, other, seconds)}
     found["command"] = settings.read_settings(output)["command"]
     report.write_report(output / "report.json", found)
     write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
@@ -267,9 +264,9 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         lambda path: plotting.plot_history(
             result.history,
             path,
-            compare=other.history if other else None,
+            compare=other["history"] if other else None,
             frozen_epochs=args.frozen_epochs,
-            labels=(label, "one rate throughout" if label.startswith("one rate") else "one rate"),
+            labels=(label, comparison.ONE_RATE),
             title=f"{names}: loss and accuracy",
         ),
     )
@@ -295,6 +292,100 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     print_result(written_line(output, [path.name for path in output.iterdir()]))
     print_result(next_line(after_training(args, output)))
     return 0
+
+
+def _with_rates(run: _Run, args: argparse.Namespace, plan: Plan, name: str, *, auto: bool) -> Plan:
+    """Return a plan with its peak rates, which a range test chooses if `auto`.
+
+    Args:
+        run: The run.
+        args: The arguments of `finetune`.
+        plan: The plan, with the ratios of the rates to that of the head if `auto`.
+        name: The name of the training.
+        auto: Whether to choose.
+    """
+    if not auto:
+        return plan
+    # Another process may choose other rates: sums on several threads are in another order.
+    path = run.checkpoints / f"{name}-rates.npz" if run.checkpoints else None
+    stored = checkpoint.read_checkpoint(path) if path else None
+    if stored is None:
+        say(f"choosing learning rates by a range test of {SWEEP.steps} steps")
+        keras.utils.set_random_seed(plan.seed)
+        choice = fine_tuning.auto_rates(
+            run.task.model,
+            plan.groups,
+            plan.rates,
+            run.task.data.train_from(0, plan.seed),
+            batch_norm=args.batch_norm,
+            fit={"class_weight": run.task.data.class_weights(args.class_weights)},
+            optimizer=OPTIMIZERS[args.optimizer],
+        )
+        stored = {}, {"rates": choice.rates, "line": choice.line()}
+        if path:
+            checkpoint.write_checkpoint(path, *stored)
+    say(stored[1]["line"])
+    return dataclasses.replace(plan, rates=list(stored[1]["rates"]))
+
+
+def _compare(
+    run: _Run,
+    args: argparse.Namespace,
+    plan: Plan,
+    label: str,
+    result: Result,
+    start: Mapping[str, np.ndarray],
+    stop: StopRequests,
+) -> dict[str, Any]:
+    """Train with several seeds, each with our rates and with one rate for all layers.
+
+    Both have the same schedule, epochs and frozen epochs. A range test chooses the one rate.
+
+    Args:
+        run: The run.
+        args: The arguments of `finetune`.
+        plan: What the training did that is kept.
+        label: Its rates.
+        result: Its result.
+        start: The state of the model before it.
+        stop: Tells when the process has to end.
+
+    Returns:
+        The entry `"compare"` of report.json, and under `"ours"` the accuracies of our rates.
+    """
+    task, model = run.task, run.task.model
+    head = [] if args.keep_head else comparison.head_variables(model, plan.groups)
+    ratios = [1.0] * len(plan.groups)
+    ours, theirs, rates = [result], [], []
+    for seed in range(args.seed, args.seed + args.compare_seeds):
+        for name, is_ours in ((TRAINING, True), (COMPARISON, False)):
+            if is_ours and seed == args.seed:
+                continue
+            of = label if is_ours else comparison.ONE_RATE
+            number = len(ours) + len(theirs)
+            say(f"for comparison ({number} of {2 * args.compare_seeds - 1}): {of}, seed {seed}")
+            load_model_arrays(model, start)
+            if seed != args.seed:
+                comparison.start_with_seed(model, head, seed)
+            some = run.plan if is_ours else dataclasses.replace(run.plan, rates=ratios)
+            some = dataclasses.replace(some, seed=seed)
+            auto = task.auto or not is_ours
+            some = _with_rates(run, args, some, f"{name}-{seed}", auto=auto)
+            files = run.files(f"{name}-{seed}", args)
+            found = train(some, task, args, files, stop, show_epochs=False)
+            say(f"test accuracy {found.accuracy:.4f}")
+            (ours if is_ours else theirs).append(found)
+            if not is_ours:
+                rates.append(some.rates[-1])
+    return {
+        "label": comparison.ONE_RATE,
+        "seeds": [*range(args.seed, args.seed + args.compare_seeds)],
+        "learning_rates": rates,
+        "ours": [found.accuracy for found in ours],
+        "test_accuracies": [found.accuracy for found in theirs],
+        "test_losses": [found.loss for found in theirs],
+        "history": theirs[0].history,
+    }
 
 
 def _evaluate(task: Task) -> Evaluation:
@@ -361,8 +452,9 @@ class _ShowGroups(keras.callbacks.Callback):
 def _report(
     args: argparse.Namespace,
     task: Task,
+    plan: Plan,
     result: Result,
-    other: Result | None,
+    other: dict[str, Any] | None,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     data = task.data
@@ -375,7 +467,7 @@ def _report(
             "test_images": data.test_images,
         },
         "settings": settings.settings_of(args),
-        "groups": report.describe_groups(task.model, task.groups, task.rates),
+        "groups": report.describe_groups(task.model, plan.groups, plan.rates),
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
         "kept_epoch": result.kept_epoch,
@@ -384,11 +476,7 @@ def _report(
         "versions": report.versions(),
     }
     if other is not None:
-        found["compare"] = {
-            "learning_rate": task.rates[-1],
-            "test_accuracy": other.accuracy,
-            "test_loss": other.loss,
-            "history": other.history,
-        }
+        found["test_accuracies"] = other["ours"]
+        found["compare"] = {name: value for name, value in other.items() if name != "ours"}
     found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     return found

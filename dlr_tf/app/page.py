@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dlr_tf.app.comparison import ONE_RATE
 from dlr_tf.app.evaluation import Evaluation
 from dlr_tf.app.markup import Content, Html, element, scrolling, table
 from dlr_tf.app.page_style import STYLE
@@ -181,8 +182,7 @@ def _comparison(report: Mapping[str, Any], total: int) -> Content:
     ours, theirs = accuracies(report), accuracies(other)
     if not (ours and theirs):
         return None
-    rate = other.get("learning_rate")
-    label = "one rate throughout" + (f", {rate:g}" if rate is not None else "")
+    label = other.get("label") or ONE_RATE
     several = len(ours) > 1 or len(theirs) > 1
     # With one seed, only the choice of the test images can be accounted for.
     sides = [
@@ -251,7 +251,7 @@ def _curves(
     runs = [(report.get("label") or "this run", history)]
     other = (report.get("compare") or {}).get("history")
     if other:
-        runs.append(("one rate", {key: _floats(values) for key, values in other.items()}))
+        runs.append((ONE_RATE, {key: _floats(values) for key, values in other.items()}))
     frozen = report["settings"].get("frozen_epochs") or 0
     figures = []
     for metric in ("loss", "accuracy"):

@@ -169,6 +169,8 @@ class Progress(keras.callbacks.Callback):
         epochs: Number of all epochs. Defaults to `None`: that of `fit`.
         first_step: Number of steps of the first epoch that were done before, in a training that was
             stopped within an epoch. Defaults to 0.
+        lines: Whether to print a line after each epoch. Defaults to `True`; with `False` there is
+            only the bar.
         stream: Where to write. Defaults to `None`: stderr.
     """
 
@@ -177,11 +179,13 @@ class Progress(keras.callbacks.Callback):
         epochs: int | None = None,
         *,
         first_step: int = 0,
+        lines: bool = True,
         stream: TextIO | None = None,
     ) -> None:
         super().__init__()
         self.epochs = epochs
         self._first_step = first_step
+        self._has_lines = lines
         self._stream = stream
         self._bar: rich.progress.Progress | None = None
         self._columns = ""
@@ -242,6 +246,8 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.close()
         self._first_step = 0
+        if not self._has_lines:
+            return
         values = dict(logs or {})
         if not any(name.startswith(RATE) for name in values):
             values |= self._read_rates()

@@ -19,6 +19,7 @@ from dlr_tf.core._validation import some_of
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.learning_rates import resolve_learning_rates
+from dlr_tf.training.rate_choice import AUTO, relative_rates
 
 # The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
 OPTIMIZERS: dict[str, Any] = {
@@ -36,7 +37,8 @@ class Task:
         data: The images.
         model: The classifier, not compiled.
         groups: Its groups. The last one is the head, alone.
-        rates: The peak rate of each group.
+        rates: The peak rate of each group; with `auto`, its ratio to that of the head.
+        auto: Whether a range test chooses the rates. Defaults to `False`.
         pretraining_accuracy: The accuracy of the embedded network's pretraining. `None` for a model
             of `keras.applications`.
     """
@@ -45,6 +47,7 @@ class Task:
     model: keras.Model
     groups: Sequence[LayerGroup]
     rates: list[Any]
+    auto: bool = False
     pretraining_accuracy: float | None = None
 
 
@@ -81,7 +84,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
     model = applications.classifier(backbone, len(data.class_names))
     groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")
     _say_what_was_found(data)
-    return Task(data, model, groups, rates_of_groups(rates, groups), accuracy)
+    return Task(data, model, groups, rates_of_groups(rates, groups), rates == AUTO, accuracy)
 
 
 def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
@@ -110,7 +113,7 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
         augmentations=parse_augmentations(args.augment),
     )
     _say_what_was_found(data)
-    return Task(data, model, groups, group_rates)
+    return Task(data, model, groups, group_rates, rates == AUTO)
 
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
@@ -184,21 +187,24 @@ def parse_rates(text: str) -> Any:
     """Return the argument `learning_rate` that a text means.
 
     Args:
-        text: `LO:HI`, `:HI`, one number, or one number per group separated by commas.
+        text: `auto`, `LO:HI`, `:HI`, one number, or one number per group separated by commas.
 
     Raises:
         ValueError: If it is none of these, or a rate is negative or not finite.
 
-    >>> parse_rates("1e-5:1e-3"), parse_rates("0.1,0.2")
-    (slice(1e-05, 0.001, None), [0.1, 0.2])
+    >>> parse_rates("1e-5:1e-3"), parse_rates("0.1,0.2"), parse_rates("auto")
+    (slice(1e-05, 0.001, None), [0.1, 0.2], 'auto')
     """
+
+    if text == AUTO:
+        return AUTO
 
     def number(part: str) -> float:
         try:
             return float(part)
         except ValueError:
             raise ValueError(
-                "--learning-rate should be LO:HI, :HI, one number, or one number per group "
+                "--learning-rate should be auto, LO:HI, :HI, one number, or one number per group "
                 f"separated by commas. Received: --learning-rate {text}"
             ) from None
 
@@ -216,7 +222,7 @@ def parse_rates(text: str) -> Any:
 
 
 def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[Any]:
-    """Return the peak rate of each group.
+    """Return the peak rate of each group, or for `"auto"` its ratio to that of the head.
 
     Args:
         rates: What `parse_rates` returns.
@@ -225,6 +231,8 @@ def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[Any]:
     Raises:
         ValueError: If a list has not one rate per group.
     """
+    if rates == AUTO:
+        return list(relative_rates(len(groups)))
     if isinstance(rates, list) and len(rates) != len(groups):
         raise ValueError(
             f"--learning-rate should hold one rate per group. There are {len(groups)} groups: "

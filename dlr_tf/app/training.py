@@ -40,12 +40,14 @@ class Plan:
         rates: The peak rate of each group.
         schedule: A function from a peak rate to a schedule of the whole training.
         frozen_epochs: Int: first epochs in which only the head is trained.
+        seed: Int: seed of the order of the images, of their changes, and of all random numbers.
     """
 
     groups: Sequence[LayerGroup]
     rates: Sequence[Any]
     schedule: Callable[[float], Any]
     frozen_epochs: int
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,8 @@ def train(
     files: Files,
     stop: StopRequests,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    *,
+    show_epochs: bool = True,
 ) -> Result:
     """Train a model, or go on with its training, and test it.
 
@@ -124,6 +128,7 @@ def train(
         files: Where to write. If the checkpoint exists, the training goes on from there.
         stop: Tells when the process has to end.
         callbacks: More callbacks for `fit`, which see the model as it goes on. Defaults to none.
+        show_epochs: Whether to print a line for each epoch. Defaults to `True`.
 
     Returns:
         The result. The model is the last one, or with `--keep best` the one of the best epoch.
@@ -133,7 +138,7 @@ def train(
         CheckpointError: If the checkpoint cannot be read or does not fit.
         WriteError: If a file cannot be written.
     """
-    keras.utils.set_random_seed(args.seed)
+    keras.utils.set_random_seed(plan.seed)
     stored = None if files.checkpoint is None else checkpoint.read_checkpoint(files.checkpoint)
     arrays, record = stored or ({}, {})
     position = Position(**record)
@@ -156,7 +161,7 @@ def train(
         logger.on_train_begin()
         keeper.on_train_begin()
     else:
-        progress = Progress(args.epochs, first_step=position.step)
+        progress = Progress(args.epochs, first_step=position.step, lines=show_epochs)
         with progress, stop.deferred(), warnings.catch_warnings():
             if position.epoch:
                 # `fine_tune` takes the epochs that are left for the whole training.
@@ -164,7 +169,7 @@ def train(
             fine_tuning.fine_tune(
                 task.model,
                 plan.groups,
-                task.data.train_from(position.epoch * steps + position.step),
+                task.data.train_from(position.epoch * steps + position.step, plan.seed),
                 learning_rate=list(plan.rates),
                 schedule=plan.schedule,
                 epochs=args.epochs,

@@ -49,11 +49,11 @@ def fine_tune(
     groups: Sequence[LayerGroup],
     train_data: Any,
     *,
-    learning_rate: Any,
+    learning_rate: Any = AUTO,
     epochs: int,
-    frozen_epochs: int = 1,
+    frozen_epochs: int = 0,
     validation_data: Any = None,
-    schedule: str | Callable[[float], Rate] | Sequence[LearningRateSchedule] = "sgdr",
+    schedule: str | Callable[[float], Rate] | Sequence[LearningRateSchedule] = "onecycle",
     optimizer: Any = None,
     loss: Any = None,
     metrics: Any = None,
@@ -62,10 +62,11 @@ def fine_tune(
     verbose: int | str = "auto",
     **fit: Any,
 ) -> keras.callbacks.History:
-    """Fine-tune a model: the head first, then all groups at their own rates.
+    """Fine-tune a model with all groups at their own rates.
 
     In the first `frozen_epochs` epochs only the last group is trained, and then all groups. One
-    `MultiGroupOptimizer` is used throughout. The boundaries decide which layers are in the last
+    `MultiGroupOptimizer` is used throughout. The defaults are those that were best in
+    `benchmarks/transfer`. The boundaries decide which layers are in the last
     group: see `groups[-1].layers`, or `model.optimizer.summary()` afterwards. With the peak rate
     `lr_g` of group `g` and the schedule `s`, the rate at step `k` is `s(lr_g)(k)`. Step 0 is the
     first step of the first epoch. Variables that are frozen by themselves stay frozen; see
@@ -93,18 +94,20 @@ def fine_tune(
             with `steps_per_epoch`, and with a loss of your own.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
-            as it is. `"auto"`: a range test of 100 steps chooses them before the training; the
+            as it is. `"auto"`: rates around 3e-4, as far as a range test of 60 steps allows; the
             first group has a tenth of the head's rate. The test does not change the model, and one
-            printed line says what it chose. It reads the data, as `find_learning_rate` does.
+            printed line says what was chosen. It reads the data, as `find_learning_rate` does.
+            Defaults to `"auto"`.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
-        frozen_epochs: Int from 0 to `epochs`: epochs in which only the head is trained. Defaults
-            to 1.
+        frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained.
+            Defaults to 0.
         validation_data: As in `fit`. Defaults to `None`.
-        schedule: `"sgdr"` (cosine with warm restarts; cycles double in length, and the last one
-            ends with the last epoch), `"onecycle"`, `"constant"`, a function from a group's peak
+        schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
+            restarts; cycles double in length, and the last one ends with the last epoch),
+            `"constant"`, a function from a group's peak
             rate to its schedule (`make_schedule` returns such functions), or, with
             `learning_rate=None`, a list with one `LearningRateSchedule` per group. Defaults to
-            `"sgdr"`.
+            `"onecycle"`.
         optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
             `MultiGroupOptimizer`. Defaults to `FusedAdam()`.
         loss: As in `compile`. Defaults to the loss that the model was compiled with, or else the
@@ -185,11 +188,12 @@ def fine_tune(
     compiled: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
     if isinstance(learning_rate, str):
         _check_auto(learning_rate)
+        ratios = relative_rates(len(groups))
         # Bad arguments are errors before the range test.
-        _scheduled_rates(relative_rates(len(groups)), schedule, groups, length)
+        _scheduled_rates(ratios, schedule, groups, length)
         options = {**fit, "validation_split": length.validation_split}
         choice = auto_rates(
-            model, groups, train_data, batch_norm=batch_norm, fit=options, **compiled
+            model, groups, ratios, train_data, batch_norm=batch_norm, fit=options, **compiled
         )
         learning_rate = list(choice.rates)
         if verbose != 0:
@@ -225,6 +229,7 @@ def fine_tune(
 def auto_rates(
     model: keras.Model,
     groups: Sequence[LayerGroup],
+    ratios: Sequence[float],
     train_data: Any,
     *,
     batch_norm: str = "frozen",
@@ -241,6 +246,7 @@ def auto_rates(
     Args:
         model: A built model.
         groups: Its groups.
+        ratios: The ratio of the rate of each group to that of the head.
         train_data: As in `fine_tune`, but not a generator.
         batch_norm: As in `fine_tune`.
         fit: The arguments for `fit`, as in `choose_rates`.
@@ -252,14 +258,13 @@ def auto_rates(
         TypeError: If an argument is of the wrong kind.
         ValueError: If no rate can be suggested, or for the reasons of `compile_groups`.
     """
-    rates = relative_rates(len(groups))
     compile_groups(
-        model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
+        model, groups, ratios, train_data, optimizer=optimizer, loss=loss, metrics=metrics
     )
     _set_batch_norm(model, batch_norm)
     freeze_to(model, groups, 0)
     with distributed_fit(model, batch_of(train_data)):
-        return choose_rates(model, len(groups), train_data, fit)
+        return choose_rates(model, ratios, train_data, fit)
 
 
 def _check_auto(learning_rate: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,18 +13,18 @@ import numpy as np
 
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
-from dlr_tf.training.lr_suggestions import MEANINGS
 from dlr_tf.training.training_data import fit_arguments, trained_on
 
 AUTO = "auto"
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
-METHOD = "minimum"
+USUAL = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
+WITHIN = 3.0  # so far can the rate that a range test suggests be from a good one
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The range test that a choice is made by.
+    """A range test.
 
     Args:
         steps: Int: number of optimizer steps.
@@ -34,10 +35,10 @@ class Sweep:
             times.
     """
 
-    steps: int = 100
-    start: float = 1e-6
-    end: float = 1.0
-    smoothing: float = 0.98
+    steps: int = 60
+    start: float = 1e-5
+    end: float = 10.0
+    smoothing: float = 0.968  # over a factor of 10 of the rate, the weight of `find_learning_rate`
     stop_factor: float = 4.0
 
     def rates(self) -> np.ndarray:
@@ -54,34 +55,69 @@ class RateChoice:
 
     Args:
         rates: The peak rate of each group, the head's last.
+        suggestion: The head's rate that the sweep suggests.
         sweep: The sweep.
     """
 
     rates: tuple[float, ...]
+    suggestion: float
     sweep: LearningRateSweep
 
     def line(self) -> str:
         """Return one line that says what was chosen and why."""
-        each = " / ".join(f"{rate:.2g}" for rate in self.rates)
-        one_group = len(self.rates) == 1
-        return (
-            f"learning rate{'' if one_group else 's'} {each}: "
-            f"{'' if one_group else 'the head has '}{MEANINGS[METHOD]} in a range test of "
-            f"{len(self.sweep.losses)} steps{'' if one_group else ', the others keep their ratio'}"
-        )
+        rates = sorted({*self.rates})
+        shown = rates if len(rates) <= 4 else [rates[0], rates[-1]]
+        each = (" / " if shown is rates else " to ").join(f"{rate:.2g}" for rate in shown)
+        low, high = self.suggestion / WITHIN, self.suggestion * WITHIN
+        allowed = f"a range test allows {low:.1g} to {high:.1g}"
+        if len(rates) > 1:
+            allowed += " for the head"
+        return f"learning rate{'s' if len(rates) > 1 else ''} {each}: {allowed}"
+
+
+def usual_rates(ratios: Sequence[float]) -> tuple[float, ...]:
+    """Return rates in these ratios whose geometric mean is the usual rate of Adam, 3.2e-4.
+
+    >>> [f"{rate:.1e}" for rate in usual_rates([0.1, 1.0])]
+    ['1.0e-04', '1.0e-03']
+    """
+    head = USUAL / statistics.geometric_mean(ratios)
+    return tuple(head * ratio for ratio in ratios)
+
+
+def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
+    """Return the rates that are nearest to the usual ones and near what a sweep suggests.
+
+    The usual rates of Adam have the geometric mean 3.2e-4. The head's rate is at most 3 times and
+    at least a third of the suggestion.
+
+    Args:
+        suggestion: Float above 0: the head's rate that a sweep suggests.
+        ratios: The ratio of the rate of each group to that of the head.
+
+    >>> [f"{rate:.1e}" for rate in rates_near(5e-4, [0.01, 0.1, 1.0])]
+    ['1.5e-05', '1.5e-04', '1.5e-03']
+    >>> [f"{rates_near(suggestion, [1.0])[0]:.1e}" for suggestion in (1e-5, 2e-4, 1.0)]
+    ['3.0e-05', '3.2e-04', '3.3e-01']
+    """
+    usual = USUAL / statistics.geometric_mean(ratios)
+    head = min(max(usual, suggestion / WITHIN), suggestion * WITHIN)
+    return tuple(head * ratio for ratio in ratios)
 
 
 def choose_rates(
-    model: keras.Model, n_groups: int, train_data: Any, fit: Mapping[str, Any]
+    model: keras.Model, ratios: Sequence[float], train_data: Any, fit: Mapping[str, Any]
 ) -> RateChoice:
-    """Choose the peak rates by a range test, and leave the model as it was.
+    """Choose the peak rates, and leave the model as it was.
 
-    The rates of all groups keep the ratios of `relative_rates`. What is trained in the test is what
-    is trainable now.
+    A range test suggests a tenth of the head's rate with the lowest loss. Of the rates within a
+    factor of 3 of that, the one nearest to the usual rate is chosen: see `rates_near`.
+
+    What is trained in the test is what is trainable now.
 
     Args:
-        model: A model that is compiled with a `MultiGroupOptimizer` at these relative rates.
-        n_groups: Int, 1 or more: the number of its groups.
+        model: A model that is compiled with a `MultiGroupOptimizer` at the rates `ratios`.
+        ratios: The ratio of the rate of each group to that of the head, which all rates keep.
         train_data: As in `fine_tune`, but not a generator.
         fit: The arguments for `fit`. The test takes the batch size, the weights and the validation
             split from them.
@@ -100,10 +136,10 @@ def choose_rates(
     ...     keras.layers.Dense(8, activation="relu"),
     ...     keras.layers.Dense(1, name="top"),
     ... ])
-    >>> model.compile(
-    ...     MultiGroupOptimizer(split_layers(model, ["top"]), relative_rates(2)), loss="mse")
+    >>> ratios = relative_rates(2)
+    >>> model.compile(MultiGroupOptimizer(split_layers(model, ["top"]), ratios), loss="mse")
     >>> x = np.random.default_rng(0).normal(size=(64, 4))
-    >>> choice = choose_rates(model, 2, (x, x.sum(axis=1)), {"batch_size": 16})
+    >>> choice = choose_rates(model, ratios, (x, x.sum(axis=1)), {"batch_size": 16})
     >>> [round(rate / choice.rates[-1], 6) for rate in choice.rates]
     [0.1, 1.0]
 
@@ -134,13 +170,13 @@ def choose_rates(
         verbose=0,
     )
     try:
-        head = sweep.suggest(METHOD)
+        suggestion = sweep.suggest("minimum")
     except ValueError as error:
         raise ValueError(
             f"`learning_rate='auto'` finds no learning rate for this model and these data: {error} "
             "Or pass the learning rates."
         ) from error
-    return RateChoice(tuple(head * ratio for ratio in relative_rates(n_groups)), sweep)
+    return RateChoice(rates_near(suggestion, ratios), suggestion, sweep)
 
 
 def relative_rates(n_groups: int) -> list[float]:

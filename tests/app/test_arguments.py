@@ -32,6 +32,8 @@ from dlr_tf.app.messages import MistakeError
         (["find-lr", "--weights", "none"], "--weights needs DATA"),
         (["finetune", "--image-size", "32"], "--image-size needs DATA"),
         (["find-lr", "--start", "1", "--end", "0.1"], "--start should be below --end"),
+        (["finetune", "--t-mul", "2"], "--t-mul is for cycles: give --schedule sgdr too. Rec"),
+        (["finetune", "--cycle-epochs", "2", "--schedule", "constant"], "--cycle-epochs is for"),
         (["schedule"], "required: KIND"),
         (["schedule", "onecycle", "--steps", "1"], "an integer of at least 2, received '1'"),
     ],
@@ -45,10 +47,10 @@ def test_mistakes(argv: list[str], message: str) -> None:
 def test_defaults_depend_on_the_data() -> None:
     digits, images = parse_arguments(["finetune"]), parse_arguments(["finetune", "photos"])
     assert (digits.epochs, digits.batch_size, digits.compare) == (31, 16, True)
-    assert (digits.learning_rate, digits.model) == ("1e-3:1e-2", None)
+    assert (digits.learning_rate, digits.model) == ("auto", None)
     assert (images.epochs, images.batch_size, images.compare) == (7, 32, False)
     assert (images.learning_rate, images.model, images.weights) == (
-        "1e-5:1e-3",
+        "auto",
         "MobileNetV2",
         None,
     )

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app import cli, digits, finetune, image_files
+from dlr_tf.app import cli, comparison, digits, finetune, image_files
 from dlr_tf.app.finetune import describe_rates
 from dlr_tf.app.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
@@ -59,6 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     output = tmp_path_factory.mktemp("run") / "out"
     out, err = io.StringIO(), io.StringIO()
     arguments = ["--epochs", "3", "--batch-size", "20", "--learning-rate", "1e-4:1e-2"]
+    arguments += ["--schedule", "sgdr", "--frozen-epochs", "1", "--compare-seeds", "2"]
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
@@ -71,13 +72,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_results_on_stdout(trained: Run) -> None:
     report = report_of(trained.output)
-    first, second, third, last = trained.out.splitlines()
-    for line, accuracy, rates in (
-        (first, report["test_accuracy"], "differential rates"),
-        (second, report["compare"]["test_accuracy"], "one rate, 0.01, throughout"),
-    ):
-        right = round(796 * accuracy)
-        assert line == f"test accuracy {accuracy:.4f} ({right} of 796) with {rates}"
+    first, *compared, third, last = trained.out.splitlines()
+    accuracy = report["test_accuracy"]
+    right = round(796 * accuracy)
+    assert first == f"test accuracy {accuracy:.4f} ({right} of 796) with differential rates"
+    ours, theirs = report["test_accuracies"], report["compare"]["test_accuracies"]
+    assert compared == comparison.lines("differential rates", ours, theirs)
     assert third == f"written to {trained.output}: {', '.join(FILES)}"
     assert last == "next: dlr-tf finetune PHOTOS"
 
@@ -97,7 +97,16 @@ def test_progress_on_stderr(trained: Run) -> None:
         assert word in trained.err
     assert re.search(r"^ +3/3 .* / ", trained.err, re.MULTILINE)
     assert max(map(len, trained.err.splitlines())) <= 120  # the table; the lines of epochs have 80
-    assert "for comparison, the same model with all layers at 0.01 throughout:" in trained.err
+    lines = trained.err.splitlines()
+    starts = [line for line in lines if line.startswith("for comparison")]
+    assert starts == [
+        "for comparison (1 of 3): one rate for all layers, seed 0",
+        "for comparison (2 of 3): differential rates, seed 1",
+        "for comparison (3 of 3): one rate for all layers, seed 1",
+    ]
+    # The rates were given; only the one rate is chosen.
+    assert sum(line.startswith("choosing learning rates by a range") for line in lines) == 2
+    assert sum(bool(re.search(r"\b3/3\b", line)) for line in lines) == 1
 
 
 def test_history(trained: Run) -> None:
@@ -122,7 +131,14 @@ def test_report(trained: Run) -> None:
     assert report["pretraining_accuracy"] == 0.5
     assert report["seed"] == 0
     assert {"dlr_tf", "keras", "tensorflow", "numpy", "python"} == set(report["versions"])
-    assert len(report["compare"]["history"]["val_accuracy"]) == 3
+    compared = report["compare"]
+    assert len(compared["history"]["val_accuracy"]) == 3
+    assert compared["seeds"] == [0, 1]
+    assert report["test_accuracies"][0] == report["test_accuracy"]
+    assert len(compared["learning_rates"]) == len(compared["test_accuracies"]) == 2
+    # Another seed has another head and another order.
+    assert len({*report["test_accuracies"], *compared["test_accuracies"]}) > 2
+    assert "ours" not in compared
     assert 0 < report["seconds"]["training"] <= report["seconds"]["total"]
 
 
@@ -190,7 +206,8 @@ def test_frozen_epochs_train_only_the_head_if_the_last_boundary_stands_before_it
 
     monkeypatch.setattr(digits, "pretrain_on_digits", pretrain)
     Path("out").mkdir()  # an empty folder may be used
-    arguments = ["--epochs", "1", "--boundaries", "late", "--learning-rate", "0.01,0.02,0.1"]
+    arguments = ["--epochs", "1", "--frozen-epochs", "1", "--boundaries", "late"]
+    arguments += ["--learning-rate", "0.01,0.02,0.1"]
     assert cli.main(["finetune", *arguments, "--no-compare", "--output", "out"]) == 0
     out, err = capsys.readouterr()
     report = report_of(Path("out"))
@@ -212,6 +229,23 @@ def test_one_cycle(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> No
     assert head == pytest.approx(10 * body)
     assert 0 < head < 0.05
     assert capsys.readouterr().out.splitlines()[0].endswith(" with differential rates")
+
+
+def test_rates_that_a_range_test_chooses(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", "--epochs", "2", "--no-compare", "--seed", "4"]
+    assert cli.main([*arguments, "--output", "out"]) == 0
+    report = report_of(Path("out"))
+    assert report["settings"]["learning_rate"] == "auto"
+    early, late, head = (group["learning_rate"] for group in report["groups"])
+    assert (early / head, late / head) == pytest.approx((0.1, 0.1**0.5))
+    err = capsys.readouterr().err
+    assert f"\nlearning rates {early:.2g} / {late:.2g} / {head:.2g}: a range test allows " in err
+    # The same seed, the same choice: and the rates given by hand train the same model.
+    given = ["--learning-rate", ",".join(map(repr, (early, late, head))), "--output", "again"]
+    assert cli.main([*arguments, *given]) == 0
+    assert rows_of(Path("again/log.csv")) == rows_of(Path("out/log.csv"))
 
 
 def test_rates_in_words() -> None:
@@ -243,7 +277,8 @@ def test_a_diverged_training_at_one_rate(
 def test_a_wrong_setting_is_found_before_training(
     quick_digits: None, assert_mistake: Callable[[list[str], str], None]
 ) -> None:
-    assert_mistake(["finetune", "--t-mul", "0.5"], "`t_mul` should be at least 1")
+    argv = ["finetune", "--schedule", "sgdr", "--t-mul", "0.5"]
+    assert_mistake(argv, "`t_mul` should be at least 1")
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(

@@ -135,7 +135,7 @@ def test_everything_is_on_the_page() -> None:
         "12,345 images to train on",
         "2 min 5 s",
         "vgg/a … vgg/b 2 1,234 0.0001",
-        "one rate throughout, 0.01 0.5000 0.3232 to 0.6768 1",
+        "one rate for all layers 0.5000 0.3232 to 0.6768 1",
         "Difference: +0.2500, 2 of 8 images.",
         "Loss",
         "Accuracy",
@@ -208,7 +208,7 @@ def test_several_seeds() -> None:
     report["test_accuracies"] = [0.9, 0.8, 0.7]
     made = make(report)
     assert "this run 0.8000 0.7000 to 0.9000 3" in made.text
-    assert "one rate throughout, 0.01 0.5000 0.5000 to 0.5000 1" in made.text
+    assert "one rate for all layers 0.5000 0.5000 to 0.5000 1" in made.text
     assert "A dot is one seed." in made.text
 
 

@@ -98,9 +98,9 @@ def test_rates() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fast", "should be LO:HI, :HI, one number.* Received: --learning-rate fast"),
-        ("1e-3:", "should be LO:HI, :HI, one number"),
-        ("1,,2", "should be LO:HI, :HI, one number"),
+        ("fast", "should be auto, LO:HI, :HI, one number.* Received: --learning-rate fast"),
+        ("1e-3:", "should be auto, LO:HI, :HI, one number"),
+        ("1,,2", "should be auto, LO:HI, :HI, one number"),
         ("-1e-3", "finite"),
         ("nan", "finite"),
         ("0.1,-1", "finite"),
@@ -164,7 +164,8 @@ def test_a_folder_with_an_application(
     assert task.data.image_shape == (224, 224, 3)
     assert task.model.output_shape == (None, 2)
     assert [group.name for group in task.groups] == ["group_0", "group_1", "head"]
-    assert task.rates == pytest.approx([1e-5, 1e-4, 1e-3])
+    assert task.auto
+    assert task.rates == pytest.approx([0.1, 0.1**0.5, 1.0])  # the ratios that are kept
     assert task.pretraining_accuracy is None
     assert capsys.readouterr().err.endswith(
         "images: 8 images to train on, 2 to test on, 2 classes\n"

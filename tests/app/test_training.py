@@ -28,7 +28,8 @@ from dlr_tf.app.training import best_epoch, log_text
 from tests.scripts import kill_and_resume
 
 # Two steps in an epoch, and a checkpoint after each of them.
-QUICK = ["finetune", "--epochs", "3", "--batch-size", "50", "--checkpoint-every", "1"]
+QUICK = ["finetune", "--epochs", "3", "--batch-size", "50", "--compare-seeds", "1"]
+QUICK += ["--checkpoint-every", "1"]
 
 
 class KilledError(BaseException):
@@ -338,10 +339,10 @@ def test_tensorboard_is_missing(
 
 def test_tensorboard(quick_digits: None) -> None:
     pytest.importorskip("tensorboard")
-    arguments = ["finetune", "--epochs", "1", "--frozen-epochs", "0", "--compare"]
+    arguments = ["finetune", "--epochs", "1", "--frozen-epochs", "0", "--compare-seeds", "1"]
     assert cli.main([*arguments, "--tensorboard", "--output", "out"]) == 0
     assert sorted(path.name for path in Path("out/tensorboard").iterdir()) == [
-        "comparison",
+        "comparison-0",
         "training",
     ]
     assert list(Path("out/tensorboard/training").rglob("events.*"))

@@ -29,7 +29,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-QUICK = ("--epochs", "3", "--checkpoint-every", "2")
+QUICK = ("--epochs", "3", "--checkpoint-every", "2", "--compare-seeds", "1")
 LIMIT = 1800.0  # seconds that a process may take
 
 
@@ -118,7 +118,7 @@ def state_of(run: Path) -> str:
     log = run / "log.csv"
     if log.exists() and len(log.read_text().splitlines()) > 1:
         found = f"{len(log.read_text().splitlines()) - 1} epochs"
-    if (run / "checkpoint" / "comparison.npz").exists():
+    if [*(run / "checkpoint").glob("comparison-*.npz")]:
         found += ", in the comparison"
     if (run / "report.json").exists():
         found += ", report written"

@@ -159,6 +159,7 @@ def test_fine_tuning_equals_gradient_descent_by_hand() -> None:
         data.batch(8),
         learning_rate=[0.02, 0.1],
         epochs=3,
+        frozen_epochs=1,
         schedule="sgdr",
         optimizer=keras.optimizers.SGD(),
         loss="mse",
@@ -187,12 +188,23 @@ def test_fine_tuning_equals_gradient_descent_by_hand() -> None:
 def rates_seen(train_data: Any = None, **arguments: Any) -> np.ndarray:
     model, watch = eager_model(), Watch()
     data = batches() if train_data is None else train_data
-    arguments = {"frozen_epochs": 0, **arguments}
+    arguments = {"schedule": "sgdr", **arguments}
     fine_tune(model, three_groups(model), data, callbacks=[watch], verbose=0, **arguments)
     return np.array(watch.rates)
 
 
-def test_rates_of_every_step_by_default() -> None:
+def test_the_defaults() -> None:
+    model, watch = eager_model(), Watch()
+    fine_tune(model, three_groups(model), batches(), epochs=4, callbacks=[watch], verbose=0)
+    assert watch.moved("stem", 1)  # no frozen epoch
+    config = model.optimizer.get_config()["learning_rate"]
+    assert [rate["class_name"] for rate in config] == ["OneCycle"] * 3
+    assert [rate["config"]["total_steps"] for rate in config] == [12] * 3
+    peaks = [rate["config"]["max_learning_rate"] for rate in config]
+    np.testing.assert_allclose(np.array(peaks) / peaks[-1], [0.1, 0.1**0.5, 1.0], rtol=1e-6)
+
+
+def test_rates_of_every_step() -> None:
     seen = rates_seen(learning_rate=slice(1e-5, 1e-3), epochs=7)
     # 3 steps an epoch; cycles of 1, 2 and 4 epochs.
     factor = [(1 + math.cos(math.pi * t / n)) / 2 for n in (3, 6, 12) for t in range(n)]

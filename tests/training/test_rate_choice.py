@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlr_tf import SGDR, FusedAdam, fine_tune, split_layers
+from dlr_tf.training.fine_tuning import auto_rates
+from dlr_tf.training.rate_choice import (
+    RATIO,
+    RateChoice,
+    rates_near,
+    relative_rates,
+    usual_rates,
+)
+
+LENGTH = 48
+
+
+def small_model(seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    layers = [
+        keras.layers.Dense(8, activation="relu", name="early"),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.Dropout(0.2, name="dropout"),
+        keras.layers.Dense(8, activation="relu", name="late"),
+        keras.layers.Dense(3, activation="softmax", name="head"),
+    ]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.default_rng(0).normal(size=(LENGTH, 4)).astype("float32")
+    return x, np.argmax(x[:, :3], axis=1)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return LENGTH // 16
+
+    def __getitem__(self, number: int) -> Any:
+        x, y = arrays()
+        return x[16 * number : 16 * (number + 1)], y[16 * number : 16 * (number + 1)]
+
+
+def peaks_of(model: keras.Model) -> list[float]:
+    """The peak rates that a model was fine-tuned with."""
+    config = model.optimizer.get_config()["learning_rate"]
+    return [rate["config"]["initial_learning_rate"] for rate in config]
+
+
+def fit(model: keras.Model, data: Any, learning_rate: Any = "auto", **options: Any) -> Any:
+    groups = split_layers(model, ["late", "head"])
+    if isinstance(data, tuple):
+        options = {"batch_size": 16, **options}
+    arguments: dict[str, Any] = {"epochs": 2, "schedule": "sgdr", "verbose": 0, **options}
+    return fine_tune(model, groups, data, learning_rate=learning_rate, **arguments)
+
+
+def test_the_ratios() -> None:
+    np.testing.assert_allclose(relative_rates(3), [0.1, 0.1**0.5, 1.0])
+    assert relative_rates(1) == [1.0]
+
+
+@pytest.mark.parametrize("frozen_epochs", [0, 1])
+def test_the_training_is_the_one_with_these_rates(frozen_epochs: int) -> None:
+    chosen, given = small_model(), small_model()
+    keras.utils.set_random_seed(7)
+    history = fit(chosen, arrays(), frozen_epochs=frozen_epochs)
+    peaks = peaks_of(chosen)
+    keras.utils.set_random_seed(7)
+    expected = fit(given, arrays(), peaks, frozen_epochs=frozen_epochs)
+    # The range test left no trace: neither in the model nor in the random generators.
+    assert history.history == expected.history
+    for one, other in zip(chosen.get_weights(), given.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert peaks[0] == pytest.approx(peaks[-1] / RATIO)
+    assert 1e-4 < peaks[-1] < 0.1
+
+
+def test_one_printed_line(capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_model()
+    fit(model, arrays(), verbose=2)
+    line, *rest = capsys.readouterr().out.splitlines()
+    early, late, head = peaks_of(model)
+    assert line.startswith(f"learning rates {early:.2g} / {late:.2g} / {head:.2g}: a range test ")
+    assert rest[0] == "Epoch 1/2"
+    fit(small_model(), arrays(), verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_line() -> None:
+    def line(*rates: float) -> str:
+        return RateChoice(rates, 0.006, None).line()  # type: ignore[arg-type]
+
+    assert line(0.02) == "learning rate 0.02: a range test allows 0.002 to 0.02"
+    assert line(0.02, 0.02) == line(0.02)
+    assert line(1e-3, 2e-3, 3e-3, 4e-3, 0.02) == (
+        "learning rates 0.001 to 0.02: a range test allows 0.002 to 0.02 for the head"
+    )
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "head"),
+    [(1e-3, 1e-3), (4e-4, 1e-3), (2.9e-3, 1e-3), (1e-4, 3e-4), (9e-3, 3e-3)],
+)
+def test_the_rates_nearest_to_the_usual_ones(suggestion: float, head: float) -> None:
+    # Adam's usual rate, 3.2e-4, is in the middle between 1e-4 and 1e-3.
+    low, middle, high = rates_near(suggestion, relative_rates(3))
+    assert high == pytest.approx(head)
+    assert (low / high, middle / high) == pytest.approx((0.1, 0.1**0.5))
+    assert usual_rates(relative_rates(3)) == pytest.approx((1e-4, 10**-3.5, 1e-3))
+
+
+def data_of_kind(kind: str) -> Any:
+    if kind == "arrays":
+        return arrays()
+    if kind == "dataset":
+        return tf.data.Dataset.from_tensor_slices(arrays()).batch(16)
+    return Batches()
+
+
+def test_all_kinds_of_data() -> None:
+    for kind in ("arrays", "dataset", "py_dataset"):
+        model = small_model()
+        fit(model, data_of_kind(kind))
+        assert 1e-4 < peaks_of(model)[-1] < 0.1, kind
+
+
+def test_what_validates_is_not_read() -> None:
+    x, y = arrays()
+    x[36:] = np.nan
+    weights = np.ones(LENGTH)
+    weights[36:] = np.nan
+    model = small_model()
+    fit(model, (x, y, weights), validation_split=0.25)
+    assert 1e-4 < peaks_of(model)[-1] < 0.1
+
+
+def test_a_frozen_body_is_trained() -> None:
+    model = small_model()
+    model.get_layer("early").trainable = False
+    before = model.get_layer("early").get_weights()
+    choice = auto_rates(model, split_layers(model, ["late", "head"]), [0.1, 0.3, 1.0], arrays())
+    assert len(choice.sweep.losses) > 50
+    for one, other in zip(before, model.get_layer("early").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert model.get_layer("early").trainable
+
+
+def test_it_follows_the_optimizer() -> None:
+    rates = {}
+    for name in ("sgd", "adam"):
+        model = small_model()
+        optimizer = {"sgd": keras.optimizers.SGD(), "adam": FusedAdam()}[name]
+        fit(model, arrays(), optimizer=optimizer)
+        rates[name] = peaks_of(model)[-1]
+    assert rates["sgd"] > rates["adam"]
+
+
+def test_a_generator_can_be_read_only_once() -> None:
+    def batches() -> Iterator[Any]:
+        yield from (Batches()[number] for number in range(3))
+
+    with pytest.raises(TypeError, match="a generator can be read only once"):
+        fit(small_model(), batches(), steps_per_epoch=3, loss="sparse_categorical_crossentropy")
+
+
+def test_a_loss_that_is_never_finite() -> None:
+    def loss(y: Any, predicted: Any) -> Any:
+        return np.nan * keras.ops.mean(predicted)
+
+    with pytest.raises(ValueError, match=r"'auto'` finds no learning rate .* Or pass the learning"):
+        fit(small_model(), arrays(), loss=loss)
+
+
+def test_another_word() -> None:
+    with pytest.raises(ValueError, match="should be 'auto', a float, .*learning_rate='best'"):
+        fit(small_model(), arrays(), "best")
+
+
+def test_bad_arguments_are_found_before_the_test() -> None:
+    with pytest.raises(ValueError, match="`schedule` should be one of"):
+        fit(small_model(), arrays(), schedule="cosine")
+    # A schedule of one's own gets the peaks.
+    model = small_model()
+    fit(model, arrays(), schedule=lambda peak: SGDR(peak, 6))
+    assert 1e-4 < peaks_of(model)[-1] < 0.1
