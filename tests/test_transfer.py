@@ -71,7 +71,7 @@ def trainer() -> training.Trainer:
     return training.Trainer(toy_task())
 
 
-REPRESENTATIVE = (arms.DEFAULT, "decay 0.75, one-cycle")
+REPRESENTATIVE = (arms.OLD_DEFAULT, "decay 0.75, one-cycle")
 
 
 class Recorder(keras.callbacks.Callback):
@@ -162,7 +162,7 @@ def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) ->
 
 
 def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> None:
-    arm = next(arm for arm in arms.ARMS if arm.chosen_by == "auto" and arm.value == 10)
+    arm = next(arm for arm in arms.ARMS if arm.name == arms.DEFAULT)
     found = trainer.run(arm, protocol.CHOSEN_IN_RUN, 3, with_test=False)
     task = trainer.task
     model = task.build()
@@ -194,15 +194,15 @@ def test_rates_chosen_per_group_and_by_trials(trainer: training.Trainer) -> None
 def test_nothing_is_traced_twice_and_a_run_repeats_exactly() -> None:
     trainer = training.Trainer(toy_task())
     by_name = {arm.name: arm for arm in arms.ARMS}
-    first = trainer.run(by_name[arms.DEFAULT], 0.01, 0, with_test=True)
+    first = trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 0, with_test=True)
     traces = dict(trainer.n_traces)
     assert traces == {"6, frozen": 1, "0, frozen": 1, "predict": 1}
     others = (arms.RIVAL, "decay 0.6, one-cycle", "ratio 10, SGDR 1", "head only")
     for name in (*others, "one rate, one-cycle, batch norm trains"):
         trainer.run(by_name[name], 0.1, 1, with_test=False)
     assert trainer.n_traces == {**traces, "0, train": 1}
-    assert trainer.run(by_name[arms.DEFAULT], 0.01, 0, with_test=True) == first
-    assert trainer.run(by_name[arms.DEFAULT], 0.01, 1, with_test=True) != first
+    assert trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 0, with_test=True) == first
+    assert trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 1, with_test=True) != first
     assert trainer.n_traces == {**traces, "0, train": 1}
 
 
@@ -414,7 +414,7 @@ def test_every_name_is_that_of_an_arm() -> None:
     assert len(set(names)) == len(names)
     for outline in tasks.OUTLINES.values():
         assert set(outline.arms or ()) <= set(names)
-    assert {arms.RIVAL, arms.COMMON, arms.DEFAULT, *pictures.SHOWN} <= set(names)
+    assert {arms.RIVAL, arms.COMMON, arms.DEFAULT, arms.OLD_DEFAULT, *pictures.SHOWN} <= set(names)
     assert [*tasks.TASKS] == [*tasks.OUTLINES]
 
 

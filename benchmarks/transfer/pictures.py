@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.transfer import report
-from benchmarks.transfer.arms import COMMON, DEFAULT, RIVAL, Arm
+from benchmarks.transfer.arms import COMMON, DEFAULT, OLD_DEFAULT, RIVAL, Arm
 from benchmarks.transfer.intervals import t_interval
 from benchmarks.transfer.protocol import Protocol
 from benchmarks.transfer.tasks import OUTLINES, arms_of
 
 # A picture shows few arms, or none can be told apart.
-SHOWN = (RIVAL, COMMON, "ratio 10, one-cycle", DEFAULT, "head only")
+SHOWN = (RIVAL, COMMON, "ratio 10, one-cycle", OLD_DEFAULT, "head only", DEFAULT)
 CURVES, SENSITIVITY = "transfer_curves.png", "transfer_sensitivity.png"
 
 

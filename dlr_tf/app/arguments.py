@@ -19,9 +19,9 @@ from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT
 from dlr_tf.training.rate_choice import AUTO
 
-# A network pretrained on a million photographs needs fewer epochs than one pretrained on 720 digits.
-IMAGE_DEFAULTS = {"epochs": 7, "batch_size": 32, "compare": False}
-DIGIT_DEFAULTS = {"epochs": 31, "batch_size": 16, "compare": True}
+# A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
+IMAGE_DEFAULTS = {"epochs": 7, "compare": False}
+DIGIT_DEFAULTS = {"epochs": 31, "compare": True}
 T_MUL = 2.0
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
@@ -203,8 +203,9 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=integer(1),
+        default=16,
         metavar="N",
-        help=f"images in a batch, over all devices {_default('batch_size')}",
+        help="images in a batch, over all devices (default: 16)",
     )
     parser.add_argument(
         "--batch-norm",

@@ -356,7 +356,9 @@ def _compare(
     task, model = run.task, run.task.model
     head = [] if args.keep_head else comparison.head_variables(model, plan.groups)
     ratios = [1.0] * len(plan.groups)
-    ours, theirs, rates = [result], [], []
+    ours = [result]
+    theirs: list[Result] = []
+    rates: list[float] = []
     for seed in range(args.seed, args.seed + args.compare_seeds):
         for name, is_ours in ((TRAINING, True), (COMPARISON, False)):
             if is_ours and seed == args.seed:

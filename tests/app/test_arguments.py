@@ -48,7 +48,7 @@ def test_defaults_depend_on_the_data() -> None:
     digits, images = parse_arguments(["finetune"]), parse_arguments(["finetune", "photos"])
     assert (digits.epochs, digits.batch_size, digits.compare) == (31, 16, True)
     assert (digits.learning_rate, digits.model) == ("auto", None)
-    assert (images.epochs, images.batch_size, images.compare) == (7, 32, False)
+    assert (images.epochs, images.batch_size, images.compare) == (7, 16, False)
     assert (images.learning_rate, images.model, images.weights) == (
         "auto",
         "MobileNetV2",
