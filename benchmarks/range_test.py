@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             data.train_from(0),
             steps_per_epoch=steps_in_epoch(data.train),
             learning_rate=rates(head),
+            schedule="sgdr",
+            frozen_epochs=0 if arguments.quick else 1,
             epochs=1 if arguments.quick else EPOCHS,
             verbose=0,
         )

@@ -80,6 +80,9 @@ def _complete(args: argparse.Namespace) -> None:
     if args.data is None and (args.augment != "none" or args.skip_broken):
         option = "--skip-broken" if args.skip_broken else "--augment"
         raise MistakeError(f"{option} needs DATA: give a folder of images, a CSV file or tfds:NAME")
+    if given.get("strategy") == "multi-worker":
+        _check_multi_worker(args)
+        defaults["compare"] = False
     for name, value in defaults.items():
         if name in given and given[name] is None:
             setattr(args, name, value)
@@ -94,10 +97,20 @@ def _complete(args: argparse.Namespace) -> None:
     # Images that choose an epoch must not be those that the result is tested on.
     chooses = given.get("keep") == "best" or given.get("patience") is not None
     args.validation_fraction = VALIDATION_FRACTION if chooses else 0.0
-    if given.get("checkpoint_every") is not None and args.strategy == "multi-worker":
+
+
+def _check_multi_worker(args: argparse.Namespace) -> None:
+    if args.checkpoint_every is not None:
         raise MistakeError(
             "--checkpoint-every does not work with --strategy multi-worker, which writes no "
             "checkpoints. Leave it out."
+        )
+    if args.compare:
+        raise MistakeError("--compare does not work with --strategy multi-worker. Leave it out.")
+    if args.learning_rate == AUTO:
+        raise MistakeError(
+            "--strategy multi-worker needs --learning-rate, since each machine would choose its "
+            "own. Give rates, for example 1e-4:1e-3, or those that a run on one machine chose."
         )
 
 

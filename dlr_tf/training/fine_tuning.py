@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core._keras import compile_arguments
@@ -256,8 +257,14 @@ def auto_rates(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If no rate can be suggested, or for the reasons of `compile_groups`.
+        ValueError: If no rate can be suggested, the model is trained on several machines, or for
+            the reasons of `compile_groups`.
     """
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "`learning_rate='auto'` does not work on several machines, since each would choose its "
+            "own rates. Pass the learning rates, for example those that one machine chooses."
+        )
     compile_groups(
         model, groups, ratios, train_data, optimizer=optimizer, loss=loss, metrics=metrics
     )

@@ -54,7 +54,7 @@ def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
         (["--epochs", "10"], "--epochs 10 differs from the run's 7. A run goes on with its own"),
         (["other"], "DATA other differs from the run's images. "),
         # The default of an option is refused too, if it is given.
-        (["--batch-size", "16", "--seed", "1"], "size 16 differs .* 32; --seed 1 differs .* 0. "),
+        (["--batch-size", "8", "--seed", "1"], "size 8 differs .* 16; --seed 1 differs .* 0. "),
         (["--no-compare"], "--no-compare differs from the run, where --compare is on. "),
         (["--tensorboard"], "--tensorboard differs from the run, where --tensorboard is off. "),
         (["--boundaries", "a,b"], "--boundaries a,b differs from the run's none. "),

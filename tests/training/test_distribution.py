@@ -102,7 +102,8 @@ def test_a_worker_that_died_is_told_in_one_line(monkeypatch, tmp_path, capsys):
         raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
 
     monkeypatch.setattr(finetune.fine_tuning, "fine_tune", broken)
-    options = ["--epochs", "1", "--no-compare", "--output", str(tmp_path / "run")]
+    options = ["--epochs", "1", "--no-compare", "--learning-rate", "1e-3"]
+    options += ["--output", str(tmp_path / "run")]
     assert cli.main(["finetune", *options]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("dlr-tf: error: another worker cannot be reached any more.")
@@ -137,7 +138,12 @@ def test_nothing_stays_on_a_model_of_a_strategy():
     ("arguments", "message"),
     [
         (["--strategy", "mirorred"], "invalid choice: 'mirorred'"),
-        (["--strategy", "multi-worker"], "needs the environment variable TF_CONFIG"),
+        (
+            ["--strategy", "multi-worker", "--learning-rate", "1e-3"],
+            "needs the environment variable TF_CONFIG",
+        ),
+        (["--strategy", "multi-worker"], "needs --learning-rate, since each machine would"),
+        (["--strategy", "multi-worker", "--compare"], "--compare does not work with --strategy"),
         (["--wait", "0"], "expected a number above 0"),
     ],
 )
