@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import keras
@@ -605,3 +606,33 @@ def test_examples_in_docstrings() -> None:
     found = [doctest.testmod(module) for module in modules]
     assert sum(one.attempted for one in found) >= 15
     assert not any(one.failed for one in found)
+
+
+# --- The page
+
+
+@pytest.fixture(scope="module")
+def section() -> tuple[str, str]:
+    """The conclusions on the page, and the tables after them."""
+    page = command.PAGE.read_text()
+    _, _, after = page.partition("### Conclusions\n")
+    conclusions, _, rest = after.partition(f"<!-- begin {report.MARK} -->")
+    tables, _, _ = rest.partition(f"<!-- end {report.MARK} -->")
+    return conclusions, tables
+
+
+def test_the_page_shows_the_stored_runs(section: tuple[str, str]) -> None:
+    records = protocol.read_records(command.RESULTS / command.FILE)
+    assert section[1].strip() == report.text(records, protocol.FULL).strip()
+
+
+def test_every_conclusion_quotes_an_interval_of_the_tables(section: tuple[str, str]) -> None:
+    conclusions, tables = section
+    sentences = re.findall(r"^\d+\. .*?(?=^\d+\. |\Z)", conclusions, re.MULTILINE | re.DOTALL)
+    assert len(sentences) == 10
+    for sentence in sentences:
+        intervals = re.findall(
+            r"[-+]?[\d.]+ \([-+]?[\d.]+ to [-+]?[\d.]+\)", " ".join(sentence.split())
+        )
+        assert intervals, sentence
+        assert [quoted for quoted in intervals if quoted not in tables] == []

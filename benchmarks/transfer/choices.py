@@ -18,8 +18,8 @@ from dlr_tf.training.lr_finder import LearningRateSweep
 if TYPE_CHECKING:
     from benchmarks.transfer.training import Trainer
 
-LONG = rate_choice.Sweep(steps=100, start=1e-6, end=1.0, smoothing=0.98)
-SHORT = rate_choice.Sweep(steps=50, start=1e-5, end=1.0)
+LONG = rate_choice.SweepSettings(steps=100, start=1e-6, end=1.0, smoothing=0.98)
+SHORT = rate_choice.SweepSettings(steps=50, start=1e-5, end=1.0)
 TRIAL_RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
 TRIAL_EPOCHS = 2
 HELD_OUT = 0.1
@@ -90,7 +90,7 @@ def _ratios(trainer: Trainer, arm: Arm) -> np.ndarray:
 
 
 def _sweep(
-    trainer: Trainer, arm: Arm, ratios: np.ndarray, seed: int, sweep: rate_choice.Sweep
+    trainer: Trainer, arm: Arm, ratios: np.ndarray, seed: int, sweep: rate_choice.SweepSettings
 ) -> float:
     """Return the rate that the product's range test suggests for the head."""
     rates = sweep.rates()

@@ -9,14 +9,41 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks import common
 from benchmarks.transfer import protocol
-from benchmarks.transfer.arms import ARMS, COMMON, RIVAL, Arm
+from benchmarks.transfer.arms import ARMS, COMMON, DEFAULT, OLD_DEFAULT, RIVAL, Arm
 from benchmarks.transfer.intervals import Interval, first_at_least, paired_interval, t_interval
 from benchmarks.transfer.protocol import Protocol, Record, Run
 from benchmarks.transfer.tasks import OUTLINES, arms_of
 
 ENSEMBLE = ", ensemble"
 MARK = "transfer"
+SUMMARY = ("digits", "text", "images")
 Records = Mapping[Run, Record]
+
+_BASE = "ratio 10, one-cycle"
+# What the summary compares: an arm, the arm that differs from it in one thing, and that thing.
+PAIRS = (
+    (_BASE, RIVAL, "ratio 10 instead of one rate, both tuned"),
+    (DEFAULT, RIVAL, "`auto` with ratio 10 instead of one tuned rate"),
+    (DEFAULT, "one rate, one-cycle, auto", "`auto`: ratio 10 instead of one rate"),
+    (DEFAULT, _BASE, "`auto` instead of tuning"),
+    (DEFAULT, OLD_DEFAULT, "`auto` instead of SGDR, ratio 100, 1 frozen epoch, tuned"),
+    ("ratio 10, one-cycle, usual rates", DEFAULT, "3.2e-4 on average instead of `auto`"),
+    ("ratio 10, one-cycle, sweep", DEFAULT, "the range test alone instead of `auto`"),
+    ("3 groups, one-cycle, sweep per group", DEFAULT, "a range test per group instead of `auto`"),
+    ("ratio 10, one-cycle, trials", DEFAULT, "six short trials instead of `auto`"),
+    ("ratio 100, one-cycle", _BASE, "ratio 100 instead of 10"),
+    ("decay 0.75, one-cycle", _BASE, "decay 0.75 per block instead of ratio 10"),
+    ("ratio 10, SGDR 2", _BASE, "SGDR, cycles that double, instead of one-cycle"),
+    ("ratio 10, SGDR 1", _BASE, "SGDR, equal cycles, instead of one-cycle"),
+    ("ratio 10, cosine", _BASE, "cosine instead of one-cycle"),
+    ("ratio 10, constant", _BASE, "constant instead of one-cycle"),
+    (COMMON, RIVAL, "one rate: constant instead of one-cycle"),
+    ("ratio 10, one-cycle, 1 frozen epoch", _BASE, "1 frozen epoch instead of none"),
+    ("gradual unfreezing", RIVAL, "one rate: gradual unfreezing"),
+    ("head only", _BASE, "the head alone instead of all groups"),
+    ("ratio 10, one-cycle, batch norm trains", _BASE, "batch normalisation trains"),
+    (OLD_DEFAULT + ENSEMBLE, OLD_DEFAULT, "the snapshots of SGDR predict together"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +146,29 @@ def final_table(found: Sequence[ArmResult]) -> str:
     return common.markdown_table(columns, lines)
 
 
+def pair_table(found_by_task: Mapping[str, Sequence[ArmResult]]) -> str:
+    """Return the table of what each change does to the test accuracy, in points, for each task."""
+    lines = []
+    for one, other, change in PAIRS:
+        cells = []
+        for found in found_by_task.values():
+            tests = {result.name: result.test for result in found}
+            interval = difference(tests.get(one, {}), tests.get(other, {}))
+            cells.append("-" if interval is None else _points(interval))
+        if any(cell != "-" for cell in cells):
+            lines.append([change, *cells])
+    return common.markdown_table(["change", *found_by_task], lines)
+
+
+def _points(interval: Interval) -> str:
+    return as_text(interval, digits=1, scale=100, sign="+")
+
+
 def _difference_text(result: ArmResult, other: ArmResult | None) -> str:
     if other is None or result.name == other.name:
         return "-"
     interval = difference(result.test, other.test)
-    return "-" if interval is None else as_text(interval, digits=1, scale=100, sign="+")
+    return "-" if interval is None else _points(interval)
 
 
 def as_text(interval: Interval, *, digits: int, scale: float = 1.0, sign: str = "") -> str:
@@ -187,7 +232,7 @@ def sensitivity_table(found: Mapping[str, Mapping[float, Mapping[int, float]]]) 
                 name,
                 *(common.number(statistics.mean(found[name][m].values()), 3) for m in multipliers),
                 common.number(statistics.mean(means[name].values()), 3),
-                "-" if gain is None else as_text(gain, digits=1, scale=100, sign="+"),
+                "-" if gain is None else _points(gain),
             ]
         )
     headings = [f"x{m:.2g}" for m in multipliers]
@@ -209,14 +254,23 @@ def missing(records: Records, plan: Protocol, task: str, arms: Sequence[Arm]) ->
 
 
 def text(records: Records, plan: Protocol, arms: Sequence[Arm] = ARMS) -> str:
-    """Return the section of the page: two tables per task that has runs, and what is missing."""
+    """Return the section of the page: a summary, two tables per task, and what is missing."""
     parts = [_where(records.values())]
     tasks_with_runs = [task for task in OUTLINES if any(run.task == task for run in records)]
+    by_task = {task: results(records, plan, task, arms_of(task, arms)) for task in tasks_with_runs}
+    summary = {task: by_task[task] for task in SUMMARY if by_task.get(task)}
+    if summary:
+        parts.append("### What each change does")
+        parts.append(
+            "Points of test accuracy, mean over the seeds of the difference seed by seed, and its "
+            "95 % interval:"
+        )
+        parts.append(pair_table(summary))
     for task in tasks_with_runs:
         chosen = arms_of(task, arms)
         parts.append(f"### {OUTLINES[task].title[0].upper()}{OUTLINES[task].title[1:]}")
         parts.append(missing(records, plan, task, chosen))
-        found = results(records, plan, task, chosen)
+        found = by_task[task]
         if found:
             parts.append(final_table(found))
         by_arm = sensitivity(records, plan, task, chosen)

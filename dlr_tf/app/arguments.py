@@ -23,6 +23,7 @@ from dlr_tf.training.rate_choice import AUTO
 IMAGE_DEFAULTS = {"epochs": 7, "compare": False}
 DIGIT_DEFAULTS = {"epochs": 31, "compare": True}
 T_MUL = 2.0
+COMPARE_SEEDS = 3
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
@@ -94,6 +95,10 @@ def _complete(args: argparse.Namespace) -> None:
             )
     if "t_mul" in given and args.t_mul is None:
         args.t_mul = T_MUL
+    if given.get("compare_seeds") is not None and not args.compare:
+        raise MistakeError("--compare-seeds needs --compare. Give both, or leave it out.")
+    if "compare_seeds" in given and args.compare_seeds is None:
+        args.compare_seeds = COMPARE_SEEDS
     # Images that choose an epoch must not be those that the result is tested on.
     chooses = given.get("keep") == "best" or given.get("patience") is not None
     args.validation_fraction = VALIDATION_FRACTION if chooses else 0.0
@@ -202,9 +207,9 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         default=AUTO,
         metavar="LO:HI",
-        help="auto: chosen by a range test; or rates from the first group to the head: LO:HI "
-        "(geometric), :HI (the others HI/10), one for all, or one per group separated by commas "
-        "(default: auto)",
+        help="auto: the first group has a tenth of the rate of the head, which finetune chooses "
+        "with a range test; or rates from the first group to the head: LO:HI (geometric), :HI (the "
+        "others HI/10), one for all, or one per group separated by commas (default: auto)",
     )
     parser.add_argument(
         "--optimizer",
@@ -387,7 +392,6 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare-seeds",
         type=integer(1),
-        default=3,
         metavar="N",
         help="with --compare, how many seeds are trained for each (default: 3)",
     )

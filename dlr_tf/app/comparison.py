@@ -51,7 +51,7 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
       one rate for all layers  0.9567, 0.9400 to 0.9700
       difference in points     +0.33, -1.00 to +2.00
     >>> lines("only the head", [0.5], [0.5])[0]
-    'test accuracy with one seed, which another seed can reverse:'
+    'test accuracy with one seed (with another seed, the order can be the opposite):'
     """
     differences = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
     rows = [(label, ours, ".4f"), (ONE_RATE, theirs, ".4f")]
@@ -61,7 +61,7 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
     return [
         f"test accuracy on average over {len(ours)} seeds, and from lowest to highest:"
         if several
-        else "test accuracy with one seed, which another seed can reverse:",
+        else "test accuracy with one seed (with another seed, the order can be the opposite):",
         *(f"  {name:{width}s}  {_spread(values, form)}" for name, values, form in rows),
     ]
 

@@ -28,6 +28,7 @@ from dlr_tf.app.messages import (
     MistakeError,
     messages_to_stderr,
     mistakes,
+    one_line,
     print_result,
     say,
 )
@@ -42,6 +43,7 @@ from dlr_tf.app.output import (
 )
 from dlr_tf.app.page import write_page
 from dlr_tf.app.predict import Classifier
+from dlr_tf.app.progress import on_terminal
 from dlr_tf.app.results import (
     accuracy_line,
     after_training,
@@ -239,8 +241,12 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     if args.compare:
         trained = trained_arrays(task.model)
         with messages_to_stderr():
-            other = _compare(run, args, plan, label, result, start, stop)
+            try:
+                other = _compare(run, args, plan, label, result, start, stop)
+            except MistakeError as error:
+                say(f"dlr-tf: warning: there is no comparison. {error}")
             load_trained(plan, task, args, trained)
+    if other is not None:
         for line in comparison.lines(label, other["ours"], other["test_accuracies"]):
             print_result(line)
 
@@ -303,24 +309,35 @@ def _with_rates(run: _Run, args: argparse.Namespace, plan: Plan, name: str, *, a
         plan: The plan, with the ratios of the rates to that of the head if `auto`.
         name: The name of the training.
         auto: Whether to choose.
+
+    Raises:
+        MistakeError: If no rate can be suggested.
     """
     if not auto:
         return plan
-    # Another process may choose other rates: sums on several threads are in another order.
+    # Stored, since on a GPU the choice may differ from one process to the next.
     path = run.checkpoints / f"{name}-rates.npz" if run.checkpoints else None
     stored = checkpoint.read_checkpoint(path) if path else None
     if stored is None:
-        say(f"choosing learning rates by a range test of {SWEEP.steps} steps")
+        say(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
         keras.utils.set_random_seed(plan.seed)
-        choice = fine_tuning.auto_rates(
-            run.task.model,
-            plan.groups,
-            plan.rates,
-            run.task.data.train_from(0, plan.seed),
-            batch_norm=args.batch_norm,
-            fit={"class_weight": run.task.data.class_weights(args.class_weights)},
-            optimizer=OPTIMIZERS[args.optimizer],
-        )
+        try:
+            choice = fine_tuning.auto_rates(
+                run.task.model,
+                plan.groups,
+                plan.rates,
+                run.task.data.train_from(0, plan.seed),
+                batch_norm=args.batch_norm,
+                head_only=plan.frozen_epochs >= args.epochs,
+                fit={"class_weight": run.task.data.class_weights(args.class_weights)},
+                verbose=1 if on_terminal() else 0,
+                optimizer=OPTIMIZERS[args.optimizer],
+            )
+        except ValueError as error:
+            raise MistakeError(
+                "No learning rate can be chosen for this model and these images. Give it with "
+                f"--learning-rate. {one_line(error.__cause__ or error)}"
+            ) from error
         stored = {}, {"rates": choice.rates, "line": choice.line()}
         if path:
             checkpoint.write_checkpoint(path, *stored)
@@ -339,7 +356,7 @@ def _compare(
 ) -> dict[str, Any]:
     """Train with several seeds, each with our rates and with one rate for all layers.
 
-    Both have the same schedule, epochs and frozen epochs. A range test chooses the one rate.
+    Both have the same schedule and epochs. A range test chooses the one rate.
 
     Args:
         run: The run.
@@ -352,37 +369,43 @@ def _compare(
 
     Returns:
         The entry `"compare"` of report.json, and under `"ours"` the accuracies of our rates.
+
+    Raises:
+        MistakeError: If no rate can be suggested.
     """
     task, model = run.task, run.task.model
     head = [] if args.keep_head else comparison.head_variables(model, plan.groups)
-    ratios = [1.0] * len(plan.groups)
-    ours = [result]
-    theirs: list[Result] = []
-    rates: list[float] = []
-    for seed in range(args.seed, args.seed + args.compare_seeds):
-        for name, is_ours in ((TRAINING, True), (COMPARISON, False)):
-            if is_ours and seed == args.seed:
-                continue
-            of = label if is_ours else comparison.ONE_RATE
-            number = len(ours) + len(theirs)
-            say(f"for comparison ({number} of {2 * args.compare_seeds - 1}): {of}, seed {seed}")
-            load_model_arrays(model, start)
-            if seed != args.seed:
-                comparison.start_with_seed(model, head, seed)
-            some = run.plan if is_ours else dataclasses.replace(run.plan, rates=ratios)
-            some = dataclasses.replace(some, seed=seed)
-            auto = task.auto or not is_ours
-            some = _with_rates(run, args, some, f"{name}-{seed}", auto=auto)
-            files = run.files(f"{name}-{seed}", args)
-            found = train(some, task, args, files, stop, show_epochs=False)
-            say(f"test accuracy {found.accuracy:.4f}")
-            (ours if is_ours else theirs).append(found)
-            if not is_ours:
-                rates.append(some.rates[-1])
+    trainings = 2 * args.compare_seeds - 1
+
+    def train_with_seed(plan: Plan, seed: int, name: str, label: str, auto: bool) -> Result:
+        number = len(ours) + len(theirs)
+        say(f"for comparison ({number} of {trainings}): {label}, seed {seed}")
+        load_model_arrays(model, start)
+        if seed != args.seed:
+            comparison.start_with_seed(model, head, seed)
+        plan = dataclasses.replace(plan, seed=seed)
+        plan = _with_rates(run, args, plan, f"{name}-{seed}", auto=auto)
+        rates.setdefault(name, []).append(plan.rates)
+        files = run.files(f"{name}-{seed}", args)
+        found = train(plan, task, args, files, stop, show_epochs=False)
+        say(f"test accuracy {found.accuracy:.4f}")
+        return found
+
+    one_rate = dataclasses.replace(run.plan, rates=[1.0] * len(plan.groups))
+    if plan.frozen_epochs >= args.epochs:  # or the other layers would never move
+        one_rate = dataclasses.replace(one_rate, frozen_epochs=0)
+    seeds = range(args.seed, args.seed + args.compare_seeds)
+    rates: dict[str, list[Sequence[float]]] = {TRAINING: [plan.rates]}
+    ours, theirs = [result], list[Result]()
+    for seed in seeds:
+        if seed != args.seed:
+            ours.append(train_with_seed(run.plan, seed, TRAINING, label, task.auto))
+        theirs.append(train_with_seed(one_rate, seed, COMPARISON, comparison.ONE_RATE, True))
     return {
         "label": comparison.ONE_RATE,
-        "seeds": [*range(args.seed, args.seed + args.compare_seeds)],
-        "learning_rates": rates,
+        "seeds": [*seeds],
+        "learning_rates": [of_seed[-1] for of_seed in rates[COMPARISON]],
+        "learning_rates_of_the_run": rates[TRAINING],
         "ours": [found.accuracy for found in ours],
         "test_accuracies": [found.accuracy for found in theirs],
         "test_losses": [found.loss for found in theirs],

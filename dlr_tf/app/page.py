@@ -183,6 +183,9 @@ def _comparison(report: Mapping[str, Any], total: int) -> Content:
     if not (ours and theirs):
         return None
     label = other.get("label") or ONE_RATE
+    rates = other.get("learning_rates")
+    if rates:
+        label += ", " + " to ".join(f"{rate:.2g}" for rate in sorted({min(rates), max(rates)}))
     several = len(ours) > 1 or len(theirs) > 1
     # With one seed, only the choice of the test images can be accounted for.
     sides = [
@@ -201,7 +204,7 @@ def _comparison(report: Mapping[str, Any], total: int) -> Content:
     difference = sides[0][0] - sides[1][0]
     text = f"Difference: {difference:+.4f}, {abs(difference) * total:.0f} of {total} images. "
     text += (
-        "A dot is one seed."
+        "A dot is one seed. The curves below are those of the first seed."
         if several
         else "Each was trained with one seed, and another seed gives another accuracy. The bar "
         f"shows only what the choice of {total} test images adds."

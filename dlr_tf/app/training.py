@@ -37,7 +37,8 @@ class Plan:
 
     Args:
         groups: The groups of the model.
-        rates: The peak rate of each group.
+        rates: The peak rate of each group; before a range test has chosen it, its ratio to that of
+            the head.
         schedule: A function from a peak rate to a schedule of the whole training.
         frozen_epochs: Int: first epochs in which only the head is trained.
         seed: Int: seed of the order of the images, of their changes, and of all random numbers.

@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained model: head first, then all groups at their own rates."""
+"""Fine-tuning a pretrained model with all groups at their own rates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,13 @@ from dlr_tf.training.named_schedules import (
     first_cycle_steps,
     make_schedule,
 )
-from dlr_tf.training.rate_choice import AUTO, RateChoice, choose_rates, relative_rates
+from dlr_tf.training.rate_choice import (
+    AUTO,
+    RateChoice,
+    choose_rates,
+    relative_rates,
+    usual_rates,
+)
 from dlr_tf.training.training_data import batch_of, fit_arguments, steps_in_epoch
 
 __all__ = [
@@ -66,12 +72,11 @@ def fine_tune(
     """Fine-tune a model with all groups at their own rates.
 
     In the first `frozen_epochs` epochs only the last group is trained, and then all groups. One
-    `MultiGroupOptimizer` is used throughout. The defaults are those that were best in
-    `benchmarks/transfer`. The boundaries decide which layers are in the last
-    group: see `groups[-1].layers`, or `model.optimizer.summary()` afterwards. With the peak rate
-    `lr_g` of group `g` and the schedule `s`, the rate at step `k` is `s(lr_g)(k)`. Step 0 is the
-    first step of the first epoch. Variables that are frozen by themselves stay frozen; see
-    `freeze_to`.
+    `MultiGroupOptimizer` is used throughout. The defaults follow from `benchmarks/transfer`. The
+    boundaries decide which layers are in the last group: see `groups[-1].layers`, or
+    `model.optimizer.summary()` afterwards. With the peak rate `lr_g` of group `g` and the schedule
+    `s`, the rate at step `k` is `s(lr_g)(k)`. Step 0 is the first step of the first epoch.
+    Variables that are frozen by themselves stay frozen; see `freeze_to`.
 
     The model is compiled with a new optimizer. If it was compiled with a loss before, or loaded
     with one, its loss and metrics are used again, and so are `loss_weights`, `weighted_metrics`,
@@ -92,12 +97,13 @@ def fine_tune(
             the head.
         train_data: A `tf.data.Dataset` or `keras.utils.PyDataset` of `(inputs, labels)` batches,
             or a tuple `(inputs, labels)` of arrays. Anything else that `fit` takes as `x` works
-            with `steps_per_epoch`, and with a loss of your own.
+            with `steps_per_epoch`, and with a loss of your own; a generator also needs rates.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
-            as it is. `"auto"`: rates around 3e-4, as far as a range test of 60 steps allows; the
-            first group has a tenth of the head's rate. The test does not change the model, and one
-            printed line says what was chosen. It reads the data, as `find_learning_rate` does.
+            as it is. `"auto"`: the usual rates of Adam, 3.2e-4 on average, but at most 3 times
+            higher or lower than a range test of 60 steps suggests; the first group has a tenth of
+            the head's rate. The test leaves the model as it was. It reads the data, as
+            `find_learning_rate` does. Unless `verbose=0`, one printed line says what was chosen.
             Defaults to `"auto"`.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
         frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained.
@@ -105,10 +111,9 @@ def fine_tune(
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
-            `"constant"`, a function from a group's peak
-            rate to its schedule (`make_schedule` returns such functions), or, with
-            `learning_rate=None`, a list with one `LearningRateSchedule` per group. Defaults to
-            `"onecycle"`.
+            `"constant"`, a function from a group's peak rate to its schedule (`make_schedule`
+            returns such functions), or, with `learning_rate=None`, a list with one
+            `LearningRateSchedule` per group. Defaults to `"onecycle"`.
         optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
             `MultiGroupOptimizer`. Defaults to `FusedAdam()`.
         loss: As in `compile`. Defaults to the loss that the model was compiled with, or else the
@@ -134,8 +139,8 @@ def fine_tune(
     Raises:
         TypeError: If an argument is of the wrong kind, or unknown.
         ValueError: If an argument is out of range, the groups are not the model's, a label does
-            not fit the model's outputs, or the loss or the number of steps in an epoch cannot be
-            determined.
+            not fit the model's outputs, or the loss, the number of steps in an epoch, or with
+            `"auto"` a rate cannot be determined. `"auto"` does not work on several machines.
 
     Warns:
         UserWarning: If rates fall from the first group to the head, the training ends within
@@ -188,13 +193,24 @@ def fine_tune(
     length = _TrainingLength(train_data, epochs - first_epoch, fit, validation_data)
     compiled: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
     if isinstance(learning_rate, str):
-        _check_auto(learning_rate)
+        _check_auto(learning_rate, optimizer)
         ratios = relative_rates(len(groups))
         # Bad arguments are errors before the range test.
-        _scheduled_rates(ratios, schedule, groups, length)
+        listed = _is_list(schedule)
+        _scheduled_rates(learning_rate if listed else ratios, schedule, groups, length)
         options = {**fit, "validation_split": length.validation_split}
+        if verbose != 0:
+            print("Range test of the learning rate")
         choice = auto_rates(
-            model, groups, ratios, train_data, batch_norm=batch_norm, fit=options, **compiled
+            model,
+            groups,
+            ratios,
+            train_data,
+            batch_norm=batch_norm,
+            head_only=frozen_epochs == epochs,
+            fit=options,
+            verbose=verbose,
+            **compiled,
         )
         learning_rate = list(choice.rates)
         if verbose != 0:
@@ -234,15 +250,17 @@ def auto_rates(
     train_data: Any,
     *,
     batch_norm: str = "frozen",
+    head_only: bool = False,
     fit: Mapping[str, Any] = types.MappingProxyType({}),
+    verbose: int | str = 0,
     optimizer: Any = None,
     loss: Any = None,
     metrics: Any = None,
 ) -> RateChoice:
     """Choose the peak rates as `fine_tune(..., learning_rate="auto")` does.
 
-    The model is compiled, its batch normalization is set, and all groups become trainable. Its
-    variables are as they were.
+    The model is compiled, its batch normalization is set, and its groups become trainable, or the
+    head alone. Its variables are as they were.
 
     Args:
         model: A built model.
@@ -250,7 +268,9 @@ def auto_rates(
         ratios: The ratio of the rate of each group to that of the head.
         train_data: As in `fine_tune`, but not a generator.
         batch_norm: As in `fine_tune`.
+        head_only: Whether only the head is trained. Defaults to `False`.
         fit: The arguments for `fit`, as in `choose_rates`.
+        verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
         optimizer: As in `compile_groups`.
         loss: As in `compile_groups`.
         metrics: As in `compile_groups`.
@@ -265,16 +285,23 @@ def auto_rates(
             "`learning_rate='auto'` does not work on several machines, since each would choose its "
             "own rates. Pass the learning rates, for example those that one machine chooses."
         )
+    # Rates that are usual, for the case that the test is interrupted.
+    rates = usual_rates(ratios)
     compile_groups(
-        model, groups, ratios, train_data, optimizer=optimizer, loss=loss, metrics=metrics
+        model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
     )
     _set_batch_norm(model, batch_norm)
-    freeze_to(model, groups, 0)
+    freeze_to(model, groups, -1 if head_only else 0)
     with distributed_fit(model, batch_of(train_data)):
-        return choose_rates(model, ratios, train_data, fit)
+        return choose_rates(model, ratios, train_data, fit, verbose)
 
 
-def _check_auto(learning_rate: str) -> None:
+def _check_auto(learning_rate: str, optimizer: Any) -> None:
+    if isinstance(optimizer, (list, tuple)):
+        raise ValueError(
+            "With one optimizer per group, pass the learning rates too. Received: "
+            f"learning_rate={learning_rate!r}"
+        )
     if learning_rate != AUTO:
         raise ValueError(
             f"Argument `learning_rate` should be {AUTO!r}, a float, a slice, or one float per "
@@ -392,7 +419,7 @@ def _scheduled_rates(
     learning_rate: Any, schedule: Any, groups: Sequence[LayerGroup], length: _TrainingLength
 ) -> list[Rate]:
     """Return one rate or schedule per group."""
-    if isinstance(schedule, Sequence) and not isinstance(schedule, str):
+    if _is_list(schedule):
         if learning_rate is not None:
             raise ValueError(
                 "A list of schedules contains every rate: pass `learning_rate=None` with it. "
@@ -416,6 +443,10 @@ def _scheduled_rates(
             f"`LearningRateSchedule`, or a list with one per group. Received: schedule={schedule!r}"
         )
     return [rate if isinstance(rate, LearningRateSchedule) else schedule(rate) for rate in rates]
+
+
+def _is_list(schedule: Any) -> bool:
+    return isinstance(schedule, Sequence) and not isinstance(schedule, str)
 
 
 def _doubts_about_rates(

@@ -28,7 +28,7 @@ from dlr_tf.training.restoring import (
     restore_generators_on_exit,
     restore_on_exit,
 )
-from dlr_tf.training.training_data import ARRAY_BATCH_SIZE
+from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, is_in_batches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -387,13 +387,7 @@ def _check_arguments(
 def _check_batch_size(batch_size: int | None, x: Any) -> int:
     if batch_size is None:
         return ARRAY_BATCH_SIZE
-    in_batches = (
-        tf.data.Dataset,
-        tf.distribute.DistributedDataset,
-        keras.utils.PyDataset,
-        types.GeneratorType,
-    )
-    if isinstance(x, in_batches):
+    if is_in_batches(x):
         raise ValueError(
             "Argument `batch_size` is for arrays, but the data come in batches already. Leave it "
             f"out. Received: batch_size={batch_size} and x of type {type(x).__name__}"

@@ -13,18 +13,18 @@ import numpy as np
 
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
-from dlr_tf.training.training_data import fit_arguments, trained_on
+from dlr_tf.training.training_data import fit_arguments, is_in_batches, trained_on
 
 AUTO = "auto"
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
 USUAL = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
-WITHIN = 3.0  # so far can the rate that a range test suggests be from a good one
+WITHIN = 3.0  # the rate that a range test suggests can be wrong by this factor
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A range test.
+class SweepSettings:
+    """The settings of a range test.
 
     Args:
         steps: Int: number of optimizer steps.
@@ -46,7 +46,7 @@ class Sweep:
         return np.geomspace(self.start, self.end, self.steps)
 
 
-SWEEP = Sweep()
+SWEEP = SweepSettings()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class RateChoice:
         shown = rates if len(rates) <= 4 else [rates[0], rates[-1]]
         each = (" / " if shown is rates else " to ").join(f"{rate:.2g}" for rate in shown)
         low, high = self.suggestion / WITHIN, self.suggestion * WITHIN
-        allowed = f"a range test allows {low:.1g} to {high:.1g}"
+        allowed = f"a range test allows {low:.2g} to {high:.2g}"
         if len(rates) > 1:
             allowed += " for the head"
         return f"learning rate{'s' if len(rates) > 1 else ''} {each}: {allowed}"
@@ -100,13 +100,17 @@ def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
     >>> [f"{rates_near(suggestion, [1.0])[0]:.1e}" for suggestion in (1e-5, 2e-4, 1.0)]
     ['3.0e-05', '3.2e-04', '3.3e-01']
     """
-    usual = USUAL / statistics.geometric_mean(ratios)
+    usual = usual_rates(ratios)[-1] / ratios[-1]
     head = min(max(usual, suggestion / WITHIN), suggestion * WITHIN)
     return tuple(head * ratio for ratio in ratios)
 
 
 def choose_rates(
-    model: keras.Model, ratios: Sequence[float], train_data: Any, fit: Mapping[str, Any]
+    model: keras.Model,
+    ratios: Sequence[float],
+    train_data: Any,
+    fit: Mapping[str, Any],
+    verbose: int | str = 0,
 ) -> RateChoice:
     """Choose the peak rates, and leave the model as it was.
 
@@ -116,11 +120,12 @@ def choose_rates(
     What is trained in the test is what is trainable now.
 
     Args:
-        model: A model that is compiled with a `MultiGroupOptimizer` at the rates `ratios`.
+        model: A model that is compiled with a `MultiGroupOptimizer` at rates in these ratios.
         ratios: The ratio of the rate of each group to that of the head, which all rates keep.
         train_data: As in `fine_tune`, but not a generator.
         fit: The arguments for `fit`. The test takes the batch size, the weights and the validation
             split from them.
+        verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
 
     Raises:
         TypeError: If the data can be read only once.
@@ -152,29 +157,25 @@ def choose_rates(
             f"pass the learning rates. Received: {train_data!r}"
         )
     arguments = fit_arguments(train_data, fit)
-    x, y, weights = (arguments.get(name) for name in ("x", "y", "sample_weight"))
-    if isinstance(train_data, tuple):
-        x, y, weights = trained_on(x, y, weights, fit.get("validation_split", 0.0))
+    names = ("x", "y", "sample_weight")
+    data: dict[str, Any] = {name: arguments.get(name) for name in names}
+    if not is_in_batches(data["x"]):
+        if fit.get("validation_split"):
+            data = trained_on(data, fit["validation_split"])
+        data["batch_size"] = fit.get("batch_size")
     sweep = find_learning_rate(
         model,
-        x,
-        y,
-        start=SWEEP.start,
-        end=SWEEP.end,
-        steps=SWEEP.steps,
-        smoothing=SWEEP.smoothing,
-        stop_factor=SWEEP.stop_factor,
-        batch_size=fit.get("batch_size"),
-        sample_weight=weights,
+        **data,
         class_weight=fit.get("class_weight"),
-        verbose=0,
+        verbose=verbose,
+        **dataclasses.asdict(SWEEP),
     )
     try:
         suggestion = sweep.suggest("minimum")
     except ValueError as error:
         raise ValueError(
-            f"`learning_rate='auto'` finds no learning rate for this model and these data: {error} "
-            "Or pass the learning rates."
+            "`learning_rate='auto'` finds no learning rate for this model and these data. Check "
+            f"that the loss is finite, or pass `learning_rate`. {error.__cause__ or error}"
         ) from error
     return RateChoice(rates_near(suggestion, ratios), suggestion, sweep)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -117,16 +118,26 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, **others}
 
 
-def trained_on(x: Any, y: Any, sample_weight: Any, validation_split: float) -> tuple[Any, Any, Any]:
+def trained_on(arrays: Any, validation_split: float) -> Any:
     """Return the part of arrays that `fit` trains on.
 
-    >>> trained_on(np.arange(5), np.arange(5), None, 0.4)
-    (array([0, 1, 2]), array([0, 1, 2]), None)
+    Args:
+        arrays: Arrays of the same length, in any structure; `None` among them stays.
+        validation_split: As in `fit`.
+
+    >>> trained_on({"x": np.arange(5), "y": [np.arange(5)], "weights": None}, 0.4)
+    {'x': array([0, 1, 2]), 'y': [array([0, 1, 2])], 'weights': None}
     """
+    lengths = [len(array) for array in keras.tree.flatten(arrays) if array is not None]
     # Keras rounds the number of training samples down.
-    count = math.floor(len(keras.tree.flatten(x)[0]) * (1.0 - validation_split))
-    parts = [keras.tree.map_structure(lambda array: array[:count], p) for p in (x, y)]
-    return (*parts, None if sample_weight is None else sample_weight[:count])
+    count = math.floor(lengths[0] * (1.0 - validation_split))
+    return keras.tree.map_structure(lambda array: None if array is None else array[:count], arrays)
+
+
+def is_in_batches(data: Any) -> bool:
+    """Return whether `fit` takes its batches from the data, as from a data set, not from arrays."""
+    kinds = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
+    return isinstance(data, (*kinds, types.GeneratorType))
 
 
 def batch_of(train_data: Any) -> Any:

@@ -34,6 +34,7 @@ from dlr_tf.app.messages import MistakeError
         (["find-lr", "--start", "1", "--end", "0.1"], "--start should be below --end"),
         (["finetune", "--t-mul", "2"], "--t-mul is for cycles: give --schedule sgdr too. Rec"),
         (["finetune", "--cycle-epochs", "2", "--schedule", "constant"], "--cycle-epochs is for"),
+        (["finetune", "photos", "--compare-seeds", "2"], "--compare-seeds needs --compare"),
         (["schedule"], "required: KIND"),
         (["schedule", "onecycle", "--steps", "1"], "an integer of at least 2, received '1'"),
     ],

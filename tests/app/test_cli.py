@@ -24,7 +24,7 @@ AssertMistake = Callable[[list[str], str], None]
 def test_mistakes(assert_mistake: AssertMistake) -> None:
     assert_mistake([], "required: COMMAND")
     assert_mistake(["finetune", "--epochs", "0"], "expected an integer of at least 1")
-    assert_mistake(["finetune", "--learning-rate", "fast"], "should be auto, LO:HI, :HI, one number")
+    assert_mistake(["finetune", "--learning-rate", "fast"], "be auto, LO:HI, :HI, one number")
     assert_mistake(["finetune", "nowhere", "--model", "X"], "no model 'X' in keras.applications.")
     assert_mistake(["schedule", "sgdr", "--t-mul", "0.5"], "`t_mul`")
 

@@ -105,7 +105,7 @@ def test_progress_on_stderr(trained: Run) -> None:
         "for comparison (3 of 3): one rate for all layers, seed 1",
     ]
     # The rates were given; only the one rate is chosen.
-    assert sum(line.startswith("choosing learning rates by a range") for line in lines) == 2
+    assert sum(line.startswith("choosing the learning rate by a range") for line in lines) == 2
     assert sum(bool(re.search(r"\b3/3\b", line)) for line in lines) == 1
 
 
@@ -246,6 +246,25 @@ def test_rates_that_a_range_test_chooses(
     given = ["--learning-rate", ",".join(map(repr, (early, late, head))), "--output", "again"]
     assert cli.main([*arguments, *given]) == 0
     assert rows_of(Path("again/log.csv")) == rows_of(Path("out/log.csv"))
+
+
+def test_a_range_test_that_fails(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("the message for Python") from ValueError("The loss\nnever falls.")
+
+    monkeypatch.setattr(fine_tuning, "auto_rates", fail)
+    arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "1"]
+    assert cli.main([*arguments, "--output", "out"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    message = "No learning rate can be chosen for this model and these images. Give it with "
+    assert last == f"dlr-tf: error: {message}--learning-rate. The loss never falls."
+    # The training itself is not lost if there is no rate for the comparison.
+    assert cli.main([*arguments, "--learning-rate", "1e-3", "--output", "two"]) == 0
+    assert "there is no comparison. No learning rate can be" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("two").iterdir()) == FILES
+    assert "compare" not in report_of(Path("two"))
 
 
 def test_rates_in_words() -> None:

@@ -106,6 +106,24 @@ def test_a_killed_run_goes_on(
     assert capsys.readouterr() == ("", "The run 'out' is finished: nothing is left to do.\n")
 
 
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
+    arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "2"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    # Checkpoints: the start; then for each of four trainings its rates, and its epoch.
+    for count in (2, 4):  # after the first rates; after those of our second seed
+        started = Path("out/settings.json").exists()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+            kill_after(patch, count)
+            cli.main(
+                ["finetune", "--resume", "out"] if started else [*arguments, "--output", "out"]
+            )
+    assert Path("out/checkpoint/training-1-rates.npz").exists()
+    assert not Path("out/checkpoint/training-1.npz").exists()
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
 @pytest.mark.parametrize("name", ["report.json", "history.png", "model.keras"])
 def test_a_run_that_was_killed_at_the_end(
     quick_digits: None, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, name: str

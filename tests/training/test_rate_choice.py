@@ -82,10 +82,12 @@ def test_the_training_is_the_one_with_these_rates(frozen_epochs: int) -> None:
     assert 1e-4 < peaks[-1] < 0.1
 
 
-def test_one_printed_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     model = small_model()
     fit(model, arrays(), verbose=2)
-    line, *rest = capsys.readouterr().out.splitlines()
+    test, bar, line, *rest = capsys.readouterr().out.splitlines()
+    assert test == "Range test of the learning rate"
+    assert bar.startswith("60/60 - ")
     early, late, head = peaks_of(model)
     assert line.startswith(f"learning rates {early:.2g} / {late:.2g} / {head:.2g}: a range test ")
     assert rest[0] == "Epoch 1/2"
@@ -95,12 +97,12 @@ def test_one_printed_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_line() -> None:
     def line(*rates: float) -> str:
-        return RateChoice(rates, 0.006, None).line()  # type: ignore[arg-type]
+        return RateChoice(rates, 0.0064, None).line()  # type: ignore[arg-type]
 
-    assert line(0.02) == "learning rate 0.02: a range test allows 0.002 to 0.02"
+    assert line(0.019) == "learning rate 0.019: a range test allows 0.0021 to 0.019"
     assert line(0.02, 0.02) == line(0.02)
     assert line(1e-3, 2e-3, 3e-3, 4e-3, 0.02) == (
-        "learning rates 0.001 to 0.02: a range test allows 0.002 to 0.02 for the head"
+        "learning rates 0.001 to 0.02: a range test allows 0.0021 to 0.019 for the head"
     )
 
 
@@ -141,6 +143,57 @@ def test_what_validates_is_not_read() -> None:
     assert 1e-4 < peaks_of(model)[-1] < 0.1
 
 
+def test_data_of_any_structure() -> None:
+    """Inputs, labels and weights by name, as `fit` takes them; some of them `None`."""
+    x, y = arrays()
+    inputs = {"a": keras.Input((4,), name="a")}
+    hidden = keras.layers.Dense(8, activation="relu", name="late")(inputs["a"])
+    outputs = {
+        name: keras.layers.Dense(3, activation="softmax", name=name)(hidden) for name in ("p", "q")
+    }
+    for weights in (None, {"p": np.ones(LENGTH), "q": np.zeros(LENGTH)}):
+        model = keras.Model(inputs, outputs)
+        fine_tune(
+            model,
+            split_layers(model, ["p"]),
+            ({"a": x}, {"p": y, "q": y}, weights),
+            epochs=1,
+            schedule="sgdr",
+            loss=dict.fromkeys(("p", "q"), "sparse_categorical_crossentropy"),
+            metrics=[],
+            validation_split=0.25,
+            verbose=0,
+        )
+        assert 1e-5 < peaks_of(model)[-1] < 0.1
+
+
+def test_what_fit_ignores_is_ignored() -> None:
+    fit(small_model(), tf.data.Dataset.from_tensor_slices(arrays()).batch(16), batch_size=8)
+
+
+def test_one_optimizer_per_group() -> None:
+    model = small_model()
+    optimizers = [keras.optimizers.SGD(rate) for rate in (0.1, 0.2, 0.3)]
+    with pytest.raises(ValueError, match="one optimizer per group, pass the learning rates too"):
+        fit(model, arrays(), optimizer=optimizers)
+    fit(model, arrays(), [0.1, 0.2, 0.3], optimizer=optimizers, schedule="constant")
+    assert model.optimizer.learning_rates == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_only_the_head() -> None:
+    model = small_model()
+    moments = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            moments.append([bool(layer.trainable) for layer in self.model.layers])
+
+    with pytest.warns(UserWarning, match="Only the head"):
+        fit(model, arrays(), frozen_epochs=2, callbacks=[Watch()])
+    assert moments == [[False, False, False, False, True]]
+    assert 1e-4 < peaks_of(model)[-1] < 1
+
+
 def test_a_frozen_body_is_trained() -> None:
     model = small_model()
     model.get_layer("early").trainable = False
@@ -174,8 +227,11 @@ def test_a_loss_that_is_never_finite() -> None:
     def loss(y: Any, predicted: Any) -> Any:
         return np.nan * keras.ops.mean(predicted)
 
-    with pytest.raises(ValueError, match=r"'auto'` finds no learning rate .* Or pass the learning"):
-        fit(small_model(), arrays(), loss=loss)
+    model = small_model()
+    with pytest.raises(ValueError, match=r"'auto'` finds no learning rate .* or pass `learning_r"):
+        fit(model, arrays(), loss=loss)
+    # Whoever goes on with `fit` trains at usual rates.
+    assert model.optimizer.learning_rates == pytest.approx(usual_rates(relative_rates(3)))
 
 
 def test_another_word() -> None:
@@ -186,6 +242,8 @@ def test_another_word() -> None:
 def test_bad_arguments_are_found_before_the_test() -> None:
     with pytest.raises(ValueError, match="`schedule` should be one of"):
         fit(small_model(), arrays(), schedule="cosine")
+    with pytest.raises(ValueError, match="pass `learning_rate=None` with it. .*'auto'"):
+        fit(small_model(), arrays(), schedule=[SGDR(0.1, 6)] * 3)
     # A schedule of one's own gets the peaks.
     model = small_model()
     fit(model, arrays(), schedule=lambda peak: SGDR(peak, 6))
