@@ -1,8 +1,8 @@
 """Does the rate that a range test suggests train as well as the best of a grid?
 
-A model of `keras.applications` on a folder of images, with the defaults of `dlr-tf finetune`: three
-groups whose rates span a factor of 100, batch normalisation frozen, seven epochs of cosine
-restarts. The head's rate is `valley`'s suggestion, and each of a grid. Needs data, so
+A model of `keras.applications` on a folder of images: three groups whose rates span a factor of
+100, batch normalisation frozen, seven epochs of cosine restarts, the first with a frozen body. The
+head's rate is `valley`'s suggestion, and each of a grid. Needs data, so
 `python -m benchmarks` does not run it.
 
     python -m benchmarks.range_test FOLDER [--model MobileNetV2] [--weights imagenet|PATH]

@@ -1,10 +1,10 @@
 """Do rates per group and restarts help, how much, and with which defaults?
 
 Pretrained networks are fine-tuned on tasks with a train, a validation and a test part. Every arm,
-a way to fine-tune, has its own peak rate, tuned on the validation part with the same number of
-trials. Then it is run at that rate with seeds that tuning did not use, and at rates that are too
-low and too high. Each run is one line of transfer.jsonl. Runs that are there are not done again, so
-the command can be stopped and started again.
+a way to fine-tune, has its own peak rate, tuned on the validation part in the same way, or chooses
+its rates in each run. Then it is run at that rate with seeds that tuning did not use, and at rates
+that are too low and too high. Each run is one line of transfer.jsonl. Runs that are there are not
+done again, so the command can be stopped and started again.
 
     python -m benchmarks.transfer [--task NAME] [--data FOLDER] [--hours N] [--device cpu|gpu]
     python -m benchmarks.transfer --report
@@ -107,8 +107,9 @@ class Computation:
                 )
                 if not terminal:
                     self.console.print(
-                        f"{run.task}, {run.stage}, {run.arm}, rate {run.learning_rate:g}, seed "
-                        f"{run.seed}: validation {record['validation'][-1]:.4f} in "
+                        f"{run.task}, {run.stage}, {run.arm}, rate "
+                        f"{(record['rates'] or [run.learning_rate])[-1]:.3g}, seed {run.seed}: "
+                        f"validation {record['validation'][-1]:.4f} in "
                         f"{record['seconds']:.1f} s; {_duration(left)} left",
                         soft_wrap=True,
                     )
