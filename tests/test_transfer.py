@@ -299,8 +299,8 @@ def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: path
         computation.records[run] = record_of(run, 0.5, 0.5)
     n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
     key = arms.ARMS[: arms.N_KEY]
-    n_tuned = sum(not arm.chosen_by for arm in key)
-    each = 9 * n_tuned + 2 * (len(key) - n_tuned)  # arms that choose their rates have final runs
+    # 3 runs tune, 2 are final, 4 are for the sensitivity; arms that choose have final runs alone.
+    each = sum(2 if arm.chosen_by else 9 if arm.in_sensitivity else 5 for arm in key)
     assert n_key == {"digits": each, "text": each}
     assert {name for _, name, _ in order[: sum(n_key.values())]} == {arm.name for arm in key}
     first = list(dict.fromkeys((task, stage) for task, _, stage in order[: sum(n_key.values())]))
@@ -388,7 +388,7 @@ def test_tables_compare_seed_by_seed() -> None:
     constant, rival = (
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in final.splitlines()
-        if line.startswith("| one rate")
+        if line.startswith("| one rate, ")
     )
     # The difference is the same for every seed, so its interval is a point.
     assert constant == [

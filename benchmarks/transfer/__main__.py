@@ -61,6 +61,7 @@ class Computation:
     ) -> None:
         self.tasks = list(chosen)
         self.plan = plan
+        self._all_arms = list(arms)
         self.arms = {task.name: tasks.arms_of(task.name, arms) for task in chosen}
         self.path = path
         self.console = console
@@ -120,7 +121,8 @@ class Computation:
         """Give the runs that are not there, in order."""
         by_name = {task.name: task for task in self.tasks}
         for name, stage, chosen in protocol.order_of_work([*by_name], N_KEY):
-            for arm in self.arms[name][chosen]:
+            now = {arm.name for arm in self._all_arms[chosen]}
+            for arm in (arm for arm in self.arms[name] if arm.name in now):
                 while run := self._next_run(stage, name, arm):
                     yield by_name[name], arm, run
 

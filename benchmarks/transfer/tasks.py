@@ -84,7 +84,10 @@ _LEFT_OUT = (
     "one rate, cosine",
     "one rate, one-cycle, 1 frozen epoch",
     "ratio 10, SGDR 1",
+    "ratio 10, cosine",
+    "ratio 10, constant",
     "decay 0.9, one-cycle",
+    "decay 0.6, one-cycle",
 )
 # The ways to choose rates that take longest. They are tried on the two other tasks.
 _LONG_CHOICES = ("3 groups, one-cycle, sweep per group", "ratio 10, one-cycle, trials")
@@ -136,8 +139,8 @@ def arms_of(task: str, arms: Sequence[Arm] = ARMS) -> list[Arm]:
         task: The name of the task.
         arms: The arms to take from. Defaults to all.
 
-    >>> len(arms_of("images")) - len(arms_of("text"))  # no batch normalisation to train
-    2
+    >>> len(arms_of("images")) - len(arms_of("text"))  # for one, no batch normalisation to train
+    4
     """
     outline = OUTLINES[task]
     return [

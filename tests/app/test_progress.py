@@ -42,7 +42,8 @@ def train(progress: Progress, n_groups: int = 2) -> None:
     callbacks = [LearningRateLogger(), progress]
     fine_tune(
         model, groups, (X, Y), learning_rate=slice(1e-5, 1e-3), epochs=3, batch_size=4,
-        schedule="constant", verbose=0, validation_data=(X, Y), callbacks=callbacks,
+        frozen_epochs=1, schedule="constant", verbose=0, validation_data=(X, Y),
+        callbacks=callbacks,
     )  # fmt: skip
 
 

@@ -174,7 +174,7 @@ def test_a_signal_ends_the_step(
 
 
 def test_on_several_devices(quick_digits: None) -> None:
-    arguments = [*QUICK, "--no-compare", "--strategy", "mirrored"]
+    arguments = [*QUICK[:5], *QUICK[7:], "--no-compare", "--strategy", "mirrored"]
     assert cli.main([*arguments, "--output", "whole"]) == 0
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
         kill_after(patch, 4)
