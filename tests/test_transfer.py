@@ -300,8 +300,10 @@ def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: path
     n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
     key = arms.ARMS[: arms.N_KEY]
     # 3 runs tune, 2 are final, 4 are for the sensitivity; arms that choose have final runs alone.
-    each = sum(2 if arm.chosen_by else 9 if arm.in_sensitivity else 5 for arm in key)
-    assert n_key == {"digits": each, "text": each}
+    for task in NAMES:
+        of_task = tasks.arms_of(task, key)
+        n_runs = [2 if arm.chosen_by else 9 if arm.in_sensitivity else 5 for arm in of_task]
+        assert n_key[task] == sum(n_runs)
     assert {name for _, name, _ in order[: sum(n_key.values())]} == {arm.name for arm in key}
     first = list(dict.fromkeys((task, stage) for task, _, stage in order[: sum(n_key.values())]))
     assert first == [

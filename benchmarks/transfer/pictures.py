@@ -11,7 +11,7 @@ from benchmarks.transfer import report
 from benchmarks.transfer.arms import COMMON, DEFAULT, OLD_DEFAULT, RIVAL, Arm
 from benchmarks.transfer.intervals import t_interval
 from benchmarks.transfer.protocol import Protocol
-from benchmarks.transfer.tasks import OUTLINES, arms_of
+from benchmarks.transfer.tasks import arms_of
 
 # A picture shows few arms, or none can be told apart.
 SHOWN = (RIVAL, COMMON, "ratio 10, one-cycle", OLD_DEFAULT, "head only", DEFAULT)
@@ -31,7 +31,7 @@ def draw(records: report.Records, plan: Protocol, arms: Sequence[Arm], folder: P
         The files that were written.
     """
     curves, sensitivities = {}, {}
-    for task in OUTLINES:
+    for task in report.SUMMARY:
         chosen = [arm for arm in arms_of(task, arms) if arm.name in SHOWN]
         found = [one for one in report.results(records, plan, task, chosen) if one.curves]
         if found:

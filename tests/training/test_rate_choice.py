@@ -160,7 +160,7 @@ def test_data_of_any_structure() -> None:
             epochs=1,
             schedule="sgdr",
             loss=dict.fromkeys(("p", "q"), "sparse_categorical_crossentropy"),
-            metrics=[],
+            metrics={"p": ["accuracy"], "q": ["accuracy"]},
             validation_split=0.25,
             verbose=0,
         )
