@@ -23,22 +23,30 @@ PAGES = {
 }
 
 
+PICTURES = {
+    f"benchmarks/results/{name}": f"images/{name}"
+    for name in ("transfer_curves.png", "transfer_sensitivity.png")
+}
+
+
 def site_path(path: str) -> str:
     """Return where a file of the repository stands on the site.
 
     >>> site_path("docs/how-to.md"), site_path("README.md")
     ('how-to.md', 'index.md')
     """
-    return PAGES.get(path, posixpath.relpath(path, "docs"))
+    return {**PAGES, **PICTURES}.get(path, posixpath.relpath(path, "docs"))
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are not in `docs/`."""
+    """Add the pages and the pictures that are not in `docs/`."""
     root = Path(config.config_file_path).parent
     for source, page in PAGES.items():
         text = (root / source).read_text(encoding="utf-8")
         content = moved_links(text, posixpath.dirname(source), "", site_path)
         files.append(File.generated(config, page, content=content))
+    for source, picture in PICTURES.items():
+        files.append(File.generated(config, picture, abs_src_path=str(root / source)))
     return files
 
 
