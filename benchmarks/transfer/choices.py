@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.transfer.arms import Arm, peak_rates
-from benchmarks.transfer.tasks import Part, Split, choose
+from benchmarks.transfer.tasks import Part, Split, split_of
 from dlr_tf.training import rate_choice
 from dlr_tf.training.loss_curve import LossCurve
 from dlr_tf.training.lr_finder import LearningRateSweep
@@ -36,16 +36,12 @@ def by_usual(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     return rate_choice.usual_rates(_ratios(trainer, arm))
 
 
-def by_sweep(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
+def by_sweep(
+    trainer: Trainer, arm: Arm, seed: int, sweep: rate_choice.SweepSettings = LONG
+) -> Sequence[float]:
     """Sweep the head's rate; the other groups keep their ratio to it."""
     ratios = _ratios(trainer, arm)
-    return _sweep(trainer, arm, ratios, seed, LONG) * ratios
-
-
-def by_short_sweep(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
-    """Sweep the head's rate in half as many steps, over fewer powers of ten."""
-    ratios = _ratios(trainer, arm)
-    return _sweep(trainer, arm, ratios, seed, SHORT) * ratios
+    return _sweep(trainer, arm, ratios, seed, sweep) * ratios
 
 
 def by_sweeps(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
@@ -59,13 +55,11 @@ def by_trials(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
 
     The rate with the lowest loss on the last tenth is chosen.
     """
-    split = trainer.task.split(seed)
-    shorter = dataclasses.replace(arm, frozen_epochs=min(arm.frozen_epochs, 1))
-    inner = _held_out(split.train, seed)
+    inner = _held_out(trainer.task.split(seed).train, seed)
     losses = []
     for rate in TRIAL_RATES:
         peaks = peak_rates(arm, rate, trainer.n_groups(arm))
-        trainer.train(shorter, peaks, inner.train, seed, TRIAL_EPOCHS)
+        trainer.train(arm, peaks, inner.train, seed, TRIAL_EPOCHS)
         probabilities = trainer.predict(inner.validation)
         right = probabilities[np.arange(len(inner.validation.y)), inner.validation.y]
         loss = float(-np.mean(np.log(np.maximum(right, 1e-7))))
@@ -79,7 +73,7 @@ CHOICES: dict[str, Choice] = {
     "auto": by_auto,
     "usual": by_usual,
     "sweep": by_sweep,
-    "short sweep": by_short_sweep,
+    "short sweep": functools.partial(by_sweep, sweep=SHORT),
     "sweeps": by_sweeps,
     "trials": by_trials,
 }
@@ -105,6 +99,5 @@ def _sweep(
 def _held_out(part: Part, seed: int) -> Split:
     """Take a tenth of the examples of each class away, at least one."""
     smallest = min(np.bincount(part.y))
-    held_out = choose(part.y, max(1, round(HELD_OUT * smallest)), seed)
-    rest = np.setdiff1d(np.arange(len(part.y)), held_out)
-    return Split(Part(part.x[rest], part.y[rest]), Part(part.x[held_out], part.y[held_out]))
+    held_out, rest = split_of(part, max(1, round(HELD_OUT * smallest)), seed, None)
+    return Split(rest, held_out)

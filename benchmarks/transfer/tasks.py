@@ -194,7 +194,7 @@ def choose(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _split_of(pool: Part, per_class: int, seed: int, validation: Part | None) -> Split:
+def split_of(pool: Part, per_class: int, seed: int, validation: Part | None) -> Split:
     """Train on a few examples of each class; validate on a fixed part, or on all others."""
     chosen = choose(pool.y, per_class, seed)
     if validation is None:
@@ -250,7 +250,7 @@ def digits_task(
         name=name,
         build=build,
         split=functools.cache(
-            lambda seed: _split_of(parts()["pool"], per_class, seed, parts()["validation"])
+            lambda seed: split_of(parts()["pool"], per_class, seed, parts()["validation"])
         ),
         test=lambda: parts()["test"],
         blocks=("conv_2", "conv_3", "conv_4", HEAD),
@@ -306,7 +306,7 @@ def text_task(
         name=name,
         build=build,
         split=functools.cache(
-            lambda seed: _split_of(parts()[0]["train"], per_class, seed, parts()[0]["validation"])
+            lambda seed: split_of(parts()[0]["train"], per_class, seed, parts()[0]["validation"])
         ),
         test=lambda: parts()[0]["test"],
         blocks=(*(f"block_{block}_attention" for block in range(6)), HEAD),
@@ -351,7 +351,7 @@ def images_task(
         name=name,
         build=functools.partial(_mobilenet, weights, size),
         split=functools.lru_cache(maxsize=2)(
-            lambda seed: _split_of(parts()["train"], per_class, seed, None)
+            lambda seed: split_of(parts()["train"], per_class, seed, None)
         ),
         test=lambda: parts()["test"],
         blocks=_MOBILENET_BLOCKS,

@@ -25,14 +25,10 @@ from benchmarks.transfer.arms import (
     schedule_of,
 )
 from benchmarks.transfer.tasks import Part, Task
-from dlr_tf import (
-    MultiGroupOptimizer,
-    freeze_batch_norm,
-    freeze_to,
-    split_layerwise,
-    unfreeze_batch_norm,
-)
+from dlr_tf import MultiGroupOptimizer, freeze_to, split_layerwise
 from dlr_tf.app.applications import HEAD
+from dlr_tf.app.comparison import start_with_seed
+from dlr_tf.training.freezing import set_batch_norm
 
 _EVALUATION_BATCH = 128
 
@@ -241,7 +237,7 @@ class Trainer:
         key = (first_layer, batch_norm)
         if key not in self._train_steps:
             # The trace keeps the layers' flags as they are now.
-            (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(self.model)
+            set_batch_norm(self.model, batch_norm)
             freeze_to(self.model, self.layer_groups, first_layer)
             step = self._make_train_step(f"{first_layer}, {batch_norm}")
             self._train_steps[key] = step.get_concrete_function()
@@ -280,13 +276,7 @@ class Trainer:
 
 def start_head_and_dropout(model: keras.Model, seed: int) -> None:
     """Give the head random weights, and dropout a seed."""
-    kernel, bias = model.get_layer(HEAD).weights
-    kernel.assign(keras.initializers.GlorotUniform(seed=seed)(kernel.shape))
-    bias.assign(keras.ops.zeros_like(bias))
-    weights = {id(v) for v in model.weights}
-    states = [v for v in model.variables if id(v) not in weights]
-    for number, state in enumerate(states):
-        state.assign([1000 * (seed + 1) + number, 0])
+    start_with_seed(model, model.get_layer(HEAD).weights, seed)
 
 
 def batches_of(n_examples: int, batch_size: int, epochs: int, seed: int) -> list[list[np.ndarray]]:

@@ -27,7 +27,7 @@ from dlr_tf.core._keras import build_metrics
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import distributed_fit
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
+from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 
 
@@ -250,7 +250,7 @@ def _compile(plan: Plan, task: Task, args: argparse.Namespace) -> None:
         task.data.train,
         optimizer=OPTIMIZERS[args.optimizer],
     )
-    (freeze_batch_norm if args.batch_norm == "frozen" else unfreeze_batch_norm)(task.model)
+    set_batch_norm(task.model, args.batch_norm)
     freeze_to(task.model, plan.groups, 0)
 
 

@@ -19,7 +19,7 @@ from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, known_peak
 from dlr_tf.training.distribution import distributed_fit
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
+from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
 from dlr_tf.training.named_schedules import (
     SCHEDULES,
@@ -225,7 +225,7 @@ def fine_tune(
         )
     for doubt in doubts:
         warn_user(doubt)
-    _set_batch_norm(model, batch_norm)
+    set_batch_norm(model, batch_norm)
     try:
         freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
         with model.distribute_strategy.scope():
@@ -290,7 +290,7 @@ def auto_rates(
     compile_groups(
         model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
     )
-    _set_batch_norm(model, batch_norm)
+    set_batch_norm(model, batch_norm)
     freeze_to(model, groups, -1 if head_only else 0)
     with distributed_fit(model, batch_of(train_data)):
         return choose_rates(model, ratios, train_data, fit, verbose)
@@ -307,10 +307,6 @@ def _check_auto(learning_rate: str, optimizer: Any) -> None:
             f"Argument `learning_rate` should be {AUTO!r}, a float, a slice, or one float per "
             f"group. Received: learning_rate={learning_rate!r}"
         )
-
-
-def _set_batch_norm(model: keras.Model, batch_norm: str) -> None:
-    (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(model)
 
 
 def compile_groups(

@@ -193,6 +193,16 @@ def unfreeze_batch_norm(model: keras.Model) -> None:
     _refresh(model, before)
 
 
+def set_batch_norm(model: keras.Model, batch_norm: str) -> None:
+    """Freeze batch normalization, or undo that, as the argument `batch_norm` of `fine_tune` says.
+
+    Args:
+        model: The model.
+        batch_norm: `"frozen"` or `"train"`.
+    """
+    (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(model)
+
+
 def _first_group(count: int, n: Any) -> int:
     first = check_integer("n", n)
     if not -count <= first <= count:

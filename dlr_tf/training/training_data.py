@@ -62,8 +62,7 @@ def steps_in_epoch(
             if batch_size is None
             else check_integer("batch_size", batch_size, minimum=1)
         )
-        # Keras rounds the number of training samples down.
-        steps = math.ceil(math.floor(count * share) / size)
+        steps = math.ceil(_count_trained(count, share) / size)
     elif isinstance(train_data, keras.utils.PyDataset):
         steps = -1 if train_data.num_batches is None else int(train_data.num_batches)
         hint += ", or let the `PyDataset` define `__len__` or the property `num_batches`"
@@ -129,9 +128,13 @@ def trained_on(arrays: Any, validation_split: float) -> Any:
     {'x': array([0, 1, 2]), 'y': [array([0, 1, 2])], 'weights': None}
     """
     lengths = [len(array) for array in keras.tree.flatten(arrays) if array is not None]
-    # Keras rounds the number of training samples down.
-    count = math.floor(lengths[0] * (1.0 - validation_split))
+    count = _count_trained(lengths[0], 1.0 - validation_split)
     return keras.tree.map_structure(lambda array: None if array is None else array[:count], arrays)
+
+
+def _count_trained(count: int, share: float) -> int:
+    # Keras rounds the number of training samples down.
+    return math.floor(count * share)
 
 
 def is_in_batches(data: Any) -> bool:
