@@ -98,6 +98,7 @@ def test_fine_tune_and_the_range_test_under_autologging(flavor: Any) -> None:
             learning_rate=list(RATES),
             schedule="constant",
             epochs=2,
+            frozen_epochs=1,
             callbacks=[LearningRateLogger()],
             verbose=0,
             **arguments,
