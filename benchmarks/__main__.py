@@ -25,6 +25,7 @@ from benchmarks import (
     schedule_exactness,
     snapshot_ensemble,
     train_step,
+    update_by_size,
     update_step,
 )
 from benchmarks.marked_pages import with_part
@@ -49,6 +50,7 @@ def _reliability_tables(rows: Sequence[Mapping[str, Any]], *, in_short: bool = F
 
 TABLES: dict[str, Callable[[Any], str]] = {
     "update_step": update_step.table,
+    "update_by_size": update_by_size.table,
     "train_step": train_step.table,
     "schedule_cost": schedule_cost.table,
     "schedule_exactness": schedule_exactness.table,
@@ -72,6 +74,7 @@ def run(device: str, quick: bool, folder: Path) -> None:
     exactness_device = f"{device.upper()}:0"
     commands: list[tuple[str, str, Callable[[list[str]], int], list[str]]] = [
         ("update_step", device, update_step.main, ["--device", device]),
+        ("update_by_size", device, update_by_size.main, ["--device", device]),
         ("train_step", device, train_step.main, ["--device", device]),
         ("schedule_cost", device, schedule_cost.main, ["--device", device]),
         ("logger_cost", device, logger_cost.main, ["--device", device]),
