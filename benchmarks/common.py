@@ -9,9 +9,11 @@ import gc
 import json
 import os
 import platform
+import random
 import statistics
+import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +25,7 @@ import dlr_tf
 
 DEVICES = ("cpu", "gpu")
 Name = TypeVar("Name", bound=Hashable)
+Case = TypeVar("Case")
 
 
 def make_parser(description: str | None, output: str) -> argparse.ArgumentParser:
@@ -98,6 +101,13 @@ def _n_cores() -> int:
     return os.cpu_count() or 1
 
 
+def with_progress(cases: Sequence[Case]) -> Iterator[Case]:
+    """Yield the cases of a long benchmark, and say on stderr which one runs."""
+    for number, case in enumerate(cases, 1):
+        print(f"{number} of {len(cases)}: {case}", file=sys.stderr, flush=True)
+        yield case
+
+
 def synchronize() -> None:
     """Wait until every device has finished its work."""
     tf.test.experimental.sync_devices()
@@ -118,8 +128,8 @@ def time_in_turn(
     """Time the competitors in turn, in many rounds.
 
     So a slow period of the machine affects all of them. Entry `i` of all lists is one round, and
-    entries of one round are compared. Every round starts with another competitor, so that no
-    competitor always runs after the same one.
+    entries of one round are compared. The order is another one in every round: what runs after
+    itself, or after one that shares its variables, finds them in the cache.
 
     Args:
         competitors: What to call, by name.
@@ -133,12 +143,13 @@ def time_in_turn(
     for name in names * warm_up:
         competitors[name]()
     times: dict[Name, list[float]] = {name: [] for name in names}
+    shuffle = random.Random(0).shuffle
     gc.collect()
     gc.disable()
     try:
-        for number in range(rounds):
-            start = number % len(names)
-            for name in names[start:] + names[:start]:
+        for _ in range(rounds):
+            shuffle(names)
+            for name in names:
                 times[name].append(seconds_of(competitors[name]))
     finally:
         gc.enable()

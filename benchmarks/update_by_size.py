@@ -2,9 +2,9 @@
 
 One, 8, 64 and 200 variables of 10 to 10^7 elements each; cases of more than 10^8 elements are left
 out. Every competitor updates the same variables with the same gradients, in one `tf.function`, with
-and without XLA, on an idle machine and beside a process that keeps one core busy. Keras Adam is
-also timed against itself: the distance of that ratio from 1 is noise. `FusedAdam` chooses between
-the two ways by the curves that this draws.
+and without XLA, on an idle machine and beside a process that keeps one core busy. A second Keras
+Adam with its own state is timed too: the distance of its ratio from 1 is noise. `FusedAdam` chooses
+between the two ways by these ratios.
 
     python -m benchmarks.update_by_size [--device cpu|gpu] [--quick] [--output FILE.json]
 """
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -61,21 +61,26 @@ class Weights(keras.layers.Layer):
         return inputs
 
 
-def makers(count: int, size: int) -> tuple[list[Any], dict[str, Callable[[], Any]]]:
-    """Return the variables, and functions that make each competitor's optimizer."""
-    model = keras.Sequential([keras.Input((1,)), *(Weights(size) for _ in range(count))])
+def make_model(count: int, size: int) -> keras.Model:
+    """Return a model with this many variables of this many elements."""
+    return keras.Sequential([keras.Input((1,)), *(Weights(size) for _ in range(count))])
+
+
+def makers(model: keras.Model) -> dict[str, Callable[[], Any]]:
+    """Return functions that make each competitor's optimizer."""
     found: dict[str, Callable[[], Any]] = {
         KERAS_ADAM: lambda: keras.optimizers.Adam(RATE),
+        KERAS_ADAM_AGAIN: lambda: keras.optimizers.Adam(RATE),
         KERNEL: lambda: KernelLoop(RATE),
         OPERATIONS: lambda: OperationsLoop(RATE),
         FUSED: lambda: FusedAdam(RATE),
     }
-    if count >= 3:
-        layers = split_layerwise(model)
+    layers = split_layerwise(model)
+    if len(layers) >= 3:
         cuts = [layers[len(layers) * part // 3].layers[0] for part in (1, 2)]
         groups = split_layers(model, cuts)
         found[GROUPS] = lambda: MultiGroupOptimizer(groups, [1e-5, 1e-4, RATE])
-    return model.trainable_variables, found
+    return found
 
 
 @contextlib.contextmanager
@@ -92,20 +97,37 @@ def one_core_busy(busy: bool) -> Iterator[None]:
         process.wait()
 
 
-def measure(count: int, size: int, *, xla: bool, rounds: int) -> list[dict[str, Any]]:
+class Case(NamedTuple):
+    """Variables of one size: how many, of how many elements, and whether XLA compiles the step."""
+
+    count: int
+    size: int
+    xla: bool
+
+
+def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     """One row per competitor, on the idle machine and on the busy one."""
-    variables, make = makers(count, size)
+    count, size, xla = case
+    model = make_model(count, size)
+    variables, make = model.trainable_variables, makers(model)
     generator = tf.random.Generator.from_seed(0)
     gradients = [generator.normal(v.shape, stddev=1e-2) for v in variables]
     # Several steps in one timed call: a call shorter than a millisecond is timed badly.
     repeat = max(1, min(50, 10**5 // (count * 100 + count * size // 10)))
 
-    def repeated(optimizer: Any) -> Callable[[], None]:
+    sizes: dict[str, dict[str, int]] = {}
+
+    def repeated(name: str, optimizer: Any) -> Callable[[], None]:
         optimizer.build(variables)
 
         @tf.function(jit_compile=xla)
         def step() -> None:
             optimizer.apply(gradients, variables)
+
+        graph = step.get_concrete_function().graph
+        # The gradients are captured too.
+        used = sum(captured.dtype == tf.resource for captured, _ in graph.captures)
+        sizes[name] = {"operations": len(graph.get_operations()), "variables": used}
 
         def steps() -> None:
             for _ in range(repeat):
@@ -113,9 +135,7 @@ def measure(count: int, size: int, *, xla: bool, rounds: int) -> list[dict[str, 
 
         return steps
 
-    steps = {name: repeated(make_one()) for name, make_one in make.items()}
-    # Not beside each other: what runs after itself finds its memory in the cache.
-    steps = {KERAS_ADAM: steps[KERAS_ADAM], **steps, KERAS_ADAM_AGAIN: steps[KERAS_ADAM]}
+    steps = {name: repeated(name, make_one()) for name, make_one in make.items()}
     rows = []
     for busy in (False, True):
         with one_core_busy(busy):
@@ -123,11 +143,10 @@ def measure(count: int, size: int, *, xla: bool, rounds: int) -> list[dict[str, 
         for name, seconds in times.items():
             rows.append(
                 {
-                    "count": count,
-                    "size": size,
-                    "xla": xla,
+                    **case._asdict(),
                     "busy": busy,
                     "competitor": name,
+                    **sizes[name],
                     "seconds": statistics.median(seconds) / repeat,
                     "to_keras_adam": common.ratio_of(seconds, times[KERAS_ADAM]),
                 }
@@ -140,12 +159,16 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
     counts, sizes, rounds = ((1, 8, 64, 200), [10**power for power in range(1, 8)], 30)
     if quick:
         counts, sizes, rounds = (1, 8), [10, 100], 2
+    cases = [
+        Case(count, size, xla)
+        for xla, count, size in itertools.product((False, True), counts, sizes)
+        if count * size <= MOST_ELEMENTS
+    ]
     rows = []
-    for xla, count, size in itertools.product((False, True), counts, sizes):
-        if count * size <= MOST_ELEMENTS:
-            rows += measure(count, size, xla=xla, rounds=rounds)
-            keras.backend.clear_session()
-            gc.collect()
+    for case in common.with_progress(cases):
+        rows += measure(case, rounds)
+        keras.backend.clear_session()
+        gc.collect()
     return rows
 
 
@@ -172,7 +195,22 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         columns = ["variables", "elements each", "Keras Adam, us", *names]
         parts.append(f"{'With' if xla else 'Without'} XLA, idle / beside a busy process:")
         parts.append(common.markdown_table(columns, lines, n_left=0))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "What a step consists of:", _table_of_graphs(rows)])
+
+
+def _table_of_graphs(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many operations a step has, and how many variables it reads or writes."""
+    names = (KERAS_ADAM, KERNEL, OPERATIONS, FUSED, GROUPS)
+    lines = []
+    for count, size in dict.fromkeys((row["count"], row["size"]) for row in rows):
+        chosen = {
+            row["competitor"]: f"{row['operations']:,} / {row['variables']:,}"
+            for row in rows
+            if (row["count"], row["size"]) == (count, size) and not (row["xla"] or row["busy"])
+        }
+        lines.append([str(count), f"{size:,}", *(chosen.get(name, "-") for name in names)])
+    columns = ["variables", "elements each, operations / variables of", *names]
+    return common.markdown_table(columns, lines, n_left=0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

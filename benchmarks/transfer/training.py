@@ -72,7 +72,7 @@ class Trainer:
         self.layer_groups = split_layerwise(self.model)
         self.optimizer = MultiGroupOptimizer(self.layer_groups, [1.0] * len(self.layer_groups))
         self.optimizer.build(self.model.trainable_variables)
-        own = (*self.model.weights, *self.optimizer.variables)
+        own = (*self.model.weights, *self.optimizer.variables, self.optimizer.rates.record)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
         steps = max(task.epochs * task.steps_per_epoch(), choices.LONG.steps)
@@ -227,7 +227,6 @@ class Trainer:
         """Give every variable its first value, and the head new weights."""
         for variable, value in self._initial:
             variable.assign(value)
-        self.optimizer.rates.last_rates.assign([np.nan] * len(self.layer_groups))
         start_head_and_dropout(self.model, seed)
 
     def _train_step(self, first_layer: int, batch_norm: str) -> Any:

@@ -23,17 +23,16 @@ class AdamStep(NamedTuple):
     """The constants of one step of one optimizer: scalar tensors of one dtype."""
 
     learning_rate: Any
-    beta_1_power: Any
-    beta_2_power: Any
     step_size: Any
     beta_1: Any
     beta_2: Any
     epsilon: Any
+    zero: Any
 
 
-def _step_size(learning_rate: tf.Tensor, beta_1_power: Any, beta_2_power: Any) -> tf.Tensor:
-    """Return the rate with both corrections of the bias."""
-    return learning_rate * tf.sqrt(1 - beta_2_power) / (1 - beta_1_power)
+def _step_size(rate: tf.Tensor, beta_1: tf.Tensor, beta_2: tf.Tensor, step: Any) -> tf.Tensor:
+    """Return the rate with both corrections of the bias, at a step that counts from 1."""
+    return rate * tf.sqrt(1 - tf.pow(beta_2, step)) / (1 - tf.pow(beta_1, step))
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -89,17 +88,10 @@ class FusedAdam(_keras.FusedAdamBase):
         """
         step = tf.cast(self.iterations + 1, dtype)
         beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
-        beta_1_power, beta_2_power = tf.pow(beta_1, step), tf.pow(beta_2, step)
         rate = tf.cast(learning_rate, dtype)
-        return AdamStep(
-            learning_rate=rate,
-            beta_1_power=beta_1_power,
-            beta_2_power=beta_2_power,
-            step_size=_step_size(rate, beta_1_power, beta_2_power),
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=tf.constant(self.epsilon, dtype),
-        )
+        step_size = _step_size(rate, beta_1, beta_2, step)
+        epsilon, zero = tf.constant(self.epsilon, dtype), tf.zeros((), dtype)
+        return AdamStep(rate, step_size, beta_1, beta_2, epsilon, zero)
 
     @staticmethod
     def stacked_step_constants(
@@ -112,28 +104,21 @@ class FusedAdam(_keras.FusedAdamBase):
             rates: The rate of each: scalars.
             steps: The number of this step for each, from 1, of shape `(len(optimizers),)`.
         """
-        steps = tf.cast(steps, tf.float32)
         beta_1s = tf.constant([optimizer.beta_1 for optimizer in optimizers], tf.float32)
         beta_2s = tf.constant([optimizer.beta_2 for optimizer in optimizers], tf.float32)
-        beta_1_powers, beta_2_powers = tf.pow(beta_1s, steps), tf.pow(beta_2s, steps)
-        step_sizes = _step_size(tf.stack(rates), beta_1_powers, beta_2_powers)
+        step_sizes = _step_size(tf.stack(rates), beta_1s, beta_2s, tf.cast(steps, tf.float32))
         constant = functools.cache(lambda value: tf.constant(value, tf.float32))
-        per_optimizer = [
-            tf.unstack(values, num=len(optimizers))
-            for values in (beta_1_powers, beta_2_powers, step_sizes)
-        ]
         return [
             AdamStep(
                 rate,
-                beta_1_power,
-                beta_2_power,
                 step_size,
                 constant(optimizer.beta_1),
                 constant(optimizer.beta_2),
                 constant(optimizer.epsilon),
+                constant(0.0),
             )
-            for optimizer, rate, beta_1_power, beta_2_power, step_size in zip(
-                optimizers, rates, *per_optimizer
+            for optimizer, rate, step_size in zip(
+                optimizers, rates, tf.unstack(step_sizes, num=len(optimizers))
             )
         ]
 
@@ -167,13 +152,14 @@ class FusedAdam(_keras.FusedAdamBase):
 
     def _apply_kernel(self, gradient: tf.Tensor, variable: Any, step: AdamStep) -> None:
         momentum, velocity, largest_velocity = self.slots_for(variable)
+        # The step size holds both corrections of the bias; powers of 0 make the kernel add none.
         arguments = {
             "var": variable.handle,
             "m": momentum.value.handle,
             "v": velocity.value.handle,
-            "beta1_power": step.beta_1_power,
-            "beta2_power": step.beta_2_power,
-            "lr": step.learning_rate,
+            "beta1_power": step.zero,
+            "beta2_power": step.zero,
+            "lr": step.step_size,
             "beta1": step.beta_1,
             "beta2": step.beta_2,
             "epsilon": step.epsilon,

@@ -21,6 +21,8 @@ from dlr_tf.core.schedules import is_own, known_peak, stack_schedules
 
 # A rate that was read as float32 and is set again gives a factor this near to 1.
 _ROUNDING = 1e-6
+# The rows of `GroupRates.record`: what is known of each group beside its factor.
+_ROWS = ("limits", "set_steps", "last_rates", "last_steps")
 
 
 class GroupRates:
@@ -73,17 +75,34 @@ class GroupRates:
         self.factors.assign([1.0 if callable(source) else source for source in sources])
         self.scale = add_variable((), "float64", "rate_scale")
         self.scale.assign(1.0)
-        self.limits = add_variable((count,), "float64", "rate_limits")
-        self.limits.assign(self._known_peaks())
-        self.set_steps = add_variable((count,), "int64", "rate_set_steps")
-        self.set_steps.assign([-1] * count)
-        self.last_rates = add_variable((count,), keras.config.floatx(), "last_rates")
-        self.last_rates.assign([math.nan] * count)
+        # One variable with four rows: each further one costs a step of a small network a percent.
+        self.record = add_variable((len(_ROWS), count), "float64", "rate_record")
+        self.record.assign(
+            [self._known_peaks(), [-1.0] * count, [math.nan] * count, [-1.0] * count]
+        )
 
     @property
     def variables(self) -> list[keras.Variable]:
         """All variables behind the rates."""
-        return [self.factors, self.scale, self.limits, self.set_steps, self.last_rates]
+        return [self.factors, self.scale, self.record]
+
+    def _recorded(self, name: str) -> Any:
+        """Return a row of the record: an array, or a tensor while a function is traced."""
+        return _value_now(self.record)[_ROWS.index(name)]
+
+    def _write(self, **rows: Any) -> None:
+        """Replace rows of the record, by name: one number per group, or one for all."""
+        xp: Any = np if tf.executing_eagerly() else tf
+        old = _value_now(self.record)
+        shape = [len(self._names)]
+        self.record.assign(
+            xp.stack(
+                [
+                    xp.broadcast_to(_float64(rows[name]), shape) if name in rows else old[number]
+                    for number, name in enumerate(_ROWS)
+                ]
+            )
+        )
 
     # --- Reading
 
@@ -112,8 +131,8 @@ class GroupRates:
 
     def of_group(self, group: int) -> tf.Tensor:
         """Return the rate of a group now; during an update, the rate it is updated with."""
-        if self._updates_in_progress:
-            return self.last_rates.value[group]
+        if self._updates_in_progress and self._is_scheduled.any():
+            return tf.cast(self._recorded("last_rates")[group], keras.config.floatx())
         rate = self._limited(self._value_of(self._schedules[group]), group)
         if tf.executing_eagerly():
             return tf.constant(float(rate), keras.config.floatx())
@@ -128,7 +147,46 @@ class GroupRates:
 
         NaN for a group that did not move in it, and before the first update.
         """
-        return self.last_rates.numpy()
+        return np.asarray(self._last(), keras.config.floatx())
+
+    def reader(self) -> Callable[[], Callable[[int], np.ndarray]]:
+        """Return a function that reads the variables behind `last`, and does not wait for them.
+
+        It returns a function from the number of steps made to what `last` returned at that time.
+        """
+        read = [_keras.eager_read_fn(v) for v in (self.record, self.factors, self.scale)]
+
+        def start() -> Callable[[int], np.ndarray]:
+            tensors = [one() for one in read]
+
+            def finish(steps: int) -> np.ndarray:
+                record, factors, scale = (tensor.numpy() for tensor in tensors)
+                last = self._last_of(record, factors * scale, steps, np)
+                return last.astype(keras.config.floatx())
+
+            return finish
+
+        return start
+
+    def _last(self) -> Any:
+        xp: Any = np if tf.executing_eagerly() else tf
+        now = _value_now(self.factors) * _value_now(self.scale)
+        return self._last_of(_value_now(self.record), now, self._iterations(), xp)
+
+    def _last_of(self, record: Any, now: Any, steps: Any, xp: Any) -> Any:
+        """Return the rates of the most recent update.
+
+        Args:
+            record: The value of `record`.
+            now: The factors, scaled: the rates now if all are constant.
+            steps: The number of steps made.
+            xp: NumPy or TensorFlow.
+        """
+        last = record[_ROWS.index("last_rates")]
+        if self._is_scheduled.any():
+            return last
+        # Constant rates are recorded only when they are changed, and when a group did not move.
+        return xp.where(record[_ROWS.index("last_steps")] == _float64(steps - 1), last, now)
 
     @contextlib.contextmanager
     def update_with(self, rates: tf.Tensor, moved: Sequence[int]) -> Iterator[None]:
@@ -142,7 +200,8 @@ class GroupRates:
         if len(moved) < count:
             is_moved = np.isin(np.arange(count), moved)
             rates = tf.where(is_moved, rates, tf.constant(math.nan, rates.dtype))
-        self.last_rates.assign(rates)
+        if len(moved) < count or self._is_scheduled.any():
+            self._write(last_rates=rates, last_steps=self._iterations())
         # A count, since the replicas of a strategy run in threads that take turns.
         self._updates_in_progress += 1
         try:
@@ -260,9 +319,8 @@ class GroupRates:
             limits = xp.minimum(bases * factors * scale, peaks)
             # A constant rate that was set itself has no limit.
             limits = xp.where(self._is_scheduled, limits, peaks)
-            self.limits.assign(xp.where(chosen, limits, _value_now(self.limits)))
-            steps = _value_now(self.set_steps)
-            self.set_steps.assign(xp.where(chosen, self._iterations(), steps))
+            steps = xp.where(chosen, _float64(self._iterations()), self._recorded("set_steps"))
+            self._write(limits=xp.where(chosen, limits, self._recorded("limits")), set_steps=steps)
             if tf.executing_eagerly():
                 is_lifted = factors * scale > (1 + _ROUNDING) * np.where(
                     self._is_scheduled, 1.0, peaks
@@ -270,6 +328,8 @@ class GroupRates:
                 lifted = np.flatnonzero(chosen & is_lifted)
                 if len(lifted):
                     self._warn_of_limit(lifted, limits)
+        else:
+            self._write(last_rates=self._last(), last_steps=self._iterations() - 1)
         self.factors.assign(factors)
         self.scale.assign(scale)
 
@@ -286,7 +346,7 @@ class GroupRates:
     def config(self) -> dict[str, Any]:
         """Return the arguments from which the same rates can be made, as JSON values."""
         factors = self.factors.numpy() * self.scale.numpy()
-        limits, scheduled = self.limits.numpy(), self._is_scheduled
+        limits, scheduled = self._recorded("limits"), self._is_scheduled
         now = np.asarray(self._limited(self._all_bases()))
         rates = [
             float(rate) if schedule is None else keras.saving.serialize_keras_object(schedule)
@@ -302,7 +362,7 @@ class GroupRates:
                 float(limit) if is_scheduled and math.isfinite(limit) else None
                 for limit, is_scheduled in zip(limits, scheduled)
             ],
-            "rate_set_steps": [int(step) for step in self.set_steps.numpy()],
+            "rate_set_steps": [int(step) for step in self._recorded("set_steps")],
         }
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
@@ -318,8 +378,7 @@ class GroupRates:
             )
         ]
         self.factors.assign(factors)
-        self.limits.assign(_limits(config["rate_limits"]))
-        self.set_steps.assign(config["rate_set_steps"])
+        self._write(limits=_limits(config["rate_limits"]), set_steps=config["rate_set_steps"])
 
     def state(self) -> list[dict[str, Any]]:
         """Return what is saved of each group, as JSON values; exact, since JSON keeps float64."""
@@ -330,7 +389,7 @@ class GroupRates:
                 "rate_set_step": int(step),
             }
             for factor, limit, step in zip(
-                self.factors.numpy(), self.limits.numpy(), self.set_steps.numpy()
+                self.factors.numpy(), self._recorded("limits"), self._recorded("set_steps")
             )
         ]
 
@@ -340,13 +399,13 @@ class GroupRates:
         self.scale.assign(scale)
         peaks = self._known_peaks()
         # Version 0.1.0 had no limits.
-        self.limits.assign(
-            [
+        self._write(
+            limits=[
                 peak if "rate_limit" not in state else _limits([state["rate_limit"]])[0]
                 for state, peak in zip(states, peaks)
-            ]
+            ],
+            set_steps=[state.get("rate_set_step", -1) for state in states],
         )
-        self.set_steps.assign([state.get("rate_set_step", -1) for state in states])
 
     # --- Arithmetic
 
@@ -387,8 +446,8 @@ class GroupRates:
             return rates
         xp: Any = np if tf.executing_eagerly() else tf
         own = base * self._is_scheduled.astype(np.float64)[chosen]
-        limited = xp.minimum(rates, xp.maximum(own, _value_now(self.limits)[chosen]))
-        is_set_now = xp.equal(_value_now(self.set_steps)[chosen], self._iterations())
+        limited = xp.minimum(rates, xp.maximum(own, self._recorded("limits")[chosen]))
+        is_set_now = xp.equal(self._recorded("set_steps")[chosen], _float64(self._iterations()))
         return xp.where(is_set_now, rates, limited)
 
     def _peaks(self, factors: Any, *, by_head: bool) -> Any:
@@ -453,6 +512,12 @@ def _value_now(variable: keras.Variable) -> Any:
     if tf.executing_eagerly():
         return _keras.eager_read_fn(variable)().numpy()
     return variable.value
+
+
+def _float64(value: Any) -> Any:
+    if tf.executing_eagerly():
+        return np.asarray(value, np.float64)
+    return tf.cast(value, tf.float64)
 
 
 def _stack(values: Sequence[Any]) -> Any:

@@ -162,8 +162,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             add_variable=self._add_wrapper_variable,
         )
         self._group_steps = self._add_wrapper_variable((len(groups),), "int64", "group_steps")
-        for variable in (self._rates.limits, self._rates.set_steps, self._rates.last_rates):
-            _keras.untrack_variable(self, variable)
+        _keras.untrack_variable(self, self._rates.record)
         for number, one in enumerate(inner):
             bind_inner_optimizer(
                 one,

@@ -257,7 +257,7 @@ class LearningRateLogger(CheckedCallback):
         self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
-        self._read_rates = _keras.eager_read_fn(optimizer.rates.last_rates)
+        self._read_rates = optimizer.rates.reader()
         self._read_step_counter = _keras.eager_read_fn(optimizer.step_counter)
         self._calls_per_step = optimizer.gradient_accumulation_steps or 1
 
@@ -276,8 +276,9 @@ class LearningRateLogger(CheckedCallback):
             return
         names = [group.name for group in self._optimizer.groups]
         before = len(self._iterations)
-        self._iterations += [int(step) // calls_per_step for step, calls_per_step, *_ in rows]
-        rates = np.array([tensor.numpy() for _, _, tensor, _ in rows])
+        steps = [int(step) // calls_per_step for step, calls_per_step, *_ in rows]
+        self._iterations += steps
+        rates = np.array([rates_at(count) for count, (_, _, rates_at, _) in zip(steps, rows)])
         _extend(self._rates, dict(zip(names, rates.T.tolist(), strict=True)), before, len(rows))
         logged = dict.fromkeys(name for *_, logs in rows for name in logs)
         columns = {

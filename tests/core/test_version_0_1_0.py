@@ -125,4 +125,4 @@ def test_checkpoint_before_the_optimizer_is_built():
 def test_a_rate_that_was_set_has_the_limit_of_the_schedule():
     """Version 0.1.0 stored no limits."""
     model = keras.models.load_model(FILES / "float32.keras")
-    assert model.optimizer.rates.limits.numpy()[1] == 2e-3
+    assert model.optimizer.rates.record.numpy()[0, 1] == 2e-3
