@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import (
     common,
     goals,
+    launches,
     logger_cost,
     range_test,
     reliability,
@@ -52,6 +53,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "update_step": update_step.table,
     "update_by_size": update_by_size.table,
     "train_step": train_step.table,
+    "launches": launches.table,
     "schedule_cost": schedule_cost.table,
     "schedule_exactness": schedule_exactness.table,
     "logger_cost": logger_cost.table,
@@ -76,6 +78,7 @@ def run(device: str, quick: bool, folder: Path) -> None:
         ("update_step", device, update_step.main, ["--device", device]),
         ("update_by_size", device, update_by_size.main, ["--device", device]),
         ("train_step", device, train_step.main, ["--device", device]),
+        ("launches", device, launches.main, ["--device", device]),
         ("schedule_cost", device, schedule_cost.main, ["--device", device]),
         ("logger_cost", device, logger_cost.main, ["--device", device]),
         ("snapshot_ensemble", device, snapshot_ensemble.main, ["--device", device]),

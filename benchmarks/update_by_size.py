@@ -195,22 +195,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         columns = ["variables", "elements each", "Keras Adam, us", *names]
         parts.append(f"{'With' if xla else 'Without'} XLA, idle / beside a busy process:")
         parts.append(common.markdown_table(columns, lines, n_left=0))
-    return "\n\n".join([*parts, "What a step consists of:", _table_of_graphs(rows)])
+    return "\n\n".join([*parts, "Operations in a step / variables that it reads or writes:", _table_of_graphs(rows)])
 
 
 def _table_of_graphs(rows: Sequence[Mapping[str, Any]]) -> str:
     """How many operations a step has, and how many variables it reads or writes."""
     names = (KERAS_ADAM, KERNEL, OPERATIONS, FUSED, GROUPS)
-    lines = []
+    sizes: dict[tuple[str, ...], list[str]] = {}
     for count, size in dict.fromkeys((row["count"], row["size"]) for row in rows):
-        chosen = {
+        graphs = {
             row["competitor"]: f"{row['operations']:,} / {row['variables']:,}"
             for row in rows
             if (row["count"], row["size"]) == (count, size) and not (row["xla"] or row["busy"])
         }
-        lines.append([str(count), f"{size:,}", *(chosen.get(name, "-") for name in names)])
-    columns = ["variables", "elements each, operations / variables of", *names]
-    return common.markdown_table(columns, lines, n_left=0)
+        cells = (str(count), *(graphs.get(name, "-") for name in names))
+        sizes.setdefault(cells, []).append(f"{size:,}")
+    lines = [[cells[0], "; ".join(of_size), *cells[1:]] for cells, of_size in sizes.items()]
+    return common.markdown_table(["variables", "elements each", *names], lines, n_left=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,6 +183,7 @@ def load_folder(
     *,
     image_size: int,
     batch_size: int = 32,
+    evaluation_batch_size: int | None = None,
     seed: int = 0,
     test_fraction: float = 0.2,
     validation_fraction: float = 0.0,
@@ -202,6 +203,8 @@ def load_folder(
         source: The folder or the CSV file (see `find_images`), or what `find` returns.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
+        evaluation_batch_size: Images per batch of `validation` and `test`. Defaults to `None`: 4
+            times as many, which is faster, and takes less memory than training does.
         seed: Seed of the split, of the order of the images and of their changes. Defaults to 0.
         test_fraction: Fraction of each class to test on if the source is not split, above 0 and
             below 1. Defaults to 0.2.
@@ -247,21 +250,22 @@ def load_folder(
             "Add images, or remove these classes."
         )
 
-    def batches(places: np.ndarray, indices: tf.data.Dataset) -> tf.data.Dataset:
-        """Return images and labels for batches of positions in a part."""
+    def batches(places: np.ndarray, indices: tf.data.Dataset, size: int) -> tf.data.Dataset:
+        """Return images and labels for batches of positions in a part, at most `size` in each."""
         indices = indices.map(lambda batch: tf.gather(places, batch))
         labels = indices.map(lambda batch: tf.gather(found.labels, batch))
-        return tf.data.Dataset.zip((files.batches(indices, batch_size), labels))
+        return tf.data.Dataset.zip((files.batches(indices, size), labels))
 
     def train_from(step: int, order_seed: int = seed) -> tf.data.Dataset:
         order = index_batches(len(parts["train"]), batch_size, order_seed, start=step)
-        return _training(batches(parts["train"], order), augmentations, order_seed, step)
+        train = batches(parts["train"], order, batch_size)
+        return _training(train, augmentations, order_seed, step)
 
     def evaluation(part: str) -> tf.data.Dataset:
-        places = parts[part]
-        in_order = tf.data.Dataset.range(len(places)).batch(batch_size)
-        steps = steps_per_epoch(len(places), batch_size)
-        return _counted(batches(places, in_order), steps).prefetch(_PREFETCHED)
+        places, size = parts[part], _evaluation_size(batch_size, evaluation_batch_size)
+        in_order = tf.data.Dataset.range(len(places)).batch(size)
+        steps = steps_per_epoch(len(places), size)
+        return _counted(batches(places, in_order, size), steps).prefetch(_PREFETCHED)
 
     test = evaluation("test")
     return ImageData(
@@ -293,6 +297,11 @@ def _fingerprint(found: Found, parts: Mapping[str, np.ndarray]) -> str:
 
 
 _PREFETCHED = 2  # batches that are read ahead
+_TIMES_LARGER = 4  # batches of an evaluation, which keeps nothing for a gradient
+
+
+def _evaluation_size(batch_size: int, evaluation_batch_size: int | None) -> int:
+    return evaluation_batch_size or _TIMES_LARGER * batch_size
 
 
 def _training(
@@ -396,6 +405,7 @@ def load_tfds(
     *,
     image_size: int,
     batch_size: int = 32,
+    evaluation_batch_size: int | None = None,
     seed: int = 0,
     test_fraction: float = 0.2,
     validation_fraction: float = 0.0,
@@ -412,6 +422,7 @@ def load_tfds(
             returns.
         image_size: Height and width, in pixels, that every image is resized to.
         batch_size: Images per batch. Defaults to 32.
+        evaluation_batch_size: As in `load_folder`. Defaults to `None`.
         seed: Seed of the order of the images and of their changes. Defaults to 0.
         test_fraction: Fraction of `train` to test on if there is no other split. Defaults to 0.2.
         validation_fraction: Fraction of `train`, at its end, that is not trained on and becomes
@@ -464,8 +475,9 @@ def load_tfds(
         return _training(decoded(endless), augmentations, order_seed, step)
 
     def evaluation(part: str) -> tf.data.Dataset:
-        batches = decoded(_encoded(found, splits[part]).batch(batch_size))
-        count = steps_per_epoch(sum(counts[part]), batch_size)
+        size = _evaluation_size(batch_size, evaluation_batch_size)
+        batches = decoded(_encoded(found, splits[part]).batch(size))
+        count = steps_per_epoch(sum(counts[part]), size)
         return _counted(batches, count).prefetch(_PREFETCHED)
 
     test = evaluation("test")

@@ -176,7 +176,6 @@ def find_examples(
     if source is None:
         source = settings["data"]
     split = {
-        "batch_size": batch_size,
         "seed": settings.get("seed", 0),
         "validation_fraction": settings.get("validation_fraction", 0.0),
     }
@@ -195,7 +194,13 @@ def find_examples(
             f"a folder or a CSV file of other images. Received: {received}"
         )
     skip_broken = not is_tfds and settings.get("skip_broken", False)
-    found = image_data.load(source, image_size=size[0], skip_broken=skip_broken, **split)
+    found = image_data.load(
+        source,
+        image_size=size[0],
+        evaluation_batch_size=batch_size,
+        skip_broken=skip_broken,
+        **split,
+    )
     if was_trained_on:
         _warn_if_changed(trained.folder, found)
     if not is_tfds:

@@ -10,7 +10,6 @@ import importlib.util
 import math
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ from dlr_tf.app.results import (
     written_line,
 )
 from dlr_tf.app.settings import check_same_data, write_settings
+from dlr_tf.app.stopwatch import Stopwatch
 from dlr_tf.app.tasks import OPTIMIZERS, Task, load_task
 from dlr_tf.app.trained import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
 from dlr_tf.app.training import (
@@ -120,7 +120,7 @@ class _Run:
     plan: Plan
     writes: bool
     checkpoints: Path | None
-    started: float
+    watch: Stopwatch
 
     def files(self, name: str, args: argparse.Namespace) -> Files:
         """Where the training of this name writes."""
@@ -145,7 +145,7 @@ def is_finished(folder: Path) -> bool:
 
 def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _Run:
     """Check everything, and then create the folder of the run, or lock it."""
-    started = time.perf_counter()
+    watch = Stopwatch()
     name = args.resume or args.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}"
     folder = Path(name)
     if args.resume is None:
@@ -163,7 +163,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         require_tensorboard()
     strategy = _strategy(args)
     given = argparse.Namespace(**vars(args))  # `load_task` replaces some by what they stand for
-    with strategy.scope():
+    with watch.part("reading"), strategy.scope():
         task = load_task(args)
     schedule = fine_tuning.make_schedule(
         args.schedule,
@@ -190,7 +190,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(locked(folder))
         check_output_folder(folder)  # another process may have written to it meanwhile
-    return _Run(folder, given, task, plan, writes, checkpoints, started)
+    return _Run(folder, given, task, plan, writes, checkpoints, watch)
 
 
 def _begin(run: _Run, args: argparse.Namespace) -> _Run:
@@ -227,10 +227,11 @@ def _same_start(path: Path, task: Task) -> Task:
 
 def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) -> int:
     """Train, and write the results: first what is small, and the model last."""
-    task, output = run.task, run.folder
+    task, output, watch = run.task, run.folder, run.watch
     start = model_arrays(task.model) if args.compare else {}
     with messages_to_stderr():
-        plan = _with_rates(run, args, run.plan, TRAINING, auto=task.auto)
+        with watch.part("range_test"):
+            plan = _with_rates(run, args, run.plan, TRAINING, auto=task.auto)
         result = train(plan, task, args, run.files(TRAINING, args), stop, [_ShowGroups()])
     with_rates, label = describe_rates(args, plan.rates)
     total = task.data.test_images
@@ -240,7 +241,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     other = None
     if args.compare:
         trained = trained_arrays(task.model)
-        with messages_to_stderr():
+        with messages_to_stderr(), watch.part("comparison"):
             try:
                 other = _compare(run, args, plan, label, result, start, stop)
             except MistakeError as error:
@@ -252,47 +253,52 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
 
     if not run.writes:
         return 0
-    seconds = {
-        "training": result.seconds,
-        "total": time.perf_counter() - run.started + result.earlier_seconds,
-    }
-    found = {"label": label, **_report(args, task, plan, result, other, seconds)}
+    watch.seconds |= {"training": result.seconds, **result.parts}
+    found = {"label": label, **_report(args, task, plan, result, other)}
     found["command"] = settings.read_settings(output)["command"]
-    report.write_report(output / "report.json", found)
+    with messages_to_stderr(), watch.part("evaluation"):
+        evaluation = _evaluate(task)
+        images = thumbnails.images_at(task.data.test, evaluation.worst_mistakes())
     write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
     names = model_on_data(args, task.data.name)
-    write_with(
-        output / "learning_rates.png",
-        lambda path: result.logger.plot_learning_rate(path, title=f"{names}: learning rates"),
-    )
-    write_with(
-        output / "history.png",
-        lambda path: plotting.plot_history(
-            result.history,
-            path,
-            compare=other["history"] if other else None,
-            frozen_epochs=args.frozen_epochs,
-            labels=(label, comparison.ONE_RATE),
-            title=f"{names}: loss and accuracy",
-        ),
-    )
-    with messages_to_stderr():
-        evaluation = _evaluate(task)
-        worst = evaluation.worst_mistakes()
-        images = thumbnails.images_at(task.data.test, worst)
-    write_with(
-        output / "report.html",
-        lambda path: write_page(
-            path,
-            found,
-            result.history,
-            evaluation,
-            image_of=images.__getitem__,
-            names=task.data.test_names,
-            steps=result.logger.history,
-        ),
-    )
-    write_with(output / MODEL_FILE, task.model.save)
+    with watch.part("plots"):
+        write_with(
+            output / "learning_rates.png",
+            lambda path: result.logger.plot_learning_rate(path, title=f"{names}: learning rates"),
+        )
+        write_with(
+            output / "history.png",
+            lambda path: plotting.plot_history(
+                result.history,
+                path,
+                compare=other["history"] if other else None,
+                frozen_epochs=args.frozen_epochs,
+                labels=(label, comparison.ONE_RATE),
+                title=f"{names}: loss and accuracy",
+            ),
+        )
+        write_with(
+            output / "report.html",
+            lambda path: write_page(
+                path,
+                found | {"seconds": watch.seconds},
+                result.history,
+                evaluation,
+                image_of=images.__getitem__,
+                names=task.data.test_names,
+                steps=result.logger.history,
+            ),
+        )
+
+    def save(path: Path) -> None:
+        with watch.part("saving"):
+            task.model.save(path)
+        seconds = watch.seconds | {"total": watch.total() + result.earlier_seconds}
+        found["seconds"] = {part: round(value, 1) for part, value in seconds.items()}
+        report.write_report(output / "report.json", found)
+
+    # The model comes last: with it the run is finished.
+    write_with(output / MODEL_FILE, save)
     if run.checkpoints is not None:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
     print_result(written_line(output, [path.name for path in output.iterdir()]))
@@ -480,7 +486,6 @@ def _report(
     plan: Plan,
     result: Result,
     other: dict[str, Any] | None,
-    seconds: dict[str, float],
 ) -> dict[str, Any]:
     data = task.data
     found: dict[str, Any] = {
@@ -503,5 +508,4 @@ def _report(
     if other is not None:
         found["test_accuracies"] = other["ours"]
         found["compare"] = {name: value for name, value in other.items() if name != "ours"}
-    found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     return found

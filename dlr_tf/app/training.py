@@ -22,6 +22,7 @@ from dlr_tf.app.interrupts import StopRequests
 from dlr_tf.app.messages import say
 from dlr_tf.app.output import append_text, write_text
 from dlr_tf.app.progress import Progress
+from dlr_tf.app.stopwatch import FitTimes
 from dlr_tf.app.tasks import OPTIMIZERS, Task
 from dlr_tf.core._keras import build_metrics
 from dlr_tf.core.groups import LayerGroup
@@ -77,6 +78,7 @@ class Result:
         kept_epoch: Int from 1: the epoch after which the model is as it is kept.
         seconds: Duration of the training, over all its processes.
         earlier_seconds: The part of it that belongs to earlier processes.
+        parts: The seconds of this process that went into parts of it, by name: see `FitTimes`.
         logger: The rates of every step.
     """
 
@@ -86,6 +88,7 @@ class Result:
     kept_epoch: int
     seconds: float
     earlier_seconds: float
+    parts: dict[str, float]
     logger: LearningRateLogger
 
 
@@ -151,6 +154,7 @@ def train(
         args, files, steps, task.data.train.element_spec, position, arrays, logger, stop
     )
     earlier_seconds = position.seconds
+    times = FitTimes()
     if not position.is_finished and (position.epoch or position.step):
         within = f", step {position.step + 1} of {steps}" if position.step else ""
         say(f"going on at epoch {position.epoch + 1} of {args.epochs}{within}")
@@ -183,7 +187,8 @@ def train(
                 class_weight=task.data.class_weights(args.class_weights),
                 callbacks=[
                     # The keeper may end the training, so the line of the epoch is printed before.
-                    *(logger, *_tensorboard(files.tensorboard), progress, keeper, *callbacks)
+                    *(logger, *_tensorboard(files.tensorboard), progress, times, keeper),
+                    *callbacks,
                 ],
                 verbose=0,
             )
@@ -193,17 +198,31 @@ def train(
     kept_epoch = keeper.load_kept()
     if kept_epoch < position.epoch:
         say(f"the model of epoch {kept_epoch} is kept")
-    with distributed_fit(task.model, task.data.test.element_spec):
-        scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
+    seconds = keeper.seconds()
+    accuracy, loss = _test_scores(task, position.history, kept_epoch)
     return Result(
         position.history,
-        scores["accuracy"],
-        scores["loss"],
+        accuracy,
+        loss,
         kept_epoch,
-        keeper.seconds(),
+        seconds,
         earlier_seconds,
+        times.parts(),
         logger,
     )
+
+
+def _test_scores(
+    task: Task, history: Mapping[str, Sequence[float]], epoch: int
+) -> tuple[float, float]:
+    """Return accuracy and loss on the test images of the model after an epoch, from 1."""
+    names = ("accuracy", "loss")
+    if task.data.validation is task.data.test:
+        accuracy, loss = (history[f"val_{name}"][epoch - 1] for name in names)
+        return accuracy, loss
+    with distributed_fit(task.model, task.data.test.element_spec):
+        scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
+    return scores["accuracy"], scores["loss"]
 
 
 def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:

@@ -608,6 +608,27 @@ def build_metrics(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def build_metrics_of_output(model: keras.Model, labels: Any) -> None:
+    """Build the metrics of a compiled model from its output, which is known without a step.
+
+    Keras builds them while it traces the first step. That makes variables, so TensorFlow traces the
+    step a second time. Nothing is done for a model with a training step, a loss or metrics of its
+    own making, and for one with several outputs.
+
+    Args:
+        model: A compiled model.
+        labels: Something with the shape and the dtype of a batch of labels.
+    """
+    metrics, outputs = model._compile_metrics, getattr(model, "outputs", None) or ()
+    own = ("train_step", "compute_loss", "compute_metrics")
+    is_plain = all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
+    if metrics is None or metrics.built or len(outputs) != 1 or not is_plain:
+        return
+    dtype = tf.as_dtype(labels.dtype).name
+    with model.distribute_strategy.scope():
+        metrics.build(keras.KerasTensor(labels.shape, dtype), outputs[0])
+
+
 @contextlib.contextmanager
 def skip_symbolic_build(model: keras.Model) -> Iterator[None]:
     """In this block, `fit` does not build the model and its metrics from the first batch.

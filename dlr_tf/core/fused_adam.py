@@ -17,10 +17,16 @@ _KERNEL_DTYPES = (tf.float32, tf.float64)
 # whole array, so the pool splits the smallest arrays over all threads. Between these numbers of
 # elements, the operations are faster: benchmarks/update_by_size.py.
 _KERNEL_AT_MOST, _KERNEL_FROM = 32, 40_000
+# In a step with this many elements in all, the threads are at work anyway, and a dozen operations
+# per variable cost more than they save: benchmarks/update_step.py.
+_LARGE_STEP = 1_000_000
 
 
 class AdamStep(NamedTuple):
-    """The constants of one step of one optimizer: scalar tensors of one dtype."""
+    """The constants of one step of one optimizer: scalar tensors of one dtype.
+
+    `is_large` tells whether all variables of the step together have a million elements or more.
+    """
 
     learning_rate: Any
     step_size: Any
@@ -28,6 +34,7 @@ class AdamStep(NamedTuple):
     beta_2: Any
     epsilon: Any
     zero: Any
+    is_large: bool
 
 
 def _step_size(rate: tf.Tensor, beta_1: tf.Tensor, beta_2: tf.Tensor, step: Any) -> tf.Tensor:
@@ -40,7 +47,7 @@ class FusedAdam(_keras.FusedAdamBase):
     r"""Keras' Adam, with one fused kernel per variable instead of a dozen small operations.
 
     On a CPU without XLA, a variable of 33 to 39,999 elements is updated by a few elementwise
-    operations, which are faster there.
+    operations, which are faster there, unless the step has a million elements or more in all.
 
     With gradient `g`, rate `lr` and step `t = 1, 2, ...`:
 
@@ -79,11 +86,14 @@ class FusedAdam(_keras.FusedAdamBase):
     2018, https://openreview.net/forum?id=ryQu7f-RZ.
     """
 
-    def step_constants(self, learning_rate: Any, dtype: tf.DType = tf.float32) -> AdamStep:
+    def step_constants(
+        self, learning_rate: Any, is_large: bool, dtype: tf.DType = tf.float32
+    ) -> AdamStep:
         """Compute the constants that all variables share in a step.
 
         Args:
             learning_rate: The rate of this step: a scalar.
+            is_large: What `is_large_step` says of the variables of the step.
             dtype: The variables' dtype.
         """
         step = tf.cast(self.iterations + 1, dtype)
@@ -91,11 +101,14 @@ class FusedAdam(_keras.FusedAdamBase):
         rate = tf.cast(learning_rate, dtype)
         step_size = _step_size(rate, beta_1, beta_2, step)
         epsilon, zero = tf.constant(self.epsilon, dtype), tf.zeros((), dtype)
-        return AdamStep(rate, step_size, beta_1, beta_2, epsilon, zero)
+        return AdamStep(rate, step_size, beta_1, beta_2, epsilon, zero, is_large)
 
     @staticmethod
     def stacked_step_constants(
-        optimizers: Sequence[FusedAdam], rates: Sequence[tf.Tensor], steps: tf.Tensor
+        optimizers: Sequence[FusedAdam],
+        rates: Sequence[tf.Tensor],
+        steps: tf.Tensor,
+        is_large: bool,
     ) -> list[AdamStep]:
         """Compute `step_constants` of several float32 optimizers at the cost of one.
 
@@ -103,6 +116,7 @@ class FusedAdam(_keras.FusedAdamBase):
             optimizers: The optimizers.
             rates: The rate of each: scalars.
             steps: The number of this step for each, from 1, of shape `(len(optimizers),)`.
+            is_large: What `is_large_step` says of the variables of all of them.
         """
         beta_1s = tf.constant([optimizer.beta_1 for optimizer in optimizers], tf.float32)
         beta_2s = tf.constant([optimizer.beta_2 for optimizer in optimizers], tf.float32)
@@ -116,6 +130,7 @@ class FusedAdam(_keras.FusedAdamBase):
                 constant(optimizer.beta_2),
                 constant(optimizer.epsilon),
                 constant(0.0),
+                is_large,
             )
             for optimizer, rate, step_size in zip(
                 optimizers, rates, tf.unstack(step_sizes, num=len(optimizers))
@@ -141,11 +156,13 @@ class FusedAdam(_keras.FusedAdamBase):
             rate = learning_rate if shared is None else shared.learning_rate
             super().update_step(gradient, variable, rate)
             return
-        if shared is None or shared.learning_rate.dtype != dtype:
-            rate = learning_rate if shared is None else shared.learning_rate
-            shared = self.step_constants(rate, dtype)
+        if shared is None:
+            is_large = is_large_step(_keras.known_variables(self))
+            shared = self.step_constants(learning_rate, is_large, dtype)
+        elif shared.learning_rate.dtype != dtype:
+            shared = self.step_constants(shared.learning_rate, shared.is_large, dtype)
         gradient = tf.cast(gradient, dtype)
-        if _kernel_is_faster(variable):
+        if shared.is_large or _kernel_is_faster(variable):
             self._apply_kernel(gradient, variable, shared)
         else:
             self._apply_operations(gradient, variable, shared)
@@ -191,7 +208,7 @@ class FusedAdam(_keras.FusedAdamBase):
         )
 
     def update_all(self, gradients: Sequence[Any], variables: Sequence[Any], rate: Any) -> None:
-        shared = self.step_constants(rate)
+        shared = self.step_constants(rate, is_large_step(variables))
         if tf.distribute.has_strategy():
             super().update_all(gradients, variables, shared)
         else:
@@ -209,8 +226,14 @@ class FusedAdam(_keras.FusedAdamBase):
             variable.assign_sub(variable * tf.cast(shrink, variable.dtype))
 
 
+def is_large_step(variables: Sequence[Any]) -> bool:
+    """Return whether the variables of a step have a million elements or more together."""
+    sizes = [tf.TensorShape(variable.shape).num_elements() or 0 for variable in variables]
+    return sum(sizes) >= _LARGE_STEP
+
+
 def _kernel_is_faster(variable: Any) -> bool:
-    """Return whether a variable is updated by the kernel. Settled while the step is traced."""
+    """Return whether the kernel is faster in a small step. Settled while the step is traced."""
     if _keras.under_xla() or _on_gpu(variable):
         return True
     size = tf.TensorShape(variable.shape).num_elements()

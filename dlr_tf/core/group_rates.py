@@ -145,7 +145,9 @@ class GroupRates:
     def last(self) -> np.ndarray:
         """Return the rates of the most recent update, float of shape `(n_groups,)`.
 
-        NaN for a group that did not move in it, and before the first update.
+        NaN for a group that did not move in it, and before the first update. They are not saved:
+        after loading, they are NaN until the next update if a rate follows a schedule, and the
+        rates now if none does.
         """
         return np.asarray(self._last(), keras.config.floatx())
 

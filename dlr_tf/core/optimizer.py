@@ -343,7 +343,9 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def last_learning_rates(self) -> np.ndarray:
         """The rates of the most recent update, float32 of shape `(n_groups,)`.
 
-        NaN for a group that did not move in it, and before the first update.
+        NaN for a group that did not move in it, and before the first update. They are not saved:
+        after loading, they are NaN until the next update if a rate follows a schedule, and the
+        rates now if none does.
         """
         return self._rates.last()
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dlr_tf.core import _keras
 from dlr_tf.core.assignment import GroupAssignment
-from dlr_tf.core.fused_adam import FusedAdam
+from dlr_tf.core.fused_adam import FusedAdam, is_large_step
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.inner_optimizers import GroupOptimizers
 
@@ -98,7 +98,7 @@ class GroupUpdate:
                 of_group = [v for v, of in zip(variables, group_of) if of == group]
                 _keras.apply_weight_decay(inner, of_group)
                 _keras.update_shared_state(inner, by_group[group])
-            arguments = self._rate_arguments(moved, by_group)
+            arguments = self._rate_arguments(moved, by_group, variables)
             self._update_on_replicas(
                 [
                     (v, _update_step_of(self._inner_optimizers[of]), (g, arguments[of]))
@@ -113,7 +113,9 @@ class GroupUpdate:
         constrained = [v for v in variables if getattr(v, "constraint", None) is not None]
         self._update_on_replicas([(v, _constrain(v.constraint), ()) for v in constrained])
 
-    def _rate_arguments(self, moved: Sequence[int], rates: Sequence[tf.Tensor]) -> dict[int, Any]:
+    def _rate_arguments(
+        self, moved: Sequence[int], rates: Sequence[tf.Tensor], variables: Sequence[Any]
+    ) -> dict[int, Any]:
         """Return the rate argument of each group's `update_step`.
 
         The constants of `FusedAdam` are computed once for all groups.
@@ -125,7 +127,10 @@ class GroupUpdate:
             if len(fused) < len(self._inner_optimizers):
                 steps = tf.gather(steps, fused)
             constants = FusedAdam.stacked_step_constants(
-                [self._inner_optimizers[g] for g in fused], [rates[g] for g in fused], steps
+                [self._inner_optimizers[g] for g in fused],
+                [rates[g] for g in fused],
+                steps,
+                is_large_step(variables),
             )
             arguments.update(zip(fused, constants))
         return arguments

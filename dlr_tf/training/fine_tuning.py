@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core._keras import compile_arguments
+from dlr_tf.core._keras import build_metrics_of_output, compile_arguments
 from dlr_tf.core._validation import check_integer, check_model, did_you_mean, warn_user
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
@@ -34,7 +34,7 @@ from dlr_tf.training.rate_choice import (
     relative_rates,
     usual_rates,
 )
-from dlr_tf.training.training_data import batch_of, fit_arguments, steps_in_epoch
+from dlr_tf.training.training_data import batch_of, fit_arguments, labels_of, steps_in_epoch
 
 __all__ = [
     "BATCH_NORM",
@@ -356,6 +356,9 @@ def compile_groups(
             no_choice = own.get("metrics") is None and own.get("loss") is None
             metrics = [accuracy] if no_choice else own.get("metrics")
         model.compile(multi_group, loss=loss, metrics=metrics, **kept)
+    labels = labels_of(train_data)
+    if labels is not None:
+        build_metrics_of_output(model, labels)
 
 
 class _UnfreezeAfter(keras.callbacks.Callback):

@@ -6,6 +6,7 @@ import itertools
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,22 @@ def test_folder_without_parts_is_split_by_the_seed(folder: Path) -> None:
     assert loaded.image_shape == (8, 8, 3)
     assert loaded.train.element_spec[0].shape.as_list() == [None, 8, 8, 3]
     assert loaded.validation is loaded.test
+
+
+def sizes(batches: Any) -> list[int]:
+    return [len(labels) for _, labels in batches]
+
+
+def test_batches_of_an_evaluation_are_larger(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_images(tmp_path / part / "a", 10, value=0)
+        write_images(tmp_path / part / "b", 3, value=100)
+    loaded = data.load_folder(tmp_path, image_size=6, batch_size=3)
+    assert sizes(loaded.train) == [3, 3, 3, 3, 1]
+    assert sizes(loaded.test) == [12, 1]
+    assert loaded.test.cardinality() == 2
+    loaded = data.load_folder(tmp_path, image_size=6, batch_size=3, evaluation_batch_size=5)
+    assert sizes(loaded.test) == [5, 5, 3]
 
 
 @pytest.mark.parametrize("held_out", ["test", "val", "validation", "valid"])
@@ -426,6 +443,9 @@ def test_tfds_with_its_own_splits(fake_tfds) -> None:
     assert [level for level, _ in levels(loaded.train)] == [0, 1, 2, 3, 4, 5]
     assert len(levels(loaded.validation)) == 2
     assert len(levels(loaded.test)) == 4
+    small = data.load_tfds("three", image_size=7, batch_size=3, evaluation_batch_size=1)
+    assert (sizes(loaded.train), sizes(loaded.test)) == ([3, 3], [4])
+    assert (sizes(small.train), sizes(small.test)) == ([3, 3], [1, 1, 1, 1])
 
 
 def test_tfds_with_one_split_keeps_its_end_for_testing(fake_tfds) -> None:

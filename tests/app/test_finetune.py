@@ -139,7 +139,12 @@ def test_report(trained: Run) -> None:
     # Another seed has another head and another order.
     assert len({*report["test_accuracies"], *compared["test_accuracies"]}) > 2
     assert "ours" not in compared
-    assert 0 < report["seconds"]["training"] <= report["seconds"]["total"]
+    seconds = report["seconds"]
+    parts = {"reading", "range_test", "training", "comparison", "evaluation", "plots", "saving"}
+    assert seconds.keys() == {*parts, "tracing", "validation", "total"}
+    # What lies between the parts is short. Tracing and validation belong to the training.
+    assert 0.9 * seconds["total"] < sum(seconds[part] for part in parts) <= seconds["total"] + 0.5
+    assert seconds["tracing"] + seconds["validation"] <= seconds["training"]
 
 
 def test_page(trained: Run) -> None:

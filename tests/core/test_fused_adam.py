@@ -109,6 +109,32 @@ def test_neither_tiny_nor_large_variables_are_updated_by_operations(amsgrad):
     assert kernels_of(FusedAdam(amsgrad=amsgrad), sizes) == [1, 32, 40_000]
 
 
+def test_in_a_large_step_every_variable_is_given_to_the_kernel():
+    assert kernels_of(FusedAdam(), [33, 999_966]) == [999_966]
+    assert kernels_of(FusedAdam(), [33, 999_967]) == [33, 999_967]
+
+
+def test_all_groups_that_move_decide_whether_a_step_is_large():
+    """And the update of a single variable is as large as its optimizer."""
+    layers = [keras.layers.Dense(1000, name="body"), keras.layers.Dense(2, name="top")]
+    model = keras.Sequential([keras.Input((1000,)), *layers])
+    optimizer = MultiGroupOptimizer(split_evenly(model, 2), [1e-3, 1e-2])
+
+    def kernels(variables: list[Any]) -> list[Any]:
+        gradients = [tf.zeros(v.shape) for v in variables]
+        step = tf.function(lambda: optimizer.apply(gradients, variables))
+        operations = step.get_concrete_function().graph.get_operations()
+        return [op.inputs[-1].shape for op in operations if op.type in KERNELS]
+
+    variables = model.trainable_variables
+    assert kernels(variables) == [(1000, 1000), (1000,), (1000, 2), (2,)]
+    assert kernels(variables[2:]) == [(2,)]
+    body = optimizer.group_optimizers[0]
+    step = tf.function(lambda: body.update_step(tf.zeros(1000), variables[1], 1e-3))
+    operations = step.get_concrete_function().graph.get_operations()
+    assert "ResourceApplyAdam" in {op.type for op in operations}
+
+
 def test_under_xla_every_variable_is_given_to_the_kernel():
     sizes = [1, 33, 40_000]
     assert kernels_of(FusedAdam(), sizes, jit_compile=True) == sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from typing import Any
 
@@ -368,6 +369,82 @@ def test_the_last_rates_are_those_of_the_last_update():
         np.testing.assert_allclose(optimizer.last_learning_rates, 1 / (1 + k), rtol=1e-6)
     optimizer.apply(ones_for(model.weights[1:]), model.weights[1:])
     np.testing.assert_array_equal(optimizer.last_learning_rates, np.float32([np.nan, 0.25]))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_the_last_rates_of_constant_rates(traced):
+    """They are recorded only when they change, and the logger reads the same."""
+    model = two_weights()
+    optimizer = model.optimizer([0.1, 1.0])
+    read = optimizer.rates.reader()
+    wrap = tf.function if traced else (lambda function: function)
+
+    @wrap
+    def step():
+        optimizer.apply(ones_for(model.weights), model.weights)
+
+    @wrap
+    def step_of_one():
+        optimizer.apply(ones_for(model.weights[1:]), model.weights[1:])
+
+    @wrap
+    def halve():
+        optimizer.learning_rate = optimizer.learning_rate * 0.5
+
+    def last():
+        found = optimizer.last_learning_rates
+        np.testing.assert_array_equal(read()(int(optimizer.iterations)), found)
+        assert found.dtype == np.float32
+        return found.tolist()
+
+    def near(*rates):
+        return pytest.approx([*rates], nan_ok=True)
+
+    assert last() == near(math.nan, math.nan)
+    optimizer.learning_rate = 2.0  # before the first update
+    assert last() == near(math.nan, math.nan)
+    step()
+    assert last() == near(0.2, 2.0)
+    halve()
+    halve()
+    assert last() == near(0.2, 2.0)  # until the next update
+    assert optimizer.learning_rates == near(0.05, 0.5)
+    step()
+    assert last() == near(0.05, 0.5)
+    step_of_one()
+    assert last() == near(math.nan, 0.5)
+    optimizer.learning_rates = [1.0, 3.0]
+    assert last() == near(math.nan, 0.5)
+    step()
+    assert last() == near(1.0, 3.0)
+
+
+def test_what_a_reader_has_read_stays():
+    model = two_weights()
+    optimizer = model.optimizer([0.1, 1.0])
+    optimizer.apply(ones_for(model.weights), model.weights)
+    rates_at_this_time = optimizer.rates.reader()()
+    optimizer.learning_rate = 5.0
+    optimizer.apply(ones_for(model.weights), model.weights)
+    np.testing.assert_array_equal(rates_at_this_time(1), np.float32([0.1, 1.0]))
+    np.testing.assert_array_equal(optimizer.last_learning_rates, np.float32([0.5, 5.0]))
+
+
+def test_a_step_of_constant_rates_writes_no_record():
+    """Each variable that a step uses costs a small network a percent."""
+
+    def variables_of(rate, moved=slice(None)):
+        model = two_weights()
+        optimizer = model.optimizer(rate)
+        weights = model.weights[moved]
+        step = tf.function(lambda: optimizer.apply(ones_for(weights), weights))
+        captures = step.get_concrete_function().graph.captures
+        handles = {id(captured) for captured, _ in captures}
+        return id(optimizer.rates.record.value.handle) in handles
+
+    assert not variables_of([0.1, 1.0])
+    assert variables_of([0.1, 1.0], moved=slice(1, None))
+    assert variables_of(SGDR(0.1, 5))
 
 
 # --- Wrong rates

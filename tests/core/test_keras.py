@@ -750,6 +750,40 @@ def test_metrics_are_built_without_a_step():
     assert_equal_lists(before, model.get_weights())
 
 
+def traced_losses(labels: Any = None, **subclass: Any) -> int:
+    """How often the first step of `fit` is traced, after the metrics were built if asked for."""
+    calls = []
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        calls.append(1)
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+    kind = type("Model", (keras.Model,), subclass)
+    inputs = keras.Input((2,))
+    model = kind(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
+    model.compile("sgd", loss, metrics=["accuracy"], jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    if labels is not None:
+        _keras.build_metrics_of_output(model, labels)
+    x, y = np.zeros((4, 2)), np.array([0, 1, 2, 2])
+    history = model.fit(x, y, verbose=0, batch_size=4)
+    assert history.history["accuracy"] == [0.25]  # of the kind for class numbers
+    return len(calls)
+
+
+def test_a_step_is_traced_once_if_the_metrics_are_built_before():
+    assert traced_losses() == 2  # else this is needed no more
+    assert traced_losses(np.array([0, 1, 2, 2])) == 1
+    assert traced_losses(tf.TensorSpec((None,), tf.int32)) == 1
+
+
+def test_a_model_with_its_own_metrics_builds_them_itself():
+    def compute_metrics(self: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return keras.Model.compute_metrics(self, x, y, y_pred, sample_weight)
+
+    assert traced_losses(np.array([0]), compute_metrics=compute_metrics) == 2
+
+
 def test_fit_can_be_told_not_to_build_from_the_first_batch(mirrored):
     """Keras builds from it only under a strategy."""
     with mirrored.scope():

@@ -544,6 +544,21 @@ def test_one_group_may_learn_alone() -> None:
 # --- Labels --------------------------------------------------------------------------------------
 
 
+def test_the_training_step_is_traced_once() -> None:
+    traces = []
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        traces.append(1)
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+    model = small_model()
+    fine_tune(
+        model, three_groups(model), arrays(), learning_rate=0.1, loss=loss, metrics=["accuracy"],
+        epochs=2, verbose=0,
+    )  # fmt: skip
+    assert len(traces) == 1
+
+
 def beyond(labels: Any, kind: str) -> Any:
     x = np.ones((len(labels), N_INPUTS), "float32")
     if kind == "arrays":
