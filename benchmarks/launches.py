@@ -57,7 +57,7 @@ def profile_of(call: Callable[[], Any], device: str, steps: int) -> Profile:
         events = _events(path.read_bytes(), device)
     busy, gaps = busy_and_gaps([(start, end) for _, start, end in events])
     counts = collections.Counter(_kind(name) for name, _, _ in events)
-    most = {name: count / steps for name, count in counts.most_common(5)}
+    most = {name: count / steps for name, count in counts.most_common(3)}
     return Profile(len(events) / steps, busy / steps, gaps / steps, most)
 
 
@@ -112,6 +112,9 @@ class Case(NamedTuple):
     make_model: Callable[[], keras.Model]
     xla: bool
     steps: int
+
+    def __str__(self) -> str:
+        return self.model + (", XLA" if self.xla else "")
 
 
 def measure(case: Case, device: str) -> list[dict[str, Any]]:
@@ -189,7 +192,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 common.number(row["launches"] / keras_adam if keras_adam else None),
                 common.number(1e3 * row["busy_seconds"], 1),
                 common.number(1e3 * row["gap_seconds"], 1),
-                most[:60],
+                most,
             ]
         )
     columns = [

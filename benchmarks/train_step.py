@@ -4,11 +4,11 @@ Forward pass, gradients and update: in the step that `model.fit` compiles, and i
 (`tf.function` around a `GradientTape`). `MultiGroupOptimizer` has three groups; plain Keras Adam
 trains a second copy of the model. With two of the three groups frozen, both copies have the same
 layers frozen. A third copy, with Keras Adam too, is timed beside them: the distance of its ratio to
-the other one from 1 is noise. Large networks run without XLA. Images have 224 by 224 pixels on a GPU. On a CPU they have 64 by 64
-for MobileNetV2 and 32 by 32 for ResNet50, and half precision, which is slow there, runs at batch 1
-only. Small networks, of 9 thousand to a million weights, run in `fit` as it comes (with XLA), with
-1 and 10 steps per execution, and in a custom loop without XLA; one of them has an embedding, whose
-gradients are sparse.
+the other one from 1 is noise. Large networks run without XLA. Images have 224 by 224 pixels on a
+GPU. On a CPU they have 64 by 64 for MobileNetV2 and 32 by 32 for ResNet50, and half precision,
+which is slow there, runs at batch 1 only. Small networks, of 9 thousand to a million weights, run
+in `fit` as it comes (with XLA), with 1 and 10 steps per execution, and in a custom loop without
+XLA; one of them has an embedding, whose gradients are sparse.
 
     python -m benchmarks.train_step [--device cpu|gpu] [--quick] [--output FILE.json]
 """
@@ -59,7 +59,6 @@ class Case(NamedTuple):
     xla: bool = False
     steps_per_execution: int = 1
     repeat: int = 1
-
 
     def __str__(self) -> str:
         return f"{self.model}, {_loop(self._asdict())}, {self.policy}, {self.n_frozen} frozen"

@@ -195,7 +195,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         columns = ["variables", "elements each", "Keras Adam, us", *names]
         parts.append(f"{'With' if xla else 'Without'} XLA, idle / beside a busy process:")
         parts.append(common.markdown_table(columns, lines, n_left=0))
-    return "\n\n".join([*parts, "Operations in a step / variables that it reads or writes:", _table_of_graphs(rows)])
+    return "\n\n".join(
+        [
+            *parts,
+            "Operations in a step / variables that it reads or writes:",
+            _table_of_graphs(rows),
+        ]
+    )
 
 
 def _table_of_graphs(rows: Sequence[Mapping[str, Any]]) -> str:

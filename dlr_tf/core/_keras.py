@@ -619,7 +619,8 @@ def build_metrics_of_output(model: keras.Model, labels: Any) -> None:
         model: A compiled model.
         labels: Something with the shape and the dtype of a batch of labels.
     """
-    metrics, outputs = model._compile_metrics, getattr(model, "outputs", None) or ()
+    metrics: Any = model._compile_metrics
+    outputs: Any = getattr(model, "outputs", None) or ()
     own = ("train_step", "compute_loss", "compute_metrics")
     is_plain = all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
     if metrics is None or metrics.built or len(outputs) != 1 or not is_plain:

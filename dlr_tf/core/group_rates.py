@@ -151,24 +151,24 @@ class GroupRates:
         """
         return np.asarray(self._last(), keras.config.floatx())
 
-    def reader(self) -> Callable[[], Callable[[int], np.ndarray]]:
-        """Return a function that reads the variables behind `last`, and does not wait for them.
+    def reader(self) -> Callable[[], list[tf.Tensor]]:
+        """Return a function that reads what `last_at` needs, and does not wait for its values."""
+        of_constants = () if self._is_scheduled.any() else (self.factors, self.scale)
+        read = [_keras.eager_read_fn(v) for v in (self.record, *of_constants)]
+        return lambda: [one() for one in read]
 
-        It returns a function from the number of steps made to what `last` returned at that time.
+    def last_at(self, readings: Sequence[list[tf.Tensor]], steps: Sequence[int]) -> np.ndarray:
+        """Return what `last` returned at the times of some readings, `(readings, n_groups)`.
+
+        Args:
+            readings: What the function of `reader` returned, one or more.
+            steps: The number of steps made by then, for each.
         """
-        read = [_keras.eager_read_fn(v) for v in (self.record, self.factors, self.scale)]
-
-        def start() -> Callable[[int], np.ndarray]:
-            tensors = [one() for one in read]
-
-            def finish(steps: int) -> np.ndarray:
-                record, factors, scale = (tensor.numpy() for tensor in tensors)
-                last = self._last_of(record, factors * scale, steps, np)
-                return last.astype(keras.config.floatx())
-
-            return finish
-
-        return start
+        columns = [np.array([tensor.numpy() for tensor in column]) for column in zip(*readings)]
+        record, *of_constants = columns
+        now = of_constants[0] * of_constants[1][:, None] if of_constants else None
+        last = self._last_of(record, now, np.array(steps)[:, None], np)
+        return np.asarray(last, keras.config.floatx())
 
     def _last(self) -> Any:
         xp: Any = np if tf.executing_eagerly() else tf
@@ -180,15 +180,16 @@ class GroupRates:
 
         Args:
             record: The value of `record`.
-            now: The factors, scaled: the rates now if all are constant.
+            now: The factors, scaled: the rates now if all are constant; else not used.
             steps: The number of steps made.
             xp: NumPy or TensorFlow.
         """
-        last = record[_ROWS.index("last_rates")]
+        last = record[..., _ROWS.index("last_rates"), :]
         if self._is_scheduled.any():
             return last
         # Constant rates are recorded only when they are changed, and when a group did not move.
-        return xp.where(record[_ROWS.index("last_steps")] == _float64(steps - 1), last, now)
+        recorded_at = record[..., _ROWS.index("last_steps"), :]
+        return xp.where(recorded_at == _float64(steps - 1), last, now)
 
     @contextlib.contextmanager
     def update_with(self, rates: tf.Tensor, moved: Sequence[int]) -> Iterator[None]:

@@ -278,7 +278,7 @@ class LearningRateLogger(CheckedCallback):
         before = len(self._iterations)
         steps = [int(step) // calls_per_step for step, calls_per_step, *_ in rows]
         self._iterations += steps
-        rates = np.array([rates_at(count) for count, (_, _, rates_at, _) in zip(steps, rows)])
+        rates = self._optimizer.rates.last_at([reading for _, _, reading, _ in rows], steps)
         _extend(self._rates, dict(zip(names, rates.T.tolist(), strict=True)), before, len(rows))
         logged = dict.fromkeys(name for *_, logs in rows for name in logs)
         columns = {

@@ -393,7 +393,8 @@ def test_the_last_rates_of_constant_rates(traced):
 
     def last():
         found = optimizer.last_learning_rates
-        np.testing.assert_array_equal(read()(int(optimizer.iterations)), found)
+        (at_this_time,) = optimizer.rates.last_at([read()], [int(optimizer.iterations)])
+        np.testing.assert_array_equal(at_this_time, found)
         assert found.dtype == np.float32
         return found.tolist()
 
@@ -423,11 +424,13 @@ def test_what_a_reader_has_read_stays():
     model = two_weights()
     optimizer = model.optimizer([0.1, 1.0])
     optimizer.apply(ones_for(model.weights), model.weights)
-    rates_at_this_time = optimizer.rates.reader()()
+    read = optimizer.rates.reader()
+    before = read()
     optimizer.learning_rate = 5.0
     optimizer.apply(ones_for(model.weights), model.weights)
-    np.testing.assert_array_equal(rates_at_this_time(1), np.float32([0.1, 1.0]))
-    np.testing.assert_array_equal(optimizer.last_learning_rates, np.float32([0.5, 5.0]))
+    rates = optimizer.rates.last_at([before, read()], [1, 2])
+    np.testing.assert_array_equal(rates, np.float32([[0.1, 1.0], [0.5, 5.0]]))
+    np.testing.assert_array_equal(optimizer.last_learning_rates, rates[1])
 
 
 def test_a_step_of_constant_rates_writes_no_record():
