@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import functools
 import gc
+import itertools
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ class Profile(NamedTuple):
     launches: float
     busy_seconds: float
     gap_seconds: float
-    most_launched: dict[str, float]
+    launches_of_kind: dict[str, float]
 
 
 def profile_of(call: Callable[[], Any], device: str, steps: int) -> Profile:
@@ -57,8 +58,8 @@ def profile_of(call: Callable[[], Any], device: str, steps: int) -> Profile:
         events = _events(path.read_bytes(), device)
     busy, gaps = busy_and_gaps([(start, end) for _, start, end in events])
     counts = collections.Counter(_kind(name) for name, _, _ in events)
-    most = {name: count / steps for name, count in counts.most_common(3)}
-    return Profile(len(events) / steps, busy / steps, gaps / steps, most)
+    of_kind = {name: count / steps for name, count in counts.most_common()}
+    return Profile(len(events) / steps, busy / steps, gaps / steps, of_kind)
 
 
 def busy_and_gaps(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
@@ -182,7 +183,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             if all(other[key] == row[key] for key in same)
             and other["competitor"] == train_step.KERAS_ADAM
         )
-        most = ", ".join(f"{name} {count:.0f}" for name, count in row["most_launched"].items())
+        most = itertools.islice(row["launches_of_kind"].items(), 3)
         lines.append(
             [
                 row["model"],
@@ -192,7 +193,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
                 common.number(row["launches"] / keras_adam if keras_adam else None),
                 common.number(1e3 * row["busy_seconds"], 1),
                 common.number(1e3 * row["gap_seconds"], 1),
-                most,
+                ", ".join(f"{name} {count:.0f}" for name, count in most),
             ]
         )
     columns = [

@@ -28,7 +28,15 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 
 WITHOUT = "none"
 AGAIN = "none, again"
+EMPTY = "a callback that does nothing"
 LOGGER = "LearningRateLogger"
+
+
+class EmptyCallback(keras.callbacks.Callback):
+    """What Keras itself does for a callback that asks for the logs of each batch."""
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        pass
 
 
 def run(device: str, quick: bool) -> list[dict[str, Any]]:
@@ -48,6 +56,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
         competitors = {
             WITHOUT: fit,
             AGAIN: fit,
+            EMPTY: lambda fit=fit: fit(callbacks=[EmptyCallback()]),
             LOGGER: lambda fit=fit: fit(callbacks=[LearningRateLogger()]),
         }
         times = common.time_in_turn(competitors, rounds, warm_up=1)

@@ -256,6 +256,13 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     watch.seconds |= {"training": result.seconds, **result.parts}
     found = {"label": label, **_report(args, task, plan, result, other)}
     found["command"] = settings.read_settings(output)["command"]
+
+    def write_report() -> None:
+        seconds = watch.seconds | {"total": watch.total() + result.earlier_seconds}
+        found["seconds"] = {part: round(value, 1) for part, value in seconds.items()}
+        report.write_report(output / "report.json", found)
+
+    write_report()
     with messages_to_stderr(), watch.part("evaluation"):
         evaluation = _evaluate(task)
         images = thumbnails.images_at(task.data.test, evaluation.worst_mistakes())
@@ -281,7 +288,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
             output / "report.html",
             lambda path: write_page(
                 path,
-                found | {"seconds": watch.seconds},
+                found,
                 result.history,
                 evaluation,
                 image_of=images.__getitem__,
@@ -293,9 +300,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     def save(path: Path) -> None:
         with watch.part("saving"):
             task.model.save(path)
-        seconds = watch.seconds | {"total": watch.total() + result.earlier_seconds}
-        found["seconds"] = {part: round(value, 1) for part, value in seconds.items()}
-        report.write_report(output / "report.json", found)
+        write_report()  # again, with all seconds
 
     # The model comes last: with it the run is finished.
     write_with(output / MODEL_FILE, save)
