@@ -13,7 +13,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -101,11 +101,17 @@ def _n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def with_progress(cases: Sequence[Case]) -> Iterator[Case]:
-    """Yield the cases of a long benchmark, and say on stderr which one runs."""
+def rows_of_cases(
+    cases: Sequence[Case], measure: Callable[[Case], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Measure one case after the other, say on stderr which one, and free its memory."""
+    rows = []
     for number, case in enumerate(cases, 1):
         print(f"{number} of {len(cases)}: {case}", file=sys.stderr, flush=True)
-        yield case
+        rows += measure(case)
+        keras.backend.clear_session()
+        gc.collect()
+    return rows
 
 
 def synchronize() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import gc
 import itertools
 import re
 import tempfile
@@ -164,12 +163,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
         for xla in (False, True)
         if device == "gpu" or not xla
     ]
-    rows = []
-    for case in common.with_progress(cases):
-        rows += measure(case, device)
-        keras.backend.clear_session()
-        gc.collect()
-    return rows
+    return common.rows_of_cases(cases, functools.partial(measure, device=device))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,6 @@ XLA; one of them has an embedding, whose gradients are sparse.
 from __future__ import annotations
 
 import functools
-import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -257,12 +256,7 @@ def cases(device: str, quick: bool) -> list[Case]:
 
 def run(device: str, quick: bool) -> list[dict[str, Any]]:
     """All rows."""
-    rows = []
-    for case in common.with_progress(cases(device, quick)):
-        rows += measure(case)
-        keras.backend.clear_session()
-        gc.collect()
-    return rows
+    return common.rows_of_cases(cases(device, quick), measure)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

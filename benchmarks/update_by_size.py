@@ -12,7 +12,7 @@ between the two ways by these ratios.
 from __future__ import annotations
 
 import contextlib
-import gc
+import functools
 import itertools
 import statistics
 import subprocess
@@ -164,12 +164,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
         for xla, count, size in itertools.product((False, True), counts, sizes)
         if count * size <= MOST_ELEMENTS
     ]
-    rows = []
-    for case in common.with_progress(cases):
-        rows += measure(case, rounds)
-        keras.backend.clear_session()
-        gc.collect()
-    return rows
+    return common.rows_of_cases(cases, functools.partial(measure, rounds=rounds))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

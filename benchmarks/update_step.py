@@ -60,6 +60,9 @@ class Case(NamedTuple):
     rounds: int
     first_calls: int
 
+    def __str__(self) -> str:
+        return self.model + (", XLA" if self.xla else "")
+
 
 class Competitor(NamedTuple):
     """What is timed: its name, and the number of groups, `None` without groups."""
@@ -300,12 +303,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
     if not quick:
         for case in cases(quick=True):
             measure(case, device)  # what a process loads only once is not timed
-    rows = []
-    for case in cases(quick):
-        rows += measure(case, device)
-        keras.backend.clear_session()
-        gc.collect()
-    return rows
+    return common.rows_of_cases(cases(quick), functools.partial(measure, device=device))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

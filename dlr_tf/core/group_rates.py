@@ -86,9 +86,10 @@ class GroupRates:
         """All variables behind the rates."""
         return [self.factors, self.scale, self.record]
 
-    def _recorded(self, name: str) -> Any:
-        """Return a row of the record: an array, or a tensor while a function is traced."""
-        return _value_now(self.record)[_ROWS.index(name)]
+    def _recorded(self, *names: str) -> list[Any]:
+        """Return rows of the record: arrays, or tensors while a function is traced."""
+        record = _value_now(self.record)
+        return [record[_ROWS.index(name)] for name in names]
 
     def _write(self, **rows: Any) -> None:
         """Replace rows of the record, by name: one number per group, or one for all."""
@@ -132,7 +133,8 @@ class GroupRates:
     def of_group(self, group: int) -> tf.Tensor:
         """Return the rate of a group now; during an update, the rate it is updated with."""
         if self._updates_in_progress and self._is_scheduled.any():
-            return tf.cast(self._recorded("last_rates")[group], keras.config.floatx())
+            (last_rates,) = self._recorded("last_rates")
+            return tf.cast(last_rates[group], keras.config.floatx())
         rate = self._limited(self._value_of(self._schedules[group]), group)
         if tf.executing_eagerly():
             return tf.constant(float(rate), keras.config.floatx())
@@ -322,8 +324,11 @@ class GroupRates:
             limits = xp.minimum(bases * factors * scale, peaks)
             # A constant rate that was set itself has no limit.
             limits = xp.where(self._is_scheduled, limits, peaks)
-            steps = xp.where(chosen, _float64(self._iterations()), self._recorded("set_steps"))
-            self._write(limits=xp.where(chosen, limits, self._recorded("limits")), set_steps=steps)
+            old_limits, old_steps = self._recorded("limits", "set_steps")
+            self._write(
+                limits=xp.where(chosen, limits, old_limits),
+                set_steps=xp.where(chosen, _float64(self._iterations()), old_steps),
+            )
             if tf.executing_eagerly():
                 is_lifted = factors * scale > (1 + _ROUNDING) * np.where(
                     self._is_scheduled, 1.0, peaks
@@ -349,7 +354,8 @@ class GroupRates:
     def config(self) -> dict[str, Any]:
         """Return the arguments from which the same rates can be made, as JSON values."""
         factors = self.factors.numpy() * self.scale.numpy()
-        limits, scheduled = self._recorded("limits"), self._is_scheduled
+        limits, set_steps = self._recorded("limits", "set_steps")
+        scheduled = self._is_scheduled
         now = np.asarray(self._limited(self._all_bases()))
         rates = [
             float(rate) if schedule is None else keras.saving.serialize_keras_object(schedule)
@@ -365,7 +371,7 @@ class GroupRates:
                 float(limit) if is_scheduled and math.isfinite(limit) else None
                 for limit, is_scheduled in zip(limits, scheduled)
             ],
-            "rate_set_steps": [int(step) for step in self._recorded("set_steps")],
+            "rate_set_steps": [int(step) for step in set_steps],
         }
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
@@ -392,7 +398,7 @@ class GroupRates:
                 "rate_set_step": int(step),
             }
             for factor, limit, step in zip(
-                self.factors.numpy(), self._recorded("limits"), self._recorded("set_steps")
+                self.factors.numpy(), *self._recorded("limits", "set_steps")
             )
         ]
 
@@ -449,8 +455,9 @@ class GroupRates:
             return rates
         xp: Any = np if tf.executing_eagerly() else tf
         own = base * self._is_scheduled.astype(np.float64)[chosen]
-        limited = xp.minimum(rates, xp.maximum(own, self._recorded("limits")[chosen]))
-        is_set_now = xp.equal(self._recorded("set_steps")[chosen], _float64(self._iterations()))
+        limits, set_steps = self._recorded("limits", "set_steps")
+        limited = xp.minimum(rates, xp.maximum(own, limits[chosen]))
+        is_set_now = xp.equal(set_steps[chosen], _float64(self._iterations()))
         return xp.where(is_set_now, rates, limited)
 
     def _peaks(self, factors: Any, *, by_head: bool) -> Any:
