@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    leave_out_of_collections()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        leave_out_of_collections()
+
+
+def leave_out_of_collections() -> None:
+    """Let Python's garbage collector pass over all objects that live now.
+
+    TensorFlow and Keras hold half a million, which each full collection would visit: after a
+    thousand tests, the benchmarks' tests took twice their time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def terminal_of_120_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as the terminal, which may be one of 80 columns, or none."""
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 def dense(units: int, name: str | None = None, activation: str | None = "tanh") -> Any:

@@ -270,6 +270,10 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def _rate(self, step: Any, xp: Any) -> Any:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        arguments = (f"{n}={v!r}" for n, v in self.get_config().items() if n != "name")
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
     def __call__(self, step: Any) -> tf.Tensor:
         if not isinstance(step, (int, float, list, tuple, np.ndarray, np.generic)):
             step = tf.convert_to_tensor(step)

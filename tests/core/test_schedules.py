@@ -257,7 +257,7 @@ def test_restart_steps() -> None:
         SGDR(PEAK, 3, 1.0, warmup_steps=1),
         SGDR(PEAK, 1000, 1e300),
     ],
-    ids=str,
+    ids=["equal cycles", "growing cycles", "a short warmup", "one cycle for ever"],
 )
 def test_restarts_are_counted_and_found_without_a_list(schedule: SGDR) -> None:
     for step in [*range(120), 12345]:
@@ -500,6 +500,13 @@ def test_the_config_goes_round(schedule: Any) -> None:
     assert type(loaded) is type(schedule)
     assert loaded.get_config() == config
     np.testing.assert_array_equal(loaded(np.arange(100)), schedule(np.arange(100)))
+
+
+@each_schedule
+def test_it_is_shown_as_the_call_that_makes_it(schedule: Any) -> None:
+    names = {"SGDR": SGDR, "OneCycle": OneCycle, "Triangular": Triangular}
+    shown = eval(repr(schedule), names)
+    assert {**shown.get_config(), "name": schedule.name} == schedule.get_config()
 
 
 def test_the_config_holds_every_argument() -> None:
