@@ -182,6 +182,41 @@ def test_equals_the_formula(amsgrad):
     assert relative_error(fused, np.concatenate([np.ravel(p) for p in expected])) < 1e-6
 
 
+@pytest.mark.parametrize("size", [1, 32, 33, 39_999, 40_000])
+@pytest.mark.parametrize("settings", [{}, {"amsgrad": True}, {"beta_2": 0.99}], ids=str)
+def test_every_way_equals_the_formula_from_zero(size, settings):
+    """As biases begin: the weights are the distance that they moved."""
+    rng = np.random.default_rng(size)
+    gradients = [[(rng.normal(size=size) + 1).astype("float32")] for _ in range(100)]
+    start = np.zeros(size, "float32")
+    (expected,) = reference.article_adam([start], gradients, [1e-3], **settings)
+    (fused, theirs) = (
+        run(kind(1e-3, **settings), [keras.Variable(start)], gradients)
+        for kind in (FusedAdam, keras.optimizers.Adam)
+    )
+    assert relative_error(fused, expected) < 1e-6
+    assert relative_error(fused, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("amsgrad", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_rate_is_float64_where_floatx_is(amsgrad):
+    """Under XLA, AMSGrad is Keras' own update, which rounds beta_2."""
+    gradients = make_gradients(10, "float64")
+    start = [v.numpy() for v in make_variables("float64")]
+    usual = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        fused, theirs = (
+            run(kind(1e-2, amsgrad=amsgrad), make_variables("float64"), gradients, "xla")
+            for kind in (FusedAdam, keras.optimizers.Adam)
+        )
+    finally:
+        keras.config.set_floatx(usual)
+    expected = reference.article_adam(start, gradients, [1e-2] * len(start))
+    expected = theirs if amsgrad else np.concatenate([np.ravel(p) for p in expected])
+    assert relative_error(fused, expected) < 1e-13
+
+
 def test_equals_keras_adam_on_gradients_that_depend_on_the_weights():
     rng = np.random.default_rng(5)
     a = tf.constant(rng.normal(size=(50, 20)), tf.float32)
