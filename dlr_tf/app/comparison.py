@@ -49,20 +49,20 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
     test accuracy on average over 3 seeds, and from lowest to highest:
       differential rates       0.9600, 0.9500 to 0.9700
       one rate for all layers  0.9567, 0.9400 to 0.9700
-      difference in points     +0.33, -1.00 to +2.00
+      first less second        +0.33, -1.00 to +2.00 points
     >>> lines("only the head", [0.5], [0.5])[0]
     'test accuracy with one seed (with another seed, the order can be the opposite):'
     """
     differences = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
-    rows = [(label, ours, ".4f"), (ONE_RATE, theirs, ".4f")]
-    rows.append(("difference in points", differences, "+.2f"))
+    rows = [(label, ours), (ONE_RATE, theirs)]
     width = max(len(name) for name, *_ in rows)
     several = len(ours) > 1
     return [
         f"test accuracy on average over {len(ours)} seeds, and from lowest to highest:"
         if several
         else "test accuracy with one seed (with another seed, the order can be the opposite):",
-        *(f"  {name:{width}s}  {_spread(values, form)}" for name, values, form in rows),
+        *(f"  {name:{width}s}  {_spread(values, '.4f')}" for name, values in rows),
+        f"  {'first less second':{width}s}  {_spread(differences, '+.2f')} points",
     ]
 
 

@@ -482,6 +482,7 @@ class _ShowGroups(keras.callbacks.Callback):
     """Print the table of groups when the optimizer knows its variables."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        say("the groups, and their learning rates in the next step:")
         unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=say)
 
 

@@ -166,6 +166,8 @@ def train(
         logger.on_train_begin()
         keeper.on_train_begin()
     else:
+        if show_epochs and task.data.validation is task.data.test:
+            say("val_loss and val_acc are those of the test images")
         progress = Progress(args.epochs, first_step=position.step, lines=show_epochs)
         with progress, stop.deferred(), warnings.catch_warnings():
             if position.epoch:

@@ -175,7 +175,8 @@ class FusedAdam(_keras.FusedAdamBase):
 
     def _apply_kernel(self, gradient: tf.Tensor, variable: Any, step: AdamStep) -> None:
         momentum, velocity, largest_velocity = self.slots_for(variable)
-        # The step size holds both corrections of the bias; powers of 0 make the kernel add none.
+        # The step size holds both corrections of the bias. The kernel would divide by
+        # 1 - beta1_power and so on once more; with powers of 0 these are 1.
         arguments = {
             "var": variable.handle,
             "m": momentum.value.handle,

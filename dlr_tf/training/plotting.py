@@ -10,6 +10,7 @@ import functools
 import html
 import io
 import itertools
+import math
 import os
 import re
 import textwrap
@@ -421,8 +422,10 @@ def plot_history(
     for axes, metric in zip(panels, from_loss, strict=True):
         _draw_history(axes, runs, metric, frozen_epochs)
     handles, names = panels[0].get_legend_handles_labels()
+    # More than three in two lines, so that the curves of a run stand below each other.
+    columns = math.ceil(len(handles) / 2) if len(handles) > 3 else len(handles)
     figure.legend(
-        handles, names, loc="outside lower left", ncols=3 if len(handles) > 3 else len(handles),
+        handles, names, loc="outside lower left", ncols=columns,
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
     return _write(figure, path)

@@ -69,14 +69,19 @@ class RateChoice:
         shown = rates if len(rates) <= 4 else [rates[0], rates[-1]]
         each = (" / " if shown is rates else " to ").join(f"{rate:.2g}" for rate in shown)
         low, high = self.suggestion / WITHIN, self.suggestion * WITHIN
-        allowed = f"a range test allows {low:.2g} to {high:.2g}"
-        if len(rates) > 1:
-            allowed += " for the head"
-        return f"learning rate{'s' if len(rates) > 1 else ''} {each}: {allowed}"
+        usual = usual_rates(self.rates)[-1]
+        several = len(rates) > 1
+        return (
+            f"peak learning rate{'s' if several else ''} {each}: {'for the head, ' * several}"
+            f"{usual:.2g} is usual for Adam, and a range test allows {low:.2g} to {high:.2g}"
+        )
 
 
 def usual_rates(ratios: Sequence[float]) -> tuple[float, ...]:
     """Return rates in these ratios whose geometric mean is the usual rate of Adam, 3.2e-4.
+
+    Args:
+        ratios: The rates of the groups in relation to each other, above 0.
 
     >>> [f"{rate:.1e}" for rate in usual_rates([0.1, 1.0])]
     ['1.0e-04', '1.0e-03']

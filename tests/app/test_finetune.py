@@ -246,7 +246,8 @@ def test_rates_that_a_range_test_chooses(
     early, late, head = (group["learning_rate"] for group in report["groups"])
     assert (early / head, late / head) == pytest.approx((0.1, 0.1**0.5))
     err = capsys.readouterr().err
-    assert f"\nlearning rates {early:.2g} / {late:.2g} / {head:.2g}: a range test allows " in err
+    rates = f"{early:.2g} / {late:.2g} / {head:.2g}"
+    assert f"\npeak learning rates {rates}: for the head, 0.001 is usual for Adam, " in err
     # The same seed, the same choice: and the rates given by hand train the same model.
     given = ["--learning-rate", ",".join(map(repr, (early, late, head))), "--output", "again"]
     assert cli.main([*arguments, *given]) == 0

@@ -89,7 +89,8 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert test == "Range test of the learning rate"
     assert bar.startswith("60/60 - ")
     early, late, head = peaks_of(model)
-    assert line.startswith(f"learning rates {early:.2g} / {late:.2g} / {head:.2g}: a range test ")
+    rates = f"{early:.2g} / {late:.2g} / {head:.2g}"
+    assert line.startswith(f"peak learning rates {rates}: for the head, 0.001 is usual for Adam, ")
     assert rest[0] == "Epoch 1/2"
     fit(small_model(), arrays(), verbose=0)
     assert capsys.readouterr().out == ""
@@ -99,10 +100,11 @@ def test_the_line() -> None:
     def line(*rates: float) -> str:
         return RateChoice(rates, 0.0064, None).line()  # type: ignore[arg-type]
 
-    assert line(0.019) == "learning rate 0.019: a range test allows 0.0021 to 0.019"
+    allowed = "usual for Adam, and a range test allows 0.0021 to 0.019"
+    assert line(0.019) == f"peak learning rate 0.019: 0.00032 is {allowed}"
     assert line(0.02, 0.02) == line(0.02)
     assert line(1e-3, 2e-3, 3e-3, 4e-3, 0.02) == (
-        "learning rates 0.001 to 0.02: a range test allows 0.0021 to 0.019 for the head"
+        f"peak learning rates 0.001 to 0.02: for the head, 0.0018 is {allowed}"
     )
 
 
