@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow: run with --runslow"))
 
 
+# Python's garbage collector: TensorFlow and Keras hold half a million objects, which each full
+# collection visits, and thousands of dead graphs at once take longer to remove than in small parts.
+TESTS_PER_COLLECTION = 20
+_tests_ended = itertools.count(1)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     leave_out_of_collections()
 
@@ -51,14 +58,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     if nextitem is None or nextitem.path != item.path:
         leave_out_of_collections()
+    elif next(_tests_ended) % TESTS_PER_COLLECTION == 0:
+        gc.collect()
 
 
 def leave_out_of_collections() -> None:
-    """Let Python's garbage collector pass over all objects that live now.
-
-    TensorFlow and Keras hold half a million, which each full collection would visit: after a
-    thousand tests, the benchmarks' tests took twice their time.
-    """
+    """Remove what is dead, and let later collections pass over what lives now."""
     gc.collect()
     gc.freeze()
 
