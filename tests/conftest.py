@@ -1,4 +1,4 @@
-"""Small models of every kind, and the two inner optimizers every optimizer test runs with."""
+"""Small models of every kind, the inner optimizers of the tests, and what all tests share."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
     """
     differences = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
     rows = [(label, ours), (ONE_RATE, theirs)]
-    width = max(len(name) for name, *_ in rows)
+    width = max(len(name) for name, _ in rows)
     several = len(ours) > 1
     return [
         f"test accuracy on average over {len(ours)} seeds, and from lowest to highest:"

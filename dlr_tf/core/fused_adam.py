@@ -92,9 +92,7 @@ class FusedAdam(_keras.FusedAdamBase):
     2018, https://openreview.net/forum?id=ryQu7f-RZ.
     """
 
-    def step_constants(
-        self, learning_rate: Any, is_large: bool, dtype: tf.DType = tf.float32
-    ) -> AdamStep:
+    def step_constants(self, learning_rate: Any, is_large: bool, dtype: tf.DType) -> AdamStep:
         """Compute the constants that all variables share in a step.
 
         Args:

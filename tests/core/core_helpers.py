@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +32,17 @@ each_optimizer_both_ways = pytest.mark.parametrize(
 )
 
 Update = Callable[[list[Any], list[Any]], Any]
+
+
+@contextlib.contextmanager
+def with_floatx(floatx: str) -> Iterator[None]:
+    """Set Keras' floatx in this block."""
+    usual = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(usual)
 
 
 class Values(keras.layers.Layer):

@@ -16,6 +16,7 @@ from dlr_tf.core.fused_adam import AdamStep, FusedAdam
 from dlr_tf.core.groups import split_evenly, split_layerwise
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from tests import reference
+from tests.core.core_helpers import with_floatx
 
 SHAPES = ((17, 9), (9,), (3, 3, 2, 4), (1, 1), ())
 
@@ -203,15 +204,11 @@ def test_the_rate_is_float64_where_floatx_is(amsgrad):
     """Under XLA, AMSGrad is Keras' own update, which rounds beta_2."""
     gradients = make_gradients(10, "float64")
     start = [v.numpy() for v in make_variables("float64")]
-    usual = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
+    with with_floatx("float64"):
         fused, theirs = (
             run(kind(1e-2, amsgrad=amsgrad), make_variables("float64"), gradients, "xla")
             for kind in (FusedAdam, keras.optimizers.Adam)
         )
-    finally:
-        keras.config.set_floatx(usual)
     expected = reference.article_adam(start, gradients, [1e-2] * len(start))
     expected = theirs if amsgrad else np.concatenate([np.ravel(p) for p in expected])
     assert relative_error(fused, expected) < 1e-13

@@ -25,6 +25,7 @@ from dlr_tf.core.schedules import (
     stack_schedules,
 )
 from tests import reference
+from tests.core.core_helpers import with_floatx
 
 LAST = 2**40
 FIRST_DECAY_STEPS = (1, 7, 10, 100, 390, 1000)
@@ -474,12 +475,8 @@ def test_every_kind_of_step_is_taken(schedule: Any) -> None:
 @each_schedule
 @pytest.mark.parametrize("floatx", ["float16", "bfloat16", "float64"])
 def test_the_result_has_the_dtype_of_floatx(schedule: Any, floatx: str) -> None:
-    usual = keras.config.floatx()
-    keras.config.set_floatx(floatx)
-    try:
+    with with_floatx(floatx):
         eager, graph = schedule(5), tf.function(schedule)(tf.constant(5))
-    finally:
-        keras.config.set_floatx(usual)
     assert eager.dtype == graph.dtype == floatx
     np.testing.assert_allclose(
         tf.cast(eager, tf.float64),

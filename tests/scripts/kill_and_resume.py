@@ -163,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=20, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="two kills, and no comparison")
+    parser.add_argument(
+        "--quick", action="store_true", help="two kills of a short run without comparison"
+    )
     parser.add_argument("--folder", type=Path, help="where the runs are kept (default: nowhere)")
     parser.add_argument("arguments", nargs="*", help="arguments of finetune")
     options = parser.parse_args(argv)
