@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import dlr_tf
-from dlr_tf.app import settings
-from dlr_tf.app.augmentation import AUGMENTATIONS, parse_augmentations
-from dlr_tf.app.export import FORMATS
-from dlr_tf.app.messages import MistakeError
-from dlr_tf.app.tasks import OPTIMIZERS
+from dlr_tf.app.commands.export import FORMATS
+from dlr_tf.app.data.augmentation import AUGMENTATIONS, parse_augmentations
+from dlr_tf.app.run import settings
+from dlr_tf.app.run.tasks import OPTIMIZERS
+from dlr_tf.app.terminal.messages import MistakeError
 from dlr_tf.core._validation import did_you_mean
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import STRATEGIES, WAIT

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dlr_tf.app import evaluate, export, find_lr, finetune, layers, predict, schedule
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.images import failed_image
-from dlr_tf.app.messages import (
+from dlr_tf.app.commands import evaluate, export, find_lr, finetune, layers, predict, schedule
+from dlr_tf.app.data.images import failed_image
+from dlr_tf.app.results.files import WriteError
+from dlr_tf.app.terminal.messages import (
     MistakeError,
     one_line,
     say,
     silence_stdout,
     warnings_in_one_line,
 )
-from dlr_tf.app.output import WriteError
 
 COMMANDS = {
     "finetune": finetune.run,

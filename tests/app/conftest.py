@@ -9,7 +9,8 @@ import keras
 import pytest
 from app_helpers import everything_below, pretrain_nothing, tiny_application, write_images
 
-from dlr_tf.app import cli, digits
+from dlr_tf.app import cli
+from dlr_tf.app.data import digits
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from dlr_tf.app.arguments import make_parser, parse_arguments
-from dlr_tf.app.messages import MistakeError
+from dlr_tf.app.terminal.messages import MistakeError
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 import dlr_tf
 from dlr_tf.app import cli
-from dlr_tf.app.messages import MistakeError
-from dlr_tf.app.output import WriteError
+from dlr_tf.app.results.files import WriteError
+from dlr_tf.app.terminal.messages import MistakeError
 
 AssertMistake = Callable[[list[str], str], None]
 

@@ -44,7 +44,7 @@ def make_images(folder: Path, count: int, size: int) -> None:
 
 def read(folder: Path, size: int) -> dict[str, Any]:
     """Check all images, then read two epochs of the training images, and the test images."""
-    from dlr_tf.app.data import load_folder
+    from dlr_tf.app.data.batches import load_folder
 
     with measured("load and check") as load:
         data = load_folder(folder, image_size=size)

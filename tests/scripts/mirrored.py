@@ -21,8 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app import image_files
-from dlr_tf.app.data import load_folder
+from dlr_tf.app.data import image_files
+from dlr_tf.app.data.batches import load_folder
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.schedules import SGDR

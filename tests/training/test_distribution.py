@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app import cli, finetune
+from dlr_tf.app import cli
+from dlr_tf.app.commands import finetune
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy, read_tf_config
 from tests.scripts import mirrored
 

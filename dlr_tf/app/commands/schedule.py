@@ -1,0 +1,136 @@
+"""The command `schedule`: draw a schedule in a file or in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlr_tf import SGDR, OneCycle, Triangular
+from dlr_tf.app.results.files import check_new_file
+from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes
+from dlr_tf.core.schedules import cycle_length
+from dlr_tf.training import plotting
+
+MAX_STEPS = 1_000_000
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the learning rate over the steps.
+
+    Args:
+        args: What `parse_arguments` returns for `schedule`.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        MistakeError: If something is wrong with the arguments, before anything is written.
+    """
+    with messages_to_stderr(), mistakes():
+        schedule, steps, restarts = named_schedule(args)
+        # With --ascii alone, no file is written.
+        output = Path(args.output or f"{args.kind}.png") if args.output or not args.ascii else None
+        if output is not None:
+            check_new_file(output)
+            plotting.require_matplotlib()
+        rates = schedule_rates(schedule, steps)
+        drawing = plotting.ascii_plot(rates) if args.ascii else None
+        if output is not None:
+            plotting.plot_schedule(
+                np.arange(steps), rates, output, title=describe(schedule), restarts=restarts
+            )
+    if drawing is not None:
+        print(drawing)
+    if output is not None:
+        print(f"written to {output}")
+    return 0
+
+
+def describe(schedule: Any) -> str:
+    """Return the name and the arguments of a schedule in one line.
+
+    >>> describe(OneCycle(0.1, 100))
+    'OneCycle: max_learning_rate=0.1, total_steps=100, pct_start=0.25, div=25, div_final=100000'
+    """
+    arguments = ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in schedule.get_config().items()
+        if name != "name"
+    )
+    return f"{schedule.name}: {arguments}"
+
+
+def schedule_rates(schedule: Any, steps: int) -> np.ndarray:
+    """Return the rate at each of the first steps.
+
+    Args:
+        schedule: A `LearningRateSchedule`.
+        steps: Number of steps.
+
+    Raises:
+        ValueError: If a rate is above the range of float32, the dtype of every rate.
+
+    >>> schedule_rates(SGDR(0.5, 2), 3).tolist()
+    [0.5, 0.25, 0.5]
+    """
+    # The message below says more than NumPy's warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        rates = np.asarray(schedule(np.arange(steps)))
+    wrong = np.flatnonzero(~np.isfinite(rates))
+    if wrong.size:
+        raise ValueError(
+            f"The learning rate is above the range of float32 at step {wrong[0]}. Give a lower "
+            "--learning-rate, or factors that do not raise it so far. "
+            f"Received: {describe(schedule)}"
+        )
+    return rates
+
+
+def named_schedule(args: argparse.Namespace) -> tuple[Any, int, list[int]]:
+    """Return the schedule, the number of steps to draw, and the restarts among them.
+
+    Raises:
+        ValueError: If an argument is out of range, or there are too many steps to draw.
+    """
+    if args.kind == "sgdr":
+        sgdr = SGDR(
+            args.learning_rate,
+            args.first_decay_steps,
+            t_mul=args.t_mul,
+            m_mul=args.m_mul,
+            alpha=args.alpha,
+            warmup_steps=args.warmup_steps,
+        )
+        # Three cycles show how the cycles change.
+        cycles = (cycle_length(i, args.first_decay_steps, args.t_mul) for i in range(3))
+        steps = _checked_steps(args.steps, args.warmup_steps + sum(cycles))
+        return sgdr, steps, sgdr.restart_steps(steps)
+    if args.kind == "onecycle":
+        steps = _checked_steps(args.steps, args.steps)
+        one_cycle = OneCycle(
+            args.learning_rate,
+            steps,
+            pct_start=args.pct_start,
+            div=args.div,
+            div_final=args.div_final,
+        )
+        return one_cycle, steps, []
+    triangular = Triangular(
+        args.base_learning_rate,
+        args.learning_rate,
+        args.step_size,
+        mode=args.mode,
+        gamma=args.gamma,
+    )
+    return triangular, _checked_steps(args.steps, 6 * args.step_size), []
+
+
+def _checked_steps(steps: int | None, default: int) -> int:
+    count = steps or default
+    if count > MAX_STEPS:
+        kind = "steps" if steps else "steps in three cycles, the default"
+        raise ValueError(f"--steps should be from 1 to {MAX_STEPS}. Received: {count} {kind}")
+    return count

@@ -1,0 +1,1 @@
+"""Files give batches: images, folders, CSV files, splits, order, augmentation."""

@@ -1,0 +1,130 @@
+"""Batches of images from files: checked, decoded in parallel, resized, and kept if they are few."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf.app.data.images import ImageFileError, problem_of, read_image
+
+# Bytes of decoded images that are kept in memory. More than these are read again in each epoch.
+KEPT_BYTES = 200 * 2**20
+_WORKERS = min(os.cpu_count() or 1, 16)
+_CHUNK = 256  # files that one thread checks at a time
+_BLANK = np.zeros((1, 1, 3), np.uint8)
+
+
+class ImageFiles:
+    """The images of a list of files, all resized to one size.
+
+    `check` must be called once, before `batches`. It decodes the images into memory if they are
+    few. Otherwise it looks at the beginning and the end of each file, and `batches` decodes. The
+    numbers are the same either way.
+
+    Args:
+        root: The folder that the paths begin at.
+        paths: Paths relative to it.
+        image_size: Height and width of all images, in pixels.
+    """
+
+    def __init__(self, root: str, paths: Sequence[str], image_size: int) -> None:
+        self.root = root
+        self.paths = paths
+        self.image_size = image_size
+        self._kept: tf.Tensor | None = None
+        self._problems: dict[int, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Return the path of an image."""
+        return os.path.join(self.root, self.paths[index])
+
+    @property
+    def are_few(self) -> bool:
+        """Whether all images, decoded, fit in the memory that may be used for them."""
+        return len(self) * self.image_size**2 * 3 * 4 <= KEPT_BYTES
+
+    def check(self) -> dict[int, str]:
+        """Return the index of each image that cannot be read, and why."""
+        with warnings.catch_warnings():
+            # They do not name the file. What makes it unreadable is found all the same.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            return self._keep() if self.are_few else self._look()
+
+    def _look(self) -> dict[int, str]:
+        def problems(start: int) -> dict[int, str]:
+            indices = range(start, min(start + _CHUNK, len(self)))
+            found = {index: problem_of(self.path(index)) for index in indices}
+            return {index: reason for index, reason in found.items() if reason is not None}
+
+        found = {}
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for some in pool.map(problems, range(0, len(self), _CHUNK)):
+                found.update(some)
+        return found
+
+    def _keep(self) -> dict[int, str]:
+        shape = (len(self), self.image_size, self.image_size, 3)
+        images = np.empty(shape, np.float32)
+        self._problems = {}
+        for start, batch in enumerate(self._read_batches(_range(len(self), 64), 64)):
+            images[64 * start : 64 * (start + 1)] = batch
+        found, self._problems = self._problems, None
+        with tf.device("CPU:0"):
+            self._kept = tf.constant(images)
+        return found
+
+    def batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """Return the images of batches of indices.
+
+        Args:
+            indices: Batches of int64 indices.
+            batch_size: The largest number of indices in a batch.
+
+        Returns:
+            Float32 tensors of shape `(batch, height, width, 3)`, in the order of the indices.
+        """
+        kept = self._kept
+        if kept is None:
+            return self._read_batches(indices, batch_size)
+        return indices.map(lambda batch: tf.gather(kept, batch))
+
+    def _read_batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        # Images are decoded one by one, also those of the next batch, so that no thread waits for
+        # the end of a batch. A smaller batch is filled up with blank images.
+        filled = indices.map(
+            lambda batch: tf.pad(batch, [[0, batch_size - tf.shape(batch)[0]]], constant_values=-1)
+        )
+        images = filled.unbatch().map(
+            self._read_and_resize, num_parallel_calls=_WORKERS, deterministic=True
+        )
+        sizes = indices.map(lambda batch: tf.shape(batch)[0])
+        batches = tf.data.Dataset.zip((images.batch(batch_size, drop_remainder=True), sizes))
+        return batches.map(lambda batch, size: batch[:size])
+
+    def _read_and_resize(self, index: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(self._read, [index], tf.uint8)
+        image.set_shape((None, None, 3))
+        return tf.image.resize(image, (self.image_size, self.image_size))
+
+    def _read(self, index: np.ndarray) -> np.ndarray:
+        if index < 0:
+            return _BLANK
+        try:
+            return read_image(self.path(int(index)))
+        except ImageFileError as error:
+            if self._problems is None:
+                raise
+            self._problems[int(index)] = error.reason
+            return _BLANK
+
+
+def _range(count: int, batch_size: int) -> tf.data.Dataset:
+    return tf.data.Dataset.range(count).batch(batch_size)

@@ -1,0 +1,157 @@
+"""What `finetune` leaves behind: a model, and the names of its classes beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from dlr_tf.app.run import settings
+from dlr_tf.app.terminal.messages import one_line
+
+MODEL_FILE = "model.keras"
+CLASSES_FILE = "classes.json"
+CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model and what is known about it.
+
+    Args:
+        path: Its `.keras` file.
+        model: The model.
+        class_names: The names of its classes, in the order of its outputs.
+        settings: The settings of the run, empty where they are not known.
+    """
+
+    path: Path
+    model: keras.Model
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the file."""
+        return self.path.parent
+
+
+def write_class_names(path: Path, class_names: Sequence[str]) -> None:
+    """Write the names of the classes, in the order of the labels, as a JSON list.
+
+    Args:
+        path: The file, `classes.json` beside the model.
+        class_names: The names.
+    """
+    text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def known_class_names(model_path: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes that stand beside a model, `None` if there are none.
+
+    Raises:
+        ValueError: If the file is not a JSON list of strings.
+    """
+    path = model_path.parent / CLASSES_FILE
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"The file {str(path)!r} should hold a JSON list of the names of the classes, in the "
+            "order of the outputs of the model."
+        )
+    return tuple(names)
+
+
+def model_path(run: str) -> Path:
+    """Return the `.keras` file of a run.
+
+    Args:
+        run: A folder that `finetune` wrote, or a `.keras` file.
+
+    Raises:
+        ValueError: If there is no such file, or the run is not finished.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            hint = "Give a folder that `dlr-tf finetune` wrote, or a .keras file."
+            if (path / CHECKPOINTS).is_dir():
+                hint = f"The run is not finished: dlr-tf finetune --resume {shlex.quote(run)}"
+            raise ValueError(f"The folder {run!r} holds no {MODEL_FILE}. {hint}")
+        return path / MODEL_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"The run {run!r} does not exist: expected a folder that `dlr-tf finetune` wrote, or a "
+            ".keras file."
+        )
+    return path
+
+
+def load_trained(run: str) -> TrainedModel:
+    """Load a model with the names of its classes, without its optimizer.
+
+    Args:
+        run: A folder that `finetune` wrote, or a `.keras` file with `classes.json` beside it.
+
+    Raises:
+        ValueError: If a file is missing or cannot be read, or the model does not give one
+            probability per class.
+    """
+    path = model_path(run)
+    class_names = known_class_names(path)
+    if class_names is None:
+        raise ValueError(
+            f"There is no {CLASSES_FILE} beside {str(path)!r}. Write one: a JSON list of the names "
+            "of the classes, in the order of the outputs of the model."
+        )
+    model = load_model_file(path)
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or shape != (None, len(class_names)):
+        raise ValueError(
+            f"The model {str(path)!r} should give one probability for each of the "
+            f"{len(class_names)} classes in {CLASSES_FILE}. Received: output shape {shape}"
+        )
+    return TrainedModel(path, model, class_names, run_settings(path.parent))
+
+
+def load_model_file(path: Path) -> keras.Model:
+    """Load a `.keras` file without its optimizer.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, OSError, KeyError, ImportError, AttributeError) as error:
+        raise ValueError(
+            f"The model {str(path)!r} cannot be loaded: expected a .keras file of Keras 3 whose "
+            "layers are Keras' own or registered. Save it again with `model.save`. "
+            f"Received: {one_line(error)[:300]}"
+        ) from error
+    return model
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run was started with, empty where they are not known.
+
+    Paths in it are found from this working folder, also if the run began in another one.
+
+    Args:
+        folder: The folder of the run.
+    """
+    try:
+        stored = settings.read_settings(folder)
+    except ValueError:
+        return {}
+    return settings.paths_from_here(stored["settings"], stored.get("folder"))

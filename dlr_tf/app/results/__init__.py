@@ -1,0 +1,1 @@
+"""Scores, report.json, report.html, and files that are written atomically."""

@@ -1,0 +1,1 @@
+"""One training that survives a stop: the loop, checkpoints, signals, comparison."""

@@ -1,0 +1,212 @@
+"""The file `settings.json` of a run: what it was started with, so that it can go on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlr_tf.app.data.batches import ImageData
+from dlr_tf.app.models.applications import application_names
+from dlr_tf.app.results.files import write_text
+from dlr_tf.app.results.report import jsonable, versions
+from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.core._validation import MAX_NAMES, some_of
+
+FILE = "settings.json"
+# Attributes of the arguments that are no settings of the training.
+_NO_SETTINGS = ("command", "command_line", "output", "resume", "verbose")
+_PATHS = ("data", "weights", "model")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that decide the result."""
+    return {name: value for name, value in vars(args).items() if name not in _NO_SETTINGS}
+
+
+def write_settings(folder: Path, args: argparse.Namespace, data: ImageData) -> None:
+    """Write what a run is started with.
+
+    Args:
+        folder: The folder of the run.
+        args: The arguments of `finetune`.
+        data: The images.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    content = {
+        "command": ["dlr-tf", *args.command_line],
+        "folder": os.getcwd(),
+        "settings": settings_of(args),
+        "class_names": list(data.class_names),
+        "data": _numbers(data),
+        "versions": versions(),
+    }
+    write_text(folder / FILE, json.dumps(jsonable(content), indent=2) + "\n")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read what a run was started with.
+
+    Raises:
+        ValueError: If the folder is not that of a run.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        what = "holds no settings.json" if folder.is_dir() else "does not exist"
+        raise ValueError(
+            f"There is no run to go on with: the folder {str(folder)!r} {what}. Give the folder of "
+            "a run. A run that was stopped before its training began is started again without "
+            "--resume."
+        )
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content["settings"].keys(), content["class_names"], content["data"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ValueError(
+            f"The file {str(path)!r} is not one that dlr-tf wrote: {error!r}. Give the folder of a "
+            "run."
+        ) from error
+    return content
+
+
+def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the arguments of a run that goes on.
+
+    Args:
+        args: The arguments, with defaults for those that are not given.
+        given: Those that are given, by name.
+
+    Raises:
+        MistakeError: If there is no such run, or an argument that is given differs from the run's.
+    """
+    folder = Path(args.resume)
+    try:
+        stored = read_settings(folder)
+    except ValueError as error:
+        raise MistakeError(str(error)) from error
+    own = paths_from_here(stored["settings"], stored.get("folder"))
+    found = argparse.Namespace(**{**vars(args), **own})
+    differing = [
+        _difference(name, value, getattr(found, name))
+        for name, value in given.items()
+        if name not in _NO_SETTINGS and not _is_same(name, value, getattr(found, name))
+    ]
+    output = given.get("output")
+    if output is not None and Path(output).resolve() != folder.resolve():
+        differing.append(f"--output {output} differs from the run's folder {folder}")
+    if differing:
+        raise MistakeError(
+            f"{'; '.join(differing[:MAX_NAMES])}. A run goes on with its own settings: leave out "
+            "all options but --resume. To train its model further, start a run with --model "
+            f"{args.resume} --keep-head."
+        )
+    return found
+
+
+def check_same_data(folder: Path, data: ImageData) -> None:
+    """Check that the images are those that a run began with.
+
+    Args:
+        folder: The folder of the run.
+        data: The images that were found now.
+
+    Raises:
+        ValueError: If the classes or the numbers of images differ.
+    """
+    stored = read_settings(folder)
+    if tuple(stored["class_names"]) != data.class_names:
+        raise ValueError(
+            "The data have changed since the run began, so it cannot go on. It began with the "
+            f"classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
+        )
+    now = _numbers(data)
+    # A run of an earlier version has no fingerprint.
+    differs = {name for name, value in stored["data"].items() if now.get(name) != value}
+    if differs == {"fingerprint"}:
+        raise ValueError(
+            "The data have changed since the run began, so it cannot go on: as many images as "
+            "before, but other files, classes of files, or sizes of files. Restore them, or start "
+            "another run."
+        )
+    if differs:
+        before, after = (
+            ", ".join(
+                f"{name.replace('_', ' ')}: {count}"
+                for name, count in numbers.items()
+                if name != "fingerprint"
+            )
+            for numbers in (stored["data"], now)
+        )
+        raise ValueError(
+            "The data have changed since the run began, so it cannot go on. It began with "
+            f"{before}. Found now: {after}"
+        )
+
+
+def _numbers(data: ImageData) -> dict[str, Any]:
+    return {
+        "train_images": data.train_images,
+        "test_images": data.test_images,
+        "fingerprint": data.fingerprint,
+    }
+
+
+def _difference(name: str, given: Any, stored: Any) -> str:
+    """Say how an argument differs from that of the run.
+
+    >>> _difference("frozen_epochs", 2, 1)
+    "--frozen-epochs 2 differs from the run's 1"
+    >>> _difference("compare", False, True)
+    '--no-compare differs from the run, where --compare is on'
+    """
+    option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+    if isinstance(given, bool):
+        shown = option if given else f"--no-{option[2:]}"
+        return f"{shown} differs from the run, where {option} is {'on' if stored else 'off'}"
+    return f"{option} {given} differs from the run's {'none' if stored is None else stored}"
+
+
+def paths_from_here(stored: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
+    """Return settings whose paths are found from this working folder.
+
+    Args:
+        stored: The settings.
+        folder: The working folder in which the run began. `None` if it is not known.
+    """
+    if folder is None or Path(folder) == Path.cwd():
+        return dict(stored)
+    return {
+        name: _from_here(value, folder) if name in _PATHS and _is_path(name, value) else value
+        for name, value in stored.items()
+    }
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Return whether a setting is a path, and no name of something else.
+
+    >>> _is_path("data", "photos"), _is_path("data", "tfds:mnist"), _is_path("model", "vgg16")
+    (True, False, False)
+    """
+    if not value or value in ("imagenet", "none") or value.startswith(("tfds:", "hub:")):
+        return False
+    names = [known.lower() for known in application_names()]
+    return name != "model" or value.lower() not in names
+
+
+def _from_here(path: str, folder: str) -> str:
+    absolute = Path(folder, path)
+    return str(absolute) if absolute.exists() else path
+
+
+def _is_same(name: str, given: Any, stored: Any) -> bool:
+    """Return whether two values of an argument mean the same."""
+    if name not in _PATHS or not (given and stored):
+        return bool(given == stored)
+    if _is_path(name, given) and _is_path(name, stored):
+        return os.path.realpath(given) == os.path.realpath(stored)
+    return bool(given.lower() == stored.lower() if name == "model" else given == stored)

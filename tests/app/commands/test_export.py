@@ -1,0 +1,115 @@
+"""The command `export`: formats, the check, and what is left after a failure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from app_helpers import everything_below
+from test_predict import brightness_model
+
+from dlr_tf.app import cli
+from dlr_tf.app.commands import export
+from dlr_tf.app.commands.export import FORMATS, ExportError, example_images
+
+
+@pytest.fixture
+def run_folder() -> Path:
+    Path("run").mkdir()
+    brightness_model().save("run/model.keras")
+    return Path("run")
+
+
+def test_saved_model(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["export", "run"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("the largest difference of a probability is ")
+    assert first.endswith(", on images of 4 x 4 and 7 x 3 pixels")
+    assert last == "written to run/saved_model"
+    images = np.random.default_rng(0).uniform(0, 255, (2, 9, 5, 3)).astype("float32")
+    expected = keras.models.load_model("run/model.keras")(images, training=False)
+    loaded = tf.saved_model.load("run/saved_model")
+    (found,) = loaded.signatures["serving_default"](tf.constant(images)).values()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+def test_files(name: str, run_folder: Path) -> None:
+    if name == "onnx":
+        pytest.importorskip("tf2onnx")
+        pytest.importorskip("onnxruntime")
+    assert cli.main(["export", "run/model.keras", "--format", name.upper()]) == 0
+    images = np.random.default_rng(0).uniform(0, 255, (2, 9, 5, 3)).astype("float32")
+    expected = keras.models.load_model("run/model.keras")(images, training=False)
+    found = FORMATS[name].load(Path(f"run/model.{name}"))(images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert sorted(path.name for path in Path("run").iterdir()) == ["model.keras", f"model.{name}"]
+
+
+def test_examples_have_two_sizes_where_any_will_do() -> None:
+    assert [images.shape for images in example_images(brightness_model())] == [
+        (4, 4, 4, 3),
+        (4, 7, 3, 3),
+    ]
+    fixed = keras.Sequential([keras.Input((6, 8, 1)), keras.layers.Flatten()])
+    assert [images.shape for images in example_images(fixed)] == [(4, 6, 8, 1)]
+    with pytest.raises(ValueError, match="should take images, .* Received: input shape"):
+        example_images(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]))
+
+
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        (lambda images: np.zeros((4, 3)), "The predictions of the exported model differ by"),
+        (lambda images: np.zeros((4, 2)), "differ by inf, and 0.0001 is allowed. The output was"),
+        (lambda images: np.full((4, 3), np.nan), "differ by nan"),
+        (lambda images: 1 / 0, "cannot be written in this format .* division by zero"),
+    ],
+)
+def test_an_export_that_is_not_the_same_is_removed(
+    predict: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    def write(_: keras.Model, path: Path) -> None:
+        path.mkdir()
+        (path / "file").write_text("x")
+
+    model = brightness_model()
+    wrong = export.Format("wrong", lambda: None, write, lambda _: predict)
+    with pytest.raises(ExportError, match=message):
+        export.export(model, wrong, Path("wrong"), example_images(model))
+    assert everything_below(Path.cwd()) == []
+
+
+def test_an_error_is_one_line(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: object) -> None:
+        raise RuntimeError("no\nconverter")
+
+    monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write))
+    assert cli.main(["export", "run", "--format", "tflite"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].endswith("Try another --format. Received: no converter")
+    assert everything_below(Path("run")) == ["run/model.keras"]
+
+
+def test_mistakes(
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_mistake: Callable[[list[str], str], None],
+) -> None:
+    assert_mistake(["export", "nowhere"], "The run 'nowhere' does not exist")
+    assert_mistake(["export", "run", "--format", "pb"], "invalid choice: 'pb'")
+    assert_mistake(["export", "run", "--output", "run"], "'run' exists already. Give another")
+    assert_mistake(["export", "run", "--output", "no/x"], "folder 'no' of the output does not")
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    assert_mistake(["export", "run", "--format", "onnx"], 'Run: pip install "dlr_tf[export]"')
+    monkeypatch.setattr(tf, "lite", object())
+    assert_mistake(["export", "run", "--format", "tflite"], "TensorFlow has no TFLite converter")

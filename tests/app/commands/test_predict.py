@@ -1,0 +1,193 @@
+"""The command `predict`: the images it finds, its three forms, and what cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+pytest.importorskip("PIL")
+
+from app_helpers import write_images
+
+from dlr_tf.app import cli
+from dlr_tf.app.commands.predict import Classifier, image_files, predictions
+from dlr_tf.app.data import images
+from dlr_tf.app.models import applications
+from dlr_tf.app.models.trained import write_class_names
+
+NAMES = ["dark", "middle", "bright"]
+
+
+def brightness_model(channels: int = 3) -> keras.Model:
+    """A model whose classes are the brightness of an image."""
+    inputs = keras.Input((4, 4, channels))
+    features = keras.layers.GlobalAveragePooling2D()(inputs / 255.0)
+    model = applications.classifier(keras.Model(inputs, features, name="mean"), 3)
+    kernel = np.ones((channels, 1), "float32") @ [[-30.0, 0.0, 30.0]] / channels
+    model.get_layer("probabilities").set_weights([kernel, np.array([10.0, 0.0, -20.0])])
+    return model
+
+
+@pytest.fixture
+def run_folder() -> Path:
+    folder = Path("run")
+    folder.mkdir()
+    brightness_model().save(folder / "model.keras")
+    write_class_names(folder / "classes.json", NAMES)
+    return folder
+
+
+@pytest.fixture
+def photos() -> Path:
+    write_images(Path("photos/b"), 2, size=6, value=250)
+    write_images(Path("photos/a"), 3, size=9, value=0)
+    Path("photos/notes.txt").write_text("no image")
+    Path("photos/._b.png").write_bytes(b"of a Mac")
+    write_images(Path("photos/.hidden"), 1)
+    write_images(Path("photos/__MACOSX"), 1)
+    return Path("photos")
+
+
+def test_image_files(photos: Path) -> None:
+    folder = ["photos/a/000.png", "photos/a/001.png", "photos/a/002.png"]
+    folder += ["photos/b/000.png", "photos/b/001.png"]
+    assert list(image_files(["photos/b/001.png", "photos", "photos/notes.txt"])) == [
+        "photos/b/001.png",
+        *folder,
+        "photos/notes.txt",
+    ]
+
+
+def test_text(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "run", "photos/b", "photos/a/000.png", "--top", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "photos/b/000.png  bright 1.000  middle 0.000",
+        "photos/b/001.png  bright 1.000  middle 0.000",
+        "photos/a/000.png  dark   1.000  middle 0.000",
+    ]
+
+
+def test_csv(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "run/model.keras", "photos", "--csv", "--top", "9"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["class_1"] for row in rows] == ["dark"] * 3 + ["bright"] * 2
+    assert list(rows[0])[-2:] == ["class_3", "probability_3"]  # no more than there are
+    assert sum(float(rows[0][f"probability_{n}"]) for n in (1, 2, 3)) == pytest.approx(1, abs=1e-5)
+
+
+def test_json(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "run", "photos", "--json", "--top", "1"]) == 0
+    items = json.loads(capsys.readouterr().out)
+    assert items[0] == {
+        "path": "photos/a/000.png",
+        "classes": [{"class": "dark", "probability": pytest.approx(1, abs=1e-4)}],
+    }
+    assert len(items) == 5
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_unreadable_images_are_named_and_the_others_predicted(
+    run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    Path("photos/a/001.png").write_bytes(b"not an image")
+    assert cli.main(["predict", "run", "photos", "photos/notes.txt", *form]) == 1
+    out, err = capsys.readouterr()
+    assert "'photos/a/001.png' cannot be read" in err
+    assert "'photos/notes.txt' cannot be read" in err
+    assert err.splitlines()[-1] == "2 of 6 images cannot be read"
+    assert all(f"photos/{name}.png" in out for name in ("a/000", "a/002", "b/000", "b/001"))
+    assert "001.png" not in out.replace("photos/b/001.png", "")
+    if form == ["--json"]:
+        assert len(json.loads(out)) == 4
+
+
+def test_nothing_that_can_be_read(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.png").write_bytes(b"no image")
+    assert cli.main(["predict", "run", "broken.png", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_mistakes(run_folder: Path, assert_mistake: Callable[[list[str], str], None]) -> None:
+    Path("empty").mkdir()
+    Path("unfinished/checkpoint").mkdir(parents=True)
+    Path("not finished/checkpoint").mkdir(parents=True)
+    Path("other").mkdir()
+    Path("other/some.txt").write_text("x")
+    write_class_names(Path("other/classes.json"), NAMES)
+    assert_mistake(["predict", "run", "missing.png"], "'missing.png' does not exist")
+    assert_mistake(["predict", "run", "empty"], "There are no images in 'empty'")
+    assert_mistake(["predict", "nowhere", "empty"], "The run 'nowhere' does not exist")
+    assert_mistake(["predict", "empty", "empty"], "holds no model.keras. Give a folder that")
+    assert_mistake(["predict", "unfinished", "empty"], "finetune --resume unfinished")
+    assert_mistake(["predict", "not finished", "empty"], "finetune --resume 'not finished'")
+    assert_mistake(["predict", "other/some.txt", "empty"], "cannot be loaded: expected a .keras")
+    write_class_names(Path("run/classes.json"), NAMES[:2])
+    assert_mistake(["predict", "run", "empty"], "one probability for each of the 2 classes in cl")
+    Path("run/classes.json").unlink()
+    assert_mistake(["predict", "run", "empty"], "no classes.json beside 'run/model.keras'. Write")
+
+
+def test_predictions_are_those_of_the_model_on_the_raw_image() -> None:
+    model = brightness_model()
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
+    Path("a.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (found,) = predictions(Classifier(model), ["a.png"])
+    expected = model(pixels[np.newaxis].astype("float32"), training=False)[0]
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_model_for_grey_images_and_one_with_logits() -> None:
+    classify = Classifier(brightness_model(channels=1))
+    assert classify.prepare(np.full((9, 5, 3), 255, np.uint8)).shape == (4, 4, 1)
+    assert classify(np.full((1, 4, 4, 1), 255, "float32"))[0, 2] == pytest.approx(1, abs=1e-3)
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    logits = keras.Sequential([keras.Input((None, None, 3)), *layers])
+    classify = Classifier(logits)
+    assert classify.size is None  # every image as it is
+    assert classify.prepare(np.zeros((9, 5, 3), np.uint8)).shape == (9, 5, 3)
+    x = np.ones((2, 3, 3, 3), "float32")
+    np.testing.assert_allclose(classify(x), keras.ops.softmax(logits(x)), rtol=1e-5)
+    with pytest.raises(ValueError, match="should take images"):
+        Classifier(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+
+
+def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are taken, and images read, only a batch ahead of the predictions."""
+    taken = 0
+
+    def paths() -> Iterator[str]:
+        nonlocal taken
+        for number in range(100_000):
+            taken += 1
+            yield str(number)
+
+    def read(path: str) -> np.ndarray:
+        return np.full((4, 4, 3), int(path) % 256, np.uint8)
+
+    monkeypatch.setattr(images, "read_image", read)
+    found = predictions(Classifier(brightness_model()), paths(), batch_size=8)
+    names = [next(found).path for _ in range(24)]
+    assert names == [str(number) for number in range(24)]
+    assert taken <= 24 + 2 * 8
+    found.close()
+
+
+def test_a_reader_that_has_enough(
+    run_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlr_tf.app.commands.predict._write_text", _broken_pipe)
+    monkeypatch.setattr("dlr_tf.app.cli.silence_stdout", lambda: None)
+    assert cli.main(["predict", "run", "photos"]) == 0
+
+
+def _broken_pipe(*_: Any) -> None:
+    raise BrokenPipeError

@@ -1,0 +1,70 @@
+"""Random changes of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlr_tf.app.data.augmentation import AUGMENTATIONS, augment, parse_augmentations
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (64, 6, 8, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_changes_depend_on_the_seed_alone(kind: str) -> None:
+    tf.random.set_seed(1)
+    one = augment(IMAGES, [kind], (3, 5)).numpy()
+    tf.random.set_seed(2)
+    traced = tf.function(augment)(IMAGES, (kind,), tf.constant([3, 5], tf.int64))
+    np.testing.assert_allclose(traced, one, atol=1e-3)
+    for seed in ((3, 6), (4, 5)):
+        assert not np.allclose(augment(IMAGES, [kind], seed), one)
+    assert one.shape == IMAGES.shape
+    assert one.dtype == "float32"
+    assert one.min() >= 0
+    assert one.max() <= 255
+    assert not np.array_equal(one, IMAGES)
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    flipped = augment(IMAGES, ["flip"], (0, 0)).numpy()
+    mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(flipped, IMAGES)]
+    unchanged = [np.array_equal(a, b) for a, b in zip(flipped, IMAGES)]
+    assert sum(mirrored) + sum(unchanged) == 64
+    assert 16 < sum(mirrored) < 48
+
+
+def test_a_crop_is_a_part_of_the_image() -> None:
+    ramp = np.broadcast_to(np.arange(101, dtype=np.float32)[:, None, None], (101, 5, 3))
+    crops = augment(np.stack([ramp] * 64), ["crop"], (0, 1)).numpy()[:, :, 0, 0]
+    heights = crops[:, -1] - crops[:, 0]
+    assert heights.min() >= 70 - 1e-3
+    assert heights.max() <= 100
+    assert heights.std() > 5
+    assert crops[:, 0].min() >= 0
+    assert crops[:, -1].max() <= 100
+    # Evenly spaced, so nothing is bent.
+    np.testing.assert_allclose(np.diff(crops), np.repeat(heights[:, None] / 100, 100, 1), atol=1e-3)
+
+
+def test_colours_of_grey_images_stay_grey() -> None:
+    grey = np.repeat(IMAGES[..., :1], 3, axis=3)
+    changed = augment(grey, ["colour"], (0, 1)).numpy()
+    np.testing.assert_allclose(changed[..., 0], changed[..., 2], atol=1e-3)
+    means = changed.mean(axis=(1, 2, 3)) / grey.mean(axis=(1, 2, 3))
+    assert 0.7 < means.min() < 0.9 < 1.1 < means.max() < 1.3
+
+
+def test_each_kind_has_numbers_of_its_own() -> None:
+    both = augment(IMAGES, ["flip", "colour"], (0, 0))
+    np.testing.assert_array_equal(
+        both, augment(augment(IMAGES, ["flip"], (0, 0)), ["colour"], (0, 0))
+    )
+
+
+def test_names() -> None:
+    assert parse_augmentations("color, FLIP") == ("flip", "colour")
+    assert parse_augmentations("none") == ()
+    with pytest.raises(ValueError, match="expected names of flip, crop, colour, .* 'flip,zoom'"):
+        parse_augmentations("flip,zoom")

@@ -1,0 +1,266 @@
+"""The page of a run: what it says, that it is valid, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import copy
+import html.parser
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+pytest.importorskip("matplotlib")
+
+from dlr_tf.app.results import page, thumbnails
+from dlr_tf.app.results.evaluation import Evaluation
+from dlr_tf.app.results.markup import VOID
+
+NAUGHTY = "<b>&\"'</td>"
+NAN = math.nan
+HISTORY = {
+    "loss": [2.0, 1.0, 0.5],
+    "accuracy": [0.3, 0.6, 0.8],
+    "val_loss": [1.8, 1.1, 0.9],
+    "val_accuracy": [0.35, 0.5, 0.7],
+    "learning_rate/group_0": [NAN, 1e-4, 1e-5],
+    "learning_rate/head": [1e-2, 1e-2, 1e-3],
+}
+STEPS = {"iterations": [1, 2, 3], "group_0": [NAN, 1e-4, 1e-5], "head": [1e-2, 1e-2, 1e-3]}
+REPORT: dict[str, Any] = {
+    "data": {
+        "name": f"my {NAUGHTY} photos", "class_names": ["ant", NAUGHTY, "cat"],
+        "train_images": 12345, "test_images": 8,
+    },
+    "settings": {"model": "VGG16", "frozen_epochs": 1, "optimizer": "adam", "boundaries": None},
+    "groups": [
+        {"name": "group_0", "layers": ["vgg/a", "vgg/b"], "learning_rate": 1e-4,
+         "parameters": 1234},
+        {"name": "head", "layers": ["probabilities"], "learning_rate": 1e-2, "parameters": 30},
+    ],
+    "test_accuracy": 0.75,
+    "test_loss": 0.9,
+    "seconds": {"training": 125.0},
+    "versions": {"dlr_tf": "0.1.0", "keras": "3.15.1"},
+    "command": ["finetune", "my photos", "--seed", "3"],
+    "compare": {
+        "learning_rate": 0.01, "test_accuracy": 0.5, "history": {"loss": [9.0, None, None]},
+    },
+}  # fmt: skip
+
+
+def evaluation_of(
+    predictions: list[int], labels: list[int], names: tuple[str, ...] = ("ant", NAUGHTY, "cat")
+) -> Evaluation:
+    probabilities = np.full((len(labels), len(names)), 0.1, np.float32)
+    probabilities[np.arange(len(labels)), predictions] = 0.8
+    return Evaluation(names, np.array(labels), probabilities)
+
+
+EVALUATION = evaluation_of([0, 0, 0, 1, 1, 1, 2, 0], [0, 0, 1, 1, 1, 1, 2, 2])
+
+
+class Page(html.parser.HTMLParser):
+    """A page of HTML, checked: elements end, ids are unique, and nothing is loaded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        assert text.startswith("<!doctype html>\n<html lang=")
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+        for address in self.addresses:
+            assert address.startswith("data:image/png;base64,") or address[1:] in self.ids
+        for tag in ("script", "link", "iframe", "object", "base"):
+            assert tag not in self.tags
+        assert not re.search(r"@import|url\((?!#)", text)
+        names = re.findall(r"var\(([a-z0-9-]+)\)", text)
+        assert set(names) <= set(re.findall(r"(--[a-z0-9-]+):", text))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names))
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert "svg" in self.open  # HTML itself has no such elements
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def error(self, message: str) -> None:
+        raise AssertionError(message)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def make(report: Any = REPORT, history: Any = HISTORY, evaluation: Any = EVALUATION, **more: Any):
+    return Page(page.page_of(report, history, evaluation, **more))
+
+
+def picture(index: int) -> np.ndarray:
+    return np.full((8, 8, 1), index, np.uint8)
+
+
+def test_everything_is_on_the_page() -> None:
+    made = make(image_of=picture, names=[f"photos/{n}.jpg" for n in range(8)], steps=STEPS)
+    for text in (
+        f"VGG16 on my {NAUGHTY} photos",
+        "0.750 test accuracy: 6 of 8",
+        "12,345 images to train on",
+        "2 min 5 s",
+        "vgg/a … vgg/b 2 1,234 0.0001",
+        "one rate for all layers 0.5000 0.3232 to 0.6768 1",
+        "Difference: +0.2500, 2 of 8 images.",
+        "Loss",
+        "Accuracy",
+        "Learning rates",
+        "step (optimizer updates)",
+        "this run, validation",
+        f"{NAUGHTY} ant 1 25.0%",  # the most frequent confusions
+        "cat 2 1.000 0.500 0.667",  # precision, recall and F1
+        f"ant (80%) right: {NAUGHTY} 2.jpg",
+        "keras 3.15.1",
+        "optimizer adam",
+        "dlr-tf finetune 'my photos' --seed 3",
+    ):
+        assert text in made.text
+    assert "boundaries" not in made.text  # an option that was not given
+    assert made.tags.count("img") == 2
+    assert made.tags.count("svg") == 3
+
+
+def test_the_file(tmp_path: Path) -> None:
+    page.write_page(tmp_path / "report.html", REPORT, HISTORY, EVALUATION)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text == page.page_of(REPORT, HISTORY, EVALUATION)
+    assert "prefers-color-scheme: dark" in text
+    assert 'charset="utf-8"' in text
+    assert len(text) < 150_000
+
+
+def test_what_is_missing_is_left_out() -> None:
+    report = copy.deepcopy(REPORT)
+    for name in ("compare", "command", "seconds", "test_loss"):
+        del report[name]
+    del report["groups"][0]["parameters"]
+    report["settings"] = {}
+    made = make(report, {"loss": [1.0]}, evaluation_of([0, 1], [0, 1]))
+    assert "Small network on" in made.text
+    assert "1 epoch," in made.text
+    assert "Every test image is classified right." in made.text
+    assert made.tags.count("svg") == 1
+    for text in ("Comparison", "Command", "Most frequent confusions"):
+        assert text not in made.text
+    assert "Curves" not in make(report, {}).text
+    assert "Comparison" not in make({**REPORT, "test_accuracy": None}).text
+
+
+def test_a_training_that_diverged() -> None:
+    history = {name: [NAN] * 3 for name in HISTORY}
+    probabilities = np.full((8, 3), NAN)
+    broken = Evaluation(EVALUATION.class_names, EVALUATION.labels, probabilities)
+    made = make({**REPORT, "test_loss": NAN}, history, broken, steps=STEPS)
+    assert "the training diverged" in made.text
+    assert "not finite test loss" in made.text
+    assert "ant (not finite)" in made.text
+    assert "nan" not in made.text
+    assert "diverged" not in make().text
+    # As from report.json, which has no NaN.
+    assert "diverged" in make(history={**HISTORY, "loss": [2.0, None, None]}).text
+
+
+def test_settings_in_words() -> None:
+    settings = {"augment": ["flip", "crop"], "skip_broken": True, "compare": False, "tags": []}
+    made = make({**REPORT, "settings": settings, "kept_epoch": 2})
+    assert "augment flip, crop skip broken yes compare no dlr_tf" in made.text
+    assert "the model is that of epoch 2" in made.text
+    assert "the model is that" not in make({**REPORT, "kept_epoch": 3}).text
+
+
+def test_several_seeds() -> None:
+    report = copy.deepcopy(REPORT)
+    report["test_accuracies"] = [0.9, 0.8, 0.7]
+    made = make(report)
+    assert "this run 0.8000 0.7000 to 0.9000 3" in made.text
+    assert "one rate for all layers 0.5000 0.5000 to 0.5000 1" in made.text
+    assert "A dot is one seed." in made.text
+
+
+def test_rates_of_epochs_where_those_of_steps_are_unknown() -> None:
+    assert "Learning rates at the end of each epoch" in make().text
+    assert "at the end of each epoch" not in make(steps=STEPS).text
+
+
+@pytest.mark.parametrize("n_classes", [2, 20, 21, 100, 101])
+def test_matrix_of_many_classes(n_classes: int) -> None:
+    names = tuple(f"class {number}" for number in range(n_classes))
+    labels = list(range(n_classes))
+    evaluation = evaluation_of([1, *labels[1:]], labels, names)
+    text = page.page_of(REPORT, HISTORY, evaluation)
+    assert ('<table class="matrix' in text) == (n_classes <= 100)
+    assert ('<table class="matrix small"' in text) == (20 < n_classes <= 100)
+    made = Page(text)
+    assert ("class 0 class 1 1 100.0%" in made.text) == (n_classes > 2)
+    if n_classes <= 100:
+        assert 'title="class 0: 1 of 1 as class 1"' in text
+    assert len(text) < 250_000
+
+
+def test_many_groups() -> None:
+    report, steps = copy.deepcopy(REPORT), {"iterations": [1, 2]}
+    report["groups"] = [
+        {"name": f"g{n}", "layers": [f"{'long_name/' * 5}{n}", "b"], "learning_rate": 10.0**-n}
+        for n in range(40)
+    ]
+    steps |= {group["name"]: [group["learning_rate"]] * 2 for group in report["groups"]}
+    made = make(report, steps=steps)
+    assert "g39 39 … b 2 1e-39" in made.text
+
+
+def test_images_of_a_data_set_in_one_pass() -> None:
+    pixels = 30 * np.arange(10, dtype="float32").reshape(10, 1, 1, 1)
+    dataset = tf.data.Dataset.from_tensor_slices((pixels, np.arange(10))).batch(4)
+    found = thumbnails.images_at(dataset, [9, 2])
+    assert {index: image.item() for index, image in found.items()} == {2: 60, 9: 255}
+    assert found[2].dtype == np.uint8
+    assert thumbnails.images_at(dataset, []) == {}
+    assert set(thumbnails.images_at(dataset, [1])) == {1}
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"),
+    [((8, 6, 3), (8, 6, 3)), ((400, 200, 3), (160, 80, 3)), ((8, 8), (8, 8, 1)), ((2, 2, 4),) * 2],
+)
+def test_a_thumbnail(shape: tuple[int, ...], shown: tuple[int, ...]) -> None:
+    image = np.full(shape, 200, np.uint8)
+    kind, _, data = thumbnails.picture_uri(image).partition(",")
+    assert kind == "data:image/png;base64"
+    png = tf.io.decode_base64(data.replace("+", "-").replace("/", "_").rstrip("="))
+    decoded = tf.io.decode_png(png).numpy()
+    np.testing.assert_array_equal(decoded, np.full(shown, 200))

@@ -1,0 +1,127 @@
+"""The settings of a run, and the arguments beside `--resume`."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.run.settings import check_same_data, read_settings, write_settings
+from dlr_tf.app.terminal.messages import MistakeError
+
+
+def data(**changes: Any) -> Any:
+    numbers = {
+        "class_names": ("cat", "dog"),
+        "train_images": 8,
+        "test_images": 2,
+        "fingerprint": "a",
+    }
+    return types.SimpleNamespace(**{**numbers, **changes})
+
+
+@pytest.fixture
+def run() -> Path:
+    Path("out").mkdir()
+    arguments = ["finetune", "images", "--epochs", "7", "--image-size", "32", "--compare"]
+    write_settings(Path("out"), parse_arguments([*arguments, "--output", "out"]), data())
+    return Path("out")
+
+
+def test_what_is_stored(run: Path) -> None:
+    content = json.loads((run / "settings.json").read_text())
+    assert content["command"][:3] == ["dlr-tf", "finetune", "images"]
+    assert content["settings"]["epochs"] == 7
+    assert "output" not in content["settings"]
+    assert content["class_names"] == ["cat", "dog"]
+    assert set(content["versions"]) > {"keras", "tensorflow"}
+
+
+def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
+    args = parse_arguments(["finetune", "--resume", "out", "--verbose", "--epochs", "7"])
+    assert (args.data, args.epochs, args.image_size, args.compare) == ("images", 7, 32, True)
+    assert (args.resume, args.verbose, args.output) == ("out", True, None)
+    assert parse_arguments(["finetune", "--resume", "out", "--output", "./out"]).epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "10"], "--epochs 10 differs from the run's 7. A run goes on with its own"),
+        (["other"], "DATA other differs from the run's images. "),
+        # The default of an option is refused too, if it is given.
+        (["--batch-size", "8", "--seed", "1"], "size 8 differs .* 16; --seed 1 differs .* 0. "),
+        (["--no-compare"], "--no-compare differs from the run, where --compare is on. "),
+        (["--tensorboard"], "--tensorboard differs from the run, where --tensorboard is off. "),
+        (["--boundaries", "a,b"], "--boundaries a,b differs from the run's none. "),
+        (["--output", "new"], "--output new differs from the run's folder out. "),
+    ],
+)
+def test_other_settings_are_refused(run: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(MistakeError, match=message):
+        parse_arguments(["finetune", "--resume", "out", *arguments])
+
+
+def test_from_another_working_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Path("images").absolute()
+    images.mkdir()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    args = parse_arguments(["finetune", "--resume", "../out"])
+    assert (args.data, args.weights, args.model) == (str(images), None, "MobileNetV2")
+
+
+def test_no_run() -> None:
+    with pytest.raises(MistakeError, match="the folder 'nowhere' does not exist. Give the folder"):
+        parse_arguments(["finetune", "--resume", "nowhere"])
+    Path("empty").mkdir()
+    with pytest.raises(MistakeError, match=r"the folder 'empty' holds no settings.json"):
+        parse_arguments(["finetune", "--resume", "empty"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": 1}'])
+def test_settings_of_something_else(content: str) -> None:
+    Path("settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"'settings.json' is not one that dlr-tf wrote"):
+        read_settings(Path())
+
+
+def test_data_that_changed(run: Path) -> None:
+    check_same_data(run, data())
+    with pytest.raises(ValueError, match="train images: 8, .* Found now: train images: 9, "):
+        check_same_data(run, data(train_images=9))
+    with pytest.raises(ValueError, match=r"began with the classes .'cat', 'dog'.. Found now: "):
+        check_same_data(run, data(class_names=("cat", "mouse")))
+    with pytest.raises(ValueError, match="as many images as before, but other files, classes of f"):
+        check_same_data(run, data(fingerprint="b"))
+
+
+def test_images_to_choose_by() -> None:
+    assert parse_arguments(["finetune"]).validation_fraction == 0.0
+    assert parse_arguments(["finetune", "--keep", "best"]).validation_fraction == 0.1
+    assert parse_arguments(["finetune", "--patience", "3"]).validation_fraction == 0.1
+    assert parse_arguments(["find-lr"]).validation_fraction == 0.0
+
+
+def test_no_checkpoints_on_several_machines() -> None:
+    with pytest.raises(MistakeError, match="--checkpoint-every does not work with --strategy mul"):
+        parse_arguments(["finetune", "--strategy", "multi-worker", "--checkpoint-every", "5"])
+
+
+def test_names_are_no_paths_and_the_same_in_any_spelling(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("imagenet", "MobileNetV2", "images", "elsewhere"):
+        Path(name).mkdir()
+    again = ["--model", "mobilenetv2", "./images"]
+    args = parse_arguments(["finetune", "--resume", "out", *again])
+    assert (args.model, args.data) == ("MobileNetV2", "images")
+    monkeypatch.chdir("elsewhere")
+    args = parse_arguments(["finetune", "--resume", "../out", "../images"])
+    assert (args.model, args.weights) == ("MobileNetV2", None)
+    with pytest.raises(MistakeError, match="--model VGG16 differs from the run's MobileNetV2"):
+        parse_arguments(["finetune", "--resume", "../out", "--model", "VGG16"])

@@ -1,0 +1,397 @@
+"""A training that is stopped goes on bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+from app_helpers import FILES, everything_below
+
+from dlr_tf.app import cli
+from dlr_tf.app.commands import finetune
+from dlr_tf.app.data import digits
+from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run.training import best_epoch, log_text
+from tests.scripts import kill_and_resume
+
+# Two steps in an epoch, and a checkpoint after each of them.
+QUICK = ["finetune", "--epochs", "3", "--batch-size", "50", "--compare-seeds", "1"]
+QUICK += ["--learning-rate", "1e-3:1e-2", "--frozen-epochs", "1", "--checkpoint-every", "1"]
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_after(patch: pytest.MonkeyPatch, writes: int) -> None:
+    """End the process after so many checkpoints, or in the middle of the next one."""
+    write, left = checkpoint.write_checkpoint, [writes]
+
+    def counted(*arguments: Any) -> None:
+        if left[0] == 0:
+            raise KilledError
+        left[0] -= 1
+        write(*arguments)
+
+    patch.setattr(checkpoint, "write_checkpoint", counted)
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Everything that a run gives, apart from times."""
+    found = kill_and_resume.results(run)
+    # Automatic names, which the manifest holds, go on counting in one process.
+    del found["model.keras: optimizer/vars/manifest"]
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        frozen = archive.read("config.json").count(b'"trainable": false')
+    return found | {"frozen layers": str(frozen).encode()}
+
+
+def assert_equal(run: Path, expected: dict[str, bytes]) -> None:
+    found = results(run)
+    names = found.keys() | expected.keys()
+    assert [name for name in sorted(names) if found.get(name) != expected.get(name)] == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The results of a run without a stop."""
+    from app_helpers import pretrain_nothing
+
+    output = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "pretrain_on_digits", pretrain_nothing)
+        assert cli.main([*QUICK, "--output", str(output)]) == 0
+    return results(output)
+
+
+# Checkpoints of a run: the start; then for each training its epochs of two steps.
+@pytest.mark.parametrize(
+    "writes",
+    [
+        [1, 2],  # before the first step, and within an epoch that is frozen
+        [3, 3],  # after the frozen epoch, and in the comparison
+        pytest.param([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], marks=pytest.mark.slow),
+    ],
+    ids=["early", "late", "everywhere"],
+)
+def test_a_killed_run_goes_on(
+    quick_digits: None,
+    whole: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+    writes: list[int],
+) -> None:
+    for count in writes:
+        started = Path("out/settings.json").exists()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+            kill_after(patch, count)
+            cli.main(["finetune", "--resume", "out"] if started else [*QUICK, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), whole)
+    assert not Path("out/checkpoint").exists()
+    capsys.readouterr()
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert capsys.readouterr() == ("", "The run 'out' is finished: nothing is left to do.\n")
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
+    arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "2"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    # Checkpoints: the start; then for each of four trainings its rates, and its epoch.
+    for count in (2, 4):  # after the first rates; after those of our second seed
+        started = Path("out/settings.json").exists()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+            kill_after(patch, count)
+            cli.main(
+                ["finetune", "--resume", "out"] if started else [*arguments, "--output", "out"]
+            )
+    assert Path("out/checkpoint/training-1-rates.npz").exists()
+    assert not Path("out/checkpoint/training-1.npz").exists()
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+@pytest.mark.parametrize("name", ["report.json", "history.png", "model.keras"])
+def test_a_run_that_was_killed_at_the_end(
+    quick_digits: None, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            raise KilledError
+        write(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KilledError, match="^$"):
+        cli.main([*QUICK, "--output", "out"])
+    assert not Path("out", name).exists()
+    monkeypatch.setattr(os, "replace", write)
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step(
+    quick_digits: None,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    class Signal(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if int(self.model.optimizer.iterations) == 2:
+                os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "_ShowGroups", Signal)
+        assert cli.main([*QUICK[:-2], "--checkpoint-every", "100", "--output", "out"]) == (
+            128 + number
+        )
+    assert capsys.readouterr().err.endswith(
+        "dlr-tf: stopped. To go on: dlr-tf finetune --resume out\n"
+    )
+    _, record = checkpoint.read_checkpoint(Path("out/checkpoint/training.npz"))
+    assert (record["epoch"], record["step"]) == (1, 1)
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    found = results(Path("out"))
+    assert found.pop("report.json: settings") != whole["report.json: settings"]
+    assert found == {name: value for name, value in whole.items() if name in found}
+
+
+def test_on_several_devices(quick_digits: None) -> None:
+    arguments = [*QUICK[:5], *QUICK[7:], "--no-compare", "--strategy", "mirrored"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 4)
+        cli.main([*arguments, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+devices = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
+from dlr_tf.app import cli
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_on_two_devices() -> None:
+    arguments = ["--strategy", "mirrored", "--epochs", "2", "--no-compare", "--output", "out"]
+    command = [sys.executable, "-c", TWO_DEVICES, "finetune", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "training on 2 devices" in done.stderr
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    assert json.loads(Path("out/report.json").read_text())["test_accuracy"] > 0.85
+
+
+def test_a_run_on_the_model_of_another_run_goes_on(
+    tiny_applications: None, image_folder: Callable[..., Path]
+) -> None:
+    images = str(image_folder("images"))
+    first = ["finetune", images, "--weights", "none", "--image-size", "16", "--epochs", "2"]
+    assert cli.main([*first, "--model", "mobilenetv2", "--output", "first"]) == 0
+    arguments = ["finetune", images, "--model", "first", "--epochs", "3"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 2)
+        cli.main([*arguments, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+    seconds = json.loads(Path("out/report.json").read_text())["seconds"]
+    assert seconds["total"] >= seconds["training"]
+
+
+def test_a_folder_that_another_process_writes_to_meanwhile(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = finetune.load_task
+
+    def load_and_write(args: Any) -> Any:
+        Path("out").mkdir()
+        Path("out/precious").write_text("x")
+        return load(args)
+
+    monkeypatch.setattr(finetune, "load_task", load_and_write)
+    assert cli.main([*QUICK, "--output", "out"]) == 2
+    assert "'out' is not empty. Give another --output" in capsys.readouterr().err
+    assert everything_below(Path("out")) == ["out/precious"]
+
+
+def test_a_full_disk(
+    quick_digits: None,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(model: Any, path: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "save", full)
+        assert cli.main([*QUICK, "--output", "out"]) == 1
+    out, err = capsys.readouterr()
+    assert "test accuracy" in out
+    assert err.splitlines()[-1] == (
+        "dlr-tf: error: The file 'out/model.keras' could not be written: No space left on device. "
+        "When that is corrected, go on with: dlr-tf finetune --resume out"
+    )
+    names = {path.name for path in Path("out").iterdir()}
+    assert "report.json" in names
+    assert "log.csv" in names
+    assert not [name for name in names if "model" in name]
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), whole)
+
+
+def test_the_best_epoch_is_kept(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:
+    # A rate at which the later epochs are worse.
+    arguments = [*QUICK[:3], "--epochs", "4", "--frozen-epochs", "0", "--no-compare"]
+    arguments += ["--learning-rate", "0.05,0.05,3", "--schedule", "constant", "--keep", "best"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    report = json.loads(Path("whole/report.json").read_text())
+    with Path("whole/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    best = max(rows, key=lambda row: (float(row["val_accuracy"]), -float(row["val_loss"])))
+    assert report["kept_epoch"] == int(best["epoch"])
+    # A tenth of the training images chose it; the test images had no part in that.
+    assert report["data"]["train_images"] == 90
+    loaded = keras.models.load_model("whole/model.keras")
+    test = digits.load_digits()[1].test
+    scores = loaded.evaluate(test, verbose=0, return_dict=True)
+    assert report["test_accuracy"] == pytest.approx(scores["accuracy"])
+    assert report["test_loss"] == pytest.approx(scores["loss"])
+    assert int(loaded.optimizer.iterations.numpy()) == 6 * report["kept_epoch"]
+    # The best epoch so far is in the checkpoint too.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 4)
+        cli.main([*arguments, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+def test_patience(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:
+    # No epoch is better than the first: nothing moves.
+    arguments = ["finetune", "--epochs", "9", "--learning-rate", "1e-30", "--patience", "2"]
+    assert cli.main([*arguments, "--no-compare", "--output", "out"]) == 0
+    assert len(Path("out/log.csv").read_text().splitlines()) == 1 + 3
+    assert json.loads(Path("out/report.json").read_text())["kept_epoch"] == 3
+
+
+def test_the_log_grows_and_loses_what_is_trained_again(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 4)  # the second epoch has ended, but its checkpoint is not written
+        cli.main([*QUICK, "--output", "out"])
+    log = Path("out/log.csv")
+    assert len(log.read_text().splitlines()) == 1 + 2
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 0)
+        cli.main(["finetune", "--resume", "out"])
+    assert log.read_bytes().splitlines() == whole["log.csv"].splitlines()[: 1 + 2]
+
+
+def test_a_damaged_checkpoint(
+    quick_digits: None, capsys: pytest.CaptureFixture[str], whole: dict[str, bytes]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 3)
+        cli.main([*QUICK, "--output", "out"])
+    path = Path("out/checkpoint/training.npz")
+    path.write_bytes(path.read_bytes()[:1000])
+    capsys.readouterr()
+    assert cli.main(["finetune", "--resume", "out"]) == 2
+    assert "Remove it to start that training again" in capsys.readouterr().err
+    path.unlink()
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), whole)
+
+
+def test_resume_needs_what_it_began_with(
+    quick_digits: None, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 1)
+        cli.main([*QUICK, "--output", "out"])
+    settings = json.loads(Path("out/settings.json").read_text())
+    settings["data"]["train_images"] = 99
+    Path("out/settings.json").write_text(json.dumps(settings))
+    assert_mistake(["finetune", "--resume", "out"], "train images: 99, test images: 796. Found")
+    assert_mistake(["finetune", "--resume", "out", "--seed", "1"], "--seed 1 differs from the run")
+    assert_mistake(["finetune", "--resume", "nowhere"], "'nowhere' does not exist")
+    settings["settings"]["strategy"] = "multi-worker"
+    Path("out/settings.json").write_text(json.dumps(settings))
+    assert_mistake(["finetune", "--resume", "out"], "multi-worker writes no checkpoints")
+
+
+def test_tensorboard_is_missing(
+    quick_digits: None,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_mistake: Callable[[list[str], str], None],
+) -> None:
+    monkeypatch.setattr(finetune.importlib.util, "find_spec", lambda name: None)
+    assert_mistake(["finetune", "--tensorboard"], "Run: pip install tensorboard")
+
+
+def test_tensorboard(quick_digits: None) -> None:
+    pytest.importorskip("tensorboard")
+    arguments = ["finetune", "--epochs", "1", "--frozen-epochs", "0", "--compare-seeds", "1"]
+    assert cli.main([*arguments, "--tensorboard", "--output", "out"]) == 0
+    assert sorted(path.name for path in Path("out/tensorboard").iterdir()) == [
+        "comparison-0",
+        "training",
+    ]
+    assert list(Path("out/tensorboard/training").rglob("events.*"))
+
+
+def test_the_best_epoch() -> None:
+    accuracy, loss = [0.5, 0.9, 0.9, 0.9], [1.0, 0.4, 0.3, 0.3]
+    assert best_epoch({"val_accuracy": accuracy, "val_loss": loss}) == 3
+    assert best_epoch({"val_accuracy": [0.9, 0.9], "val_loss": [math.nan, 5.0]}) == 2
+
+
+def test_the_log() -> None:
+    nan = math.nan
+    history = {"loss": [2.0, 0.5, math.inf], "learning_rate/body": [nan, nan, 1e-4]}
+    text = log_text(history)
+    assert text == "epoch,loss,learning_rate/body\n1,2.0,\n2,0.5,\n3,inf,0.0001\n"
+    assert log_text(history, first=2) == "3,inf,0.0001\n"
+    assert log_text({}) == ""
+
+
+@pytest.mark.slow
+def test_real_processes_that_are_really_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(Path(kill_and_resume.__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    assert kill_and_resume.main(["--quick"]) == 0, capsys.readouterr().out
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("2 kills in ")
+    assert "1 of them left a half-written checkpoint: all runs equal" in last
