@@ -21,7 +21,7 @@ import keras
 from benchmarks import common
 from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenly
 from dlr_tf.app.data.batches import load_folder
-from dlr_tf.app.models.applications import application_model
+from dlr_tf.app.models import application_model
 from dlr_tf.training.fine_tuning import compile_groups, steps_in_epoch
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
 

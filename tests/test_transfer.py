@@ -31,7 +31,7 @@ from benchmarks.transfer import (
 from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.protocol import FINAL, SENSITIVITY, TUNE, Run
 from dlr_tf import GradualUnfreezing, fine_tune, split_layers, split_layerwise
-from dlr_tf.app.models.applications import HEAD
+from dlr_tf.app.models import HEAD
 from dlr_tf.training import fine_tuning
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.transfer import text_encoder
 from benchmarks.transfer.arms import ARMS, Arm
 from dlr_tf.app.data import digits
-from dlr_tf.app.models.applications import HEAD, application_model, classifier
+from dlr_tf.app.models import HEAD, application_model, classifier
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.commands.predict import Classifier, predictions
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
 from dlr_tf.app.data.folders import find_to_score
-from dlr_tf.app.models.trained import TrainedModel, load_trained
+from dlr_tf.app.models import Classifier, TrainedModel, load_trained, predictions
 from dlr_tf.app.results import report
 from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.files import check_output_folder, make_folder, write_with
-from dlr_tf.app.run.settings import check_same_data
+from dlr_tf.app.run.settings import check_same_data, run_settings
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
 from dlr_tf.core._validation import did_you_mean, some_of, warn_user
 from dlr_tf.training import plotting
@@ -168,7 +167,7 @@ def find_examples(
     Warns:
         UserWarning: If the images that the model was trained on have changed since.
     """
-    settings = trained.settings
+    settings = run_settings(trained.folder)
     if source is None and "data" not in settings:
         raise ValueError(
             f"It is not known what {str(trained.path)!r} was trained on. Give DATA: a folder with "

@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.models import sources as models
-from dlr_tf.app.models.trained import load_model_file, model_path
+from dlr_tf.app import models
 from dlr_tf.app.results.files import check_new
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, one_line, say
 
@@ -62,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
     """
     form = FORMATS[args.format]
     with messages_to_stderr(), mistakes():
-        path = model_path(args.run)
+        path = models.model_path(args.run)
         output = Path(args.output) if args.output else path.parent / form.file_name
         check_new(output)
         form.require()
-        model = load_model_file(path)
+        model = models.load_model_file(path)
         examples = example_images(model)
     try:
         with messages_to_stderr():

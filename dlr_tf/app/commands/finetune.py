@@ -19,8 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app.commands.predict import Classifier
-from dlr_tf.app.models.trained import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
+from dlr_tf.app.models import (
+    CHECKPOINTS,
+    CLASSES_FILE,
+    MODEL_FILE,
+    Classifier,
+    write_class_names,
+)
 from dlr_tf.app.results import report, thumbnails
 from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.files import (

@@ -12,9 +12,8 @@ from typing import Any
 
 import keras
 
+from dlr_tf.app import models
 from dlr_tf.app.data import digits
-from dlr_tf.app.models import applications
-from dlr_tf.app.models import sources as models
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes
 from dlr_tf.core.assignment import assign_layers
@@ -106,7 +105,7 @@ def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:
                     ".keras file, or hub:NAME."
                 )
         backbone = digits.digits_backbone()
-        return "the network for the digits of scikit-learn", applications.classifier(backbone, 5)
+        return "the network for the digits of scikit-learn", models.classifier(backbone, 5)
     is_file = models.model_file(args.model) is not None
     source = models.open_source(
         args.model,

@@ -1,1 +1,51 @@
-"""A name gives a model with a head: keras.applications, .keras files, runs, KerasHub."""
+"""A name becomes a network to start from, and a file or a run a model that predicts.
+
+May import `data`, `terminal`, `training` and `core`. Other rooms use the names below and no others.
+"""
+
+from dlr_tf.app.models.applications import (
+    application_model,
+    application_name,
+    application_names,
+    default_image_size,
+)
+from dlr_tf.app.models.classifier import Classifier, Prediction, predictions
+from dlr_tf.app.models.heads import HEAD, classifier, head_paths
+from dlr_tf.app.models.inputs import image_shape
+from dlr_tf.app.models.source import Source
+from dlr_tf.app.models.sources import model_file, open_source
+from dlr_tf.app.models.trained import (
+    CHECKPOINTS,
+    CLASSES_FILE,
+    MODEL_FILE,
+    TrainedModel,
+    load_model_file,
+    load_trained,
+    model_path,
+    write_class_names,
+)
+
+__all__ = [
+    "CHECKPOINTS",
+    "CLASSES_FILE",
+    "HEAD",
+    "MODEL_FILE",
+    "Classifier",
+    "Prediction",
+    "Source",
+    "TrainedModel",
+    "application_model",
+    "application_name",
+    "application_names",
+    "classifier",
+    "default_image_size",
+    "head_paths",
+    "image_shape",
+    "load_model_file",
+    "load_trained",
+    "model_file",
+    "model_path",
+    "open_source",
+    "predictions",
+    "write_class_names",
+]

@@ -1,20 +1,17 @@
-"""Classifiers on the pretrained networks of `keras.applications`."""
+"""Networks of `keras.applications`."""
 
 from __future__ import annotations
 
 import importlib
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from dlr_tf.app.models.heads import classifier
+from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 from dlr_tf.core._validation import did_you_mean, some_of
 
-# The layer that gives the probabilities of the classes.
-HEAD = "probabilities"
-INPUT = "images"
 # The input sizes of `keras.applications` that are not 224: what the ImageNet weights were made for.
 _IMAGE_SIZES = {
     "EfficientNetB1": 240,
@@ -74,19 +71,6 @@ def default_image_size(name: str) -> int:
     (224, 299)
     """
     return _IMAGE_SIZES.get(application_name(name), 224)
-
-
-def check_weights(weights: str | None) -> None:
-    """Check that weights are `"imagenet"`, `"none"` or the path of a file.
-
-    Raises:
-        ValueError: If there is no such file.
-    """
-    if weights not in ("imagenet", "none", None) and not Path(weights).is_file():
-        raise ValueError(
-            f"The weights file {weights!r} does not exist: expected 'imagenet', 'none' or the path "
-            "of a weights file made with include_top=False."
-        )
 
 
 def application_model(
@@ -149,132 +133,9 @@ def application_model(
     return classifier(backbone, n_classes, preprocess=preprocess)
 
 
-def classifier(
-    backbone: keras.Model,
-    n_classes: int,
-    *,
-    preprocess: Callable[[Any], Any] | None = None,
-    dropout: float = 0.2,
-    image_size: int | None = None,
-) -> keras.Model:
-    """Put a new head on a pretrained network, and resizing before it.
-
-    Args:
-        backbone: Network from images to feature maps or vectors; becomes a nested model.
-        n_classes: Int, 2 or more.
-        preprocess: Function that is applied to the resized images. Defaults to `None`: nothing.
-        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
-        image_size: Height and width in pixels that the images are resized to. Defaults to `None`:
-            the input size of the network.
-
-    Returns:
-        A model from images of any size to the probabilities of the classes; the head is the layer
-        `probabilities`. A network that takes no images gets no resizing.
-
-    Raises:
-        ValueError: If there are fewer than 2 classes.
-    """
-    inputs, x = raw_images(backbone.input_shape[1:], image_size)
-    x = backbone(x if preprocess is None else preprocess(x))
-    return with_head(inputs, x, n_classes, name=f"{backbone.name}_classifier", dropout=dropout)
-
-
-def raw_images(shape: Sequence[int | None], image_size: int | None = None) -> tuple[Any, Any]:
-    """Return an input for images of any size, and these images in the size that a network takes.
-
-    Images that have this size already are not changed, so training on resized images costs nothing
-    more. The numbers are those of `tf.image.resize`.
-
-    Args:
-        shape: Height, width and channels that the network takes, or the shape of something that is
-            no image: then nothing is resized.
-        image_size: Height and width in pixels. Defaults to those of `shape`.
-
-    >>> inputs, resized = raw_images((8, 8, 1))
-    >>> inputs.shape, resized.shape
-    ((None, None, None, 1), (None, 8, 8, 1))
-    """
-    is_image = len(shape) == 3
-    height, width = shape[:2] if is_image and image_size is None else (image_size, image_size)
-    if not is_image or height is None or width is None:
-        inputs = keras.Input(shape, name=INPUT)
-        return inputs, inputs
-    inputs = keras.Input((None, None, shape[-1]), name=INPUT)
-    # Half precision, under a mixed-precision policy, cannot hold all values of a resized image.
-    resizing = keras.layers.Resizing(height, width, dtype="float32", name="resizing")
-    # Its own default is `training=True`, which Keras hands on to the layers after it where the
-    # model is called without a word on training: their batch normalization would move.
-    return inputs, resizing(inputs, training=False)
-
-
-def with_head(
-    inputs: Any, features: Any, n_classes: int, *, name: str, dropout: float = 0.2
-) -> keras.Model:
-    """Return a model with a new head on features: pooling where it is needed, dropout, a layer.
-
-    Args:
-        inputs: The input of the model.
-        features: Symbolic tensor: one vector, one sequence of vectors, or one feature map per
-            image.
-        n_classes: Int, 2 or more.
-        name: Name of the model.
-        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
-
-    Raises:
-        ValueError: If there are fewer than 2 classes.
-    """
-    if n_classes < 2:
-        raise ValueError(
-            "Argument `n_classes` should be at least 2: with one class there is nothing to learn. "
-            f"Received: n_classes={n_classes}"
-        )
-    pooling = {
-        3: keras.layers.GlobalAveragePooling1D,
-        4: keras.layers.GlobalAveragePooling2D,
-    }
-    taken = {layer.name for layer in keras.Model(inputs, features).layers}
-
-    def free(wanted: str) -> str:
-        return next(n for n in (wanted, *(f"{wanted}_{i}" for i in range(1, 99))) if n not in taken)
-
-    x = features
-    if len(x.shape) in pooling:
-        x = pooling[len(x.shape)](name=free("pooling"))(x)
-    x = keras.layers.Dropout(dropout, name=free("dropout"))(x)
-    # Probabilities need float32 under a mixed-precision policy.
-    outputs = keras.layers.Dense(n_classes, activation="softmax", dtype="float32", name=free(HEAD))(
-        x
-    )
-    return keras.Model(inputs, outputs, name=name)
-
-
 def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:
     """Return the function that builds a model of `keras.applications`, and its preprocessing."""
     function = getattr(keras.applications, application_name(name))
     family = function.__module__.rpartition(".")[2]
     module = importlib.import_module(f"keras.applications.{family}")
     return function, module.preprocess_input
-
-
-def load_backbone_weights(backbone: keras.Model, path: str, name: str, maker: str) -> None:
-    """Load a weights file completely, or raise.
-
-    Args:
-        backbone: The network.
-        path: The weights file.
-        name: What to call the network in an error.
-        maker: The expression that makes such a network.
-
-    Raises:
-        ValueError: If the file does not hold the weights of this network.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns if parts of the model are not in the file.
-            warnings.filterwarnings("error", message="Skipping nested container")
-            backbone.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        raise ValueError(
-            f"The weights file {path!r} does not hold the weights of {name} without its top. Give "
-            f"a file saved from {maker}, or the model the file belongs to."
-        ) from error

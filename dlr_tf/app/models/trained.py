@@ -7,11 +7,9 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from dlr_tf.app.run import settings
 from dlr_tf.app.terminal.messages import one_line
 
 MODEL_FILE = "model.keras"
@@ -27,13 +25,11 @@ class TrainedModel:
         path: Its `.keras` file.
         model: The model.
         class_names: The names of its classes, in the order of its outputs.
-        settings: The settings of the run, empty where they are not known.
     """
 
     path: Path
     model: keras.Model
     class_names: tuple[str, ...]
-    settings: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -122,7 +118,7 @@ def load_trained(run: str) -> TrainedModel:
             f"The model {str(path)!r} should give one probability for each of the "
             f"{len(class_names)} classes in {CLASSES_FILE}. Received: output shape {shape}"
         )
-    return TrainedModel(path, model, class_names, run_settings(path.parent))
+    return TrainedModel(path, model, class_names)
 
 
 def load_model_file(path: Path) -> keras.Model:
@@ -140,18 +136,3 @@ def load_model_file(path: Path) -> keras.Model:
             f"Received: {one_line(error)[:300]}"
         ) from error
     return model
-
-
-def run_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run was started with, empty where they are not known.
-
-    Paths in it are found from this working folder, also if the run began in another one.
-
-    Args:
-        folder: The folder of the run.
-    """
-    try:
-        stored = settings.read_settings(folder)
-    except ValueError:
-        return {}
-    return settings.paths_from_here(stored["settings"], stored.get("folder"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlr_tf.app.data.batches import ImageData
-from dlr_tf.app.models.applications import application_names
+from dlr_tf.app.models import application_names
 from dlr_tf.app.results.files import write_text
 from dlr_tf.app.results.report import jsonable, versions
 from dlr_tf.app.terminal.messages import MistakeError
@@ -72,6 +72,21 @@ def read_settings(folder: Path) -> dict[str, Any]:
             "run."
         ) from error
     return content
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run was started with, empty where they are not known.
+
+    Paths in it are found from this working folder, also if the run began in another one.
+
+    Args:
+        folder: The folder of the run.
+    """
+    try:
+        stored = read_settings(folder)
+    except ValueError:
+        return {}
+    return paths_from_here(stored["settings"], stored.get("folder"))
 
 
 def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Namespace:

@@ -10,11 +10,10 @@ from typing import Any
 
 import keras
 
+from dlr_tf.app import models
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
 from dlr_tf.app.data.augmentation import parse_augmentations
-from dlr_tf.app.models import applications
-from dlr_tf.app.models import sources as models
 from dlr_tf.app.terminal.messages import say
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core._validation import some_of
@@ -83,7 +82,7 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
             pretraining, callbacks=[progress] if args.verbose else [], verbose=0
         )
     say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
-    model = applications.classifier(backbone, len(data.class_names))
+    model = models.classifier(backbone, len(data.class_names))
     groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")
     _say_what_was_found(data)
     return Task(data, model, groups, rates_of_groups(rates, groups), rates == AUTO, accuracy)

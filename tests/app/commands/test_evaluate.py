@@ -25,9 +25,10 @@ from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands import evaluate
 from dlr_tf.app.commands.evaluate import new_folder
 from dlr_tf.app.data import batches as image_data
-from dlr_tf.app.models.trained import run_settings, write_class_names
+from dlr_tf.app.models import write_class_names
 from dlr_tf.app.results import files as output
 from dlr_tf.app.results.evaluation import Evaluation
+from dlr_tf.app.run.settings import run_settings
 
 
 def write_run(

@@ -13,7 +13,7 @@ import pytest
 from dlr_tf import split_layers
 from dlr_tf.app import cli
 from dlr_tf.app.commands.layers import Row, layer_rows, merge_blocks, suggest_boundaries, table
-from dlr_tf.app.models.sources import open_source
+from dlr_tf.app.models import open_source
 from dlr_tf.app.run.tasks import split_task
 
 

@@ -19,10 +19,9 @@ pytest.importorskip("PIL")
 from app_helpers import write_images
 
 from dlr_tf.app import cli
-from dlr_tf.app.commands.predict import Classifier, image_files, predictions
+from dlr_tf.app.commands.predict import image_files
 from dlr_tf.app.data import images
-from dlr_tf.app.models import applications
-from dlr_tf.app.models.trained import write_class_names
+from dlr_tf.app.models import Classifier, classifier, predictions, write_class_names
 
 NAMES = ["dark", "middle", "bright"]
 
@@ -31,7 +30,7 @@ def brightness_model(channels: int = 3) -> keras.Model:
     """A model whose classes are the brightness of an image."""
     inputs = keras.Input((4, 4, channels))
     features = keras.layers.GlobalAveragePooling2D()(inputs / 255.0)
-    model = applications.classifier(keras.Model(inputs, features, name="mean"), 3)
+    model = classifier(keras.Model(inputs, features, name="mean"), 3)
     kernel = np.ones((channels, 1), "float32") @ [[-30.0, 0.0, 30.0]] / channels
     model.get_layer("probabilities").set_weights([kernel, np.array([10.0, 0.0, -20.0])])
     return model

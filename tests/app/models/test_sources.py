@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer, split_layers
-from dlr_tf.app.models import applications
-from dlr_tf.app.models import sources as models
-from dlr_tf.app.models.trained import write_class_names
+from dlr_tf.app import models
+from dlr_tf.app.models.heads import features_of
+from dlr_tf.app.models.inputs import raw_images
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.training import fine_tuning
@@ -155,7 +155,7 @@ def test_a_network_without_a_head_gets_one(kind: str) -> None:
 
 
 def test_a_model_of_this_command_keeps_the_paths_of_its_layers() -> None:
-    first = applications.classifier(functional(body(), "body"), 5)
+    first = models.classifier(functional(body(), "body"), 5)
     built = opened(first).build(NAMES)
     assert [leaf.path for leaf in leaf_layers(built)] == [leaf.path for leaf in leaf_layers(first)]
     assert built.get_layer("resizing").height == SIZE
@@ -195,8 +195,8 @@ def test_a_head_is_kept(activation: str | None) -> None:
 
 
 def test_a_kept_head_has_the_classes_of_the_data() -> None:
-    write_class_names(Path("classes.json"), NAMES)
-    model = applications.classifier(functional(body(), "body"), 3)
+    models.write_class_names(Path("classes.json"), NAMES)
+    model = models.classifier(functional(body(), "body"), 3)
     source = opened(model, keep_head=True)
     assert source.kept_classes == tuple(NAMES)
     built = source.build(NAMES)
@@ -209,7 +209,7 @@ def test_a_kept_head_has_the_classes_of_the_data() -> None:
 
 
 def test_a_kept_head_of_raw_logits_gets_a_softmax() -> None:
-    inputs, resized = applications.raw_images((SIZE, SIZE, 3))
+    inputs, resized = raw_images((SIZE, SIZE, 3))
     network = functional([*body(), POOL(), dense(None, units=3)])
     model = keras.Model(inputs, network(resized), name="own")
     built = opened(model, keep_head=True).build(NAMES)
@@ -281,7 +281,7 @@ def test_files_that_cannot_be_used(
 def test_a_subclassed_model() -> None:
     model = subclassed()
     with pytest.raises(ValueError, match="is a subclassed model, whose head cannot be replaced"):
-        models.features_of(model)
+        features_of(model)
 
 
 def test_a_size_for_a_model_that_takes_any() -> None:
@@ -355,7 +355,7 @@ def test_a_preset_of_keras_hub() -> None:
 
 
 def test_the_numbers_are_those_of_training_on_resized_images() -> None:
-    model = applications.classifier(functional(body(), "body"), 3)
+    model = models.classifier(functional(body(), "body"), 3)
     for shape in ((2, 7, 5, 3), (2, 40, 31, 3), (2, SIZE, SIZE, 3)):
         raw = images(*shape)
         resized = tf.image.resize(raw, (SIZE, SIZE))
@@ -367,7 +367,7 @@ def test_the_numbers_are_those_of_training_on_resized_images() -> None:
 
 
 def test_a_call_without_a_word_on_training_is_no_training() -> None:
-    model = applications.classifier(functional([*body(), POOL()], "body"), 3)
+    model = models.classifier(functional([*body(), POOL()], "body"), 3)
     model.save("net.keras")
     raw = images(4, 30, 30, 3)
     for one in (model, keras.models.load_model("net.keras"), opened(model).build(NAMES)):
@@ -385,7 +385,7 @@ def test_a_call_without_a_word_on_training_is_no_training() -> None:
 def test_resizing_is_exact_under_mixed_precision() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        inputs, resized = applications.raw_images((SIZE, SIZE, 3))
+        inputs, resized = raw_images((SIZE, SIZE, 3))
         assert resized.dtype == "float32"
     finally:
         keras.config.set_dtype_policy("float32")
@@ -396,7 +396,7 @@ def test_resizing_is_exact_under_mixed_precision() -> None:
 
 def test_the_saved_model_goes_on_with_its_optimizer() -> None:
     keras.utils.set_random_seed(0)
-    model = applications.classifier(functional(body(), "body"), 3)
+    model = models.classifier(functional(body(), "body"), 3)
     groups = split_layers(model, ["body/top", "probabilities"])
     x, y = images(8, SIZE, SIZE, 3), np.arange(8) % 3
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)

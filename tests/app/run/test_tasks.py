@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dlr_tf import LayerGroup
+from dlr_tf.app import models
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.data import batches as data
-from dlr_tf.app.models import applications
 from dlr_tf.app.run.tasks import load_task, parse_rates, rates_of_groups, split_task
 
 
@@ -27,7 +27,7 @@ def model() -> keras.Model:
         ],
         name="backbone",
     )
-    return applications.classifier(backbone, 2)
+    return models.classifier(backbone, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""A model that is called on images: image files one batch ahead, in the size that it takes."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf.app.data import images
+from dlr_tf.app.models.inputs import image_shape
+from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.training.losses import last_activation
+
+
+class Prediction(NamedTuple):
+    """What a model says of an image.
+
+    Args:
+        path: The image.
+        probabilities: One per class; `None` if the image cannot be read.
+        error: Why it cannot be read; else empty.
+    """
+
+    path: str
+    probabilities: np.ndarray | None
+    error: str = ""
+
+
+class Classifier:
+    """A model that is called on image files and on batches of images.
+
+    Args:
+        model: A model from images with values from 0 to 255 to probabilities or logits.
+
+    Raises:
+        ValueError: If the model takes no images.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        shape = image_shape(model)
+        if shape is None:
+            raise ValueError(
+                "The model should take images, of shape (batch, height, width, channels). "
+                f"Received: input shape {getattr(model, 'input_shape', None)}"
+            )
+        height, width, self.channels = shape
+        self.size = None if height is None or width is None else (height, width)
+        self._has_logits = last_activation(model) == "linear"
+
+        @tf.function(reduce_retracing=True)
+        def predict(batch: tf.Tensor) -> tf.Tensor:
+            # `Model.predict_on_batch` gives one copy per device under a strategy.
+            return model(batch, training=False)
+
+        self._predict = predict
+
+    def read(self, path: str) -> np.ndarray:
+        """Read an image, and resize it as the training does.
+
+        Args:
+            path: The file.
+
+        Returns:
+            float32 array of shape `(height, width, channels)`, with values from 0 to 255.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        return self.prepare(images.read_image(path))
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return an RGB image in the size and with the channels that the model was trained on."""
+        prepared = tf.cast(image, tf.float32)
+        if self.size is not None:
+            prepared = tf.image.resize(prepared, self.size)
+        if self.channels == 1:
+            prepared = tf.image.rgb_to_grayscale(prepared)
+        return prepared.numpy()
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the classes, of shape `(batch, classes)`."""
+        outputs = self._predict(tf.convert_to_tensor(batch))
+        return (tf.nn.softmax(outputs) if self._has_logits else outputs).numpy()
+
+
+def predictions(
+    classify: Classifier, paths: Iterable[str], *, batch_size: int = 32
+) -> Iterator[Prediction]:
+    """Classify image files, in order. Only two batches of images are held in memory.
+
+    Args:
+        classify: The model.
+        paths: The files.
+        batch_size: Images in a batch. Defaults to 32. A model without a size of its own gets images
+            one by one.
+    """
+    size = batch_size if classify.size is not None else 1
+
+    def read(path: str) -> np.ndarray | str:
+        try:
+            return classify.read(path)
+        except ValueError as error:
+            return one_line(error)
+
+    with ThreadPoolExecutor() as pool:
+        for batch in _read_ahead(pool, read, paths, size):
+            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
+            rows: Iterator[np.ndarray] = iter(())
+            if readable:
+                # Batches of one size, so that the model is compiled once.
+                filled = readable + readable[-1:] * (size - len(readable))
+                rows = iter(classify(np.stack(filled))[: len(readable)])
+            for path, image in batch:
+                if isinstance(image, np.ndarray):
+                    yield Prediction(path, next(rows))
+                else:
+                    yield Prediction(path, None, image)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[str], Any], paths: Iterable[str], size: int
+) -> Iterator[list[tuple[str, Any]]]:
+    """Give batches of paths and what was read from them; the next batch is read meanwhile."""
+    waiting: collections.deque[tuple[str, Future[Any]]] = collections.deque()
+    paths = iter(paths)
+    while True:
+        for path in itertools.islice(paths, 2 * size - len(waiting)):
+            waiting.append((path, pool.submit(read, path)))
+        if not waiting:
+            return
+        now = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+        yield [(path, future.result()) for path, future in now]

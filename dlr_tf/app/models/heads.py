@@ -1,0 +1,192 @@
+"""The head of a network: where it is, and a new one in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from dlr_tf.app.models.inputs import raw_images
+from dlr_tf.core import _keras
+from dlr_tf.core.model_graph import output_positions
+from dlr_tf.core.model_tree import variables_by_layer
+
+# The layer that gives the probabilities of the classes.
+HEAD = "probabilities"
+_PROBABILITIES = ("softmax", "sigmoid")
+
+
+def classifier(
+    backbone: keras.Model,
+    n_classes: int,
+    *,
+    preprocess: Callable[[Any], Any] | None = None,
+    dropout: float = 0.2,
+    image_size: int | None = None,
+) -> keras.Model:
+    """Put a new head on a pretrained network, and resizing before it.
+
+    Args:
+        backbone: Network from images to feature maps or vectors; becomes a nested model.
+        n_classes: Int, 2 or more.
+        preprocess: Function that is applied to the resized images. Defaults to `None`: nothing.
+        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
+        image_size: Height and width in pixels that the images are resized to. Defaults to `None`:
+            the input size of the network.
+
+    Returns:
+        A model from images of any size to the probabilities of the classes; the head is the layer
+        `probabilities`. A network that takes no images gets no resizing.
+
+    Raises:
+        ValueError: If there are fewer than 2 classes.
+    """
+    inputs, x = raw_images(backbone.input_shape[1:], image_size)
+    x = backbone(x if preprocess is None else preprocess(x))
+    return with_head(inputs, x, n_classes, name=f"{backbone.name}_classifier", dropout=dropout)
+
+
+def with_head(
+    inputs: Any, features: Any, n_classes: int, *, name: str, dropout: float = 0.2
+) -> keras.Model:
+    """Return a model with a new head on features: pooling where it is needed, dropout, a layer.
+
+    Args:
+        inputs: The input of the model.
+        features: Symbolic tensor: one vector, one sequence of vectors, or one feature map per
+            image.
+        n_classes: Int, 2 or more.
+        name: Name of the model.
+        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
+
+    Raises:
+        ValueError: If there are fewer than 2 classes.
+    """
+    if n_classes < 2:
+        raise ValueError(
+            "Argument `n_classes` should be at least 2: with one class there is nothing to learn. "
+            f"Received: n_classes={n_classes}"
+        )
+    pooling = {
+        3: keras.layers.GlobalAveragePooling1D,
+        4: keras.layers.GlobalAveragePooling2D,
+    }
+    taken = {layer.name for layer in keras.Model(inputs, features).layers}
+
+    def free(wanted: str) -> str:
+        return next(n for n in (wanted, *(f"{wanted}_{i}" for i in range(1, 99))) if n not in taken)
+
+    x = features
+    if len(x.shape) in pooling:
+        x = pooling[len(x.shape)](name=free("pooling"))(x)
+    x = keras.layers.Dropout(dropout, name=free("dropout"))(x)
+    # Probabilities need float32 under a mixed-precision policy.
+    outputs = keras.layers.Dense(n_classes, activation="softmax", dtype="float32", name=free(HEAD))(
+        x
+    )
+    return keras.Model(inputs, outputs, name=name)
+
+
+def head_paths(model: keras.Model) -> list[str]:
+    """Return the paths of the layers that give the outputs of a model: its head.
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="top")])
+    >>> head_paths(model)
+    ['top']
+    """
+    weighted = [entry for entry in variables_by_layer(model) if entry.leaf and entry.variables]
+    return [weighted[position].path for position in output_positions(model, weighted)]
+
+
+def features_of(
+    model: keras.Model, label: str = "The model"
+) -> tuple[Any, keras.layers.Layer | None]:
+    """Return what stands before the head of a model, and the head.
+
+    The head is a dense layer, without an activation or with a softmax or sigmoid, from which only
+    layers without weights lead to the output; or, where such an activation stands before the
+    output, any layer. Dropout before it belongs to it.
+
+    Args:
+        model: A model with a graph, also with nested ones.
+        label: What to call the model in an error.
+
+    Returns:
+        A symbolic tensor, the features; and the head, or `None` if the model ends with features.
+
+    Raises:
+        ValueError: If the model has no graph, has several outputs, or its head cannot be found.
+    """
+    if not _keras.is_graph_model(model):
+        raise ValueError(
+            f"{label} is a subclassed model, whose head cannot be replaced. Give a Sequential or "
+            "Functional model, or --keep-head."
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"{label} should have one output. Received: {len(model.outputs)} outputs. Save a model "
+            "of one of them."
+        )
+    features, head, _ = _cut(model.outputs[0], False, label)
+    return features, head
+
+
+def _cut(
+    tensor: Any, is_probability: bool, label: str
+) -> tuple[Any, keras.layers.Layer | None, bool]:
+    """Follow a tensor back to the head.
+
+    Args:
+        tensor: A symbolic tensor.
+        is_probability: Whether a softmax or sigmoid stands between it and the output.
+        label: What to call the model in an error.
+
+    Returns:
+        The features, the head if there is one, and whether an activation was passed.
+    """
+    current = tensor
+    while True:
+        operation, inputs = _keras.tensor_source(current)
+        if isinstance(operation, keras.layers.InputLayer):
+            return tensor, None, is_probability
+        if _keras.is_graph_model(operation):
+            inside, head, is_probability = _cut(operation.outputs[0], is_probability, label)
+            if head is not None:
+                body = keras.Model(operation.inputs, inside, name=operation.name)
+                return body(inputs if len(inputs) > 1 else inputs[0]), head, is_probability
+            if operation.weights:
+                return tensor, None, is_probability
+        elif getattr(operation, "weights", None):
+            is_probability |= _activation(operation) in _PROBABILITIES
+            if is_probability and (len(inputs) != 1 or isinstance(operation, keras.Model)):
+                break
+            is_logits = isinstance(operation, keras.layers.Dense) and (
+                _activation(operation) == "linear" and len(current.shape) == 2
+            )
+            if is_probability or is_logits:
+                return _before_dropout(inputs[0]), operation, is_probability
+            return tensor, None, is_probability
+        is_probability |= _activation(operation) in _PROBABILITIES
+        if len(inputs) != 1:
+            if is_probability:
+                break
+            return tensor, None, is_probability
+        current = inputs[0]
+    raise ValueError(
+        f"{label} has a head that cannot be replaced: its probabilities come from "
+        f"{operation.name!r}, which is not one layer with one input. Save a model that ends with "
+        "the features, or give --keep-head."
+    )
+
+
+def _activation(operation: Any) -> str:
+    """Return the name of the activation that an operation applies, `"linear"` if it has none."""
+    if type(operation).__name__.lower() in _PROBABILITIES:
+        return type(operation).__name__.lower()
+    return getattr(getattr(operation, "activation", None), "__name__", "linear")
+
+
+def _before_dropout(tensor: Any) -> Any:
+    operation, inputs = _keras.tensor_source(tensor)
+    return inputs[0] if isinstance(operation, keras.layers.Dropout) else tensor

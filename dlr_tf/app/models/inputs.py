@@ -1,0 +1,95 @@
+"""What a network takes: the shape of its images, and resizing before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from dlr_tf.core import _keras
+
+INPUT = "images"
+
+
+def raw_images(shape: Sequence[int | None], image_size: int | None = None) -> tuple[Any, Any]:
+    """Return an input for images of any size, and these images in the size that a network takes.
+
+    Images that have this size already are not changed, so training on resized images costs nothing
+    more. The numbers are those of `tf.image.resize`.
+
+    Args:
+        shape: Height, width and channels that the network takes, or the shape of something that is
+            no image: then nothing is resized.
+        image_size: Height and width in pixels. Defaults to those of `shape`.
+
+    >>> inputs, resized = raw_images((8, 8, 1))
+    >>> inputs.shape, resized.shape
+    ((None, None, None, 1), (None, 8, 8, 1))
+    """
+    is_image = len(shape) == 3
+    height, width = shape[:2] if is_image and image_size is None else (image_size, image_size)
+    if not is_image or height is None or width is None:
+        inputs = keras.Input(shape, name=INPUT)
+        return inputs, inputs
+    inputs = keras.Input((None, None, shape[-1]), name=INPUT)
+    # Half precision, under a mixed-precision policy, cannot hold all values of a resized image.
+    resizing = keras.layers.Resizing(height, width, dtype="float32", name="resizing")
+    # Its own default is `training=True`, which Keras hands on to the layers after it where the
+    # model is called without a word on training: their batch normalization would move.
+    return inputs, resizing(inputs, training=False)
+
+
+def image_shape(model: keras.Model) -> tuple[int | None, int | None, int] | None:
+    """Return height, width and channels of the images that a model is trained on.
+
+    Height and width are `None` where any will do.
+
+    Returns:
+        The shape; `None` if the model has several inputs, or takes no images.
+    """
+    shape = getattr(model, "input_shape", None)
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) != 4
+        or not all(size is None or isinstance(size, int) for size in shape)
+    ):
+        return None
+    resizing = resizing_of(model)
+    if resizing is not None:
+        return resizing.height, resizing.width, shape[3]
+    return shape[1:]
+
+
+def resizing_of(model: keras.Model) -> keras.layers.Resizing | None:
+    """Return the layer that makes a model take images of any size, `None` if there is none."""
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    if not layers or not isinstance(layers[0], keras.layers.Resizing):
+        return None
+    takes_any_size = model.input_shape[1:3] == (None, None)
+    source, _ = _keras.tensor_source(_keras.first_inputs(layers[0])[0])
+    is_first = isinstance(source, keras.layers.InputLayer)
+    return layers[0] if takes_any_size and is_first else None
+
+
+def input_size(label: str, shape: Sequence[int | None], wanted: int | None) -> int:
+    """Return the size that images are resized to."""
+    height, width = shape[:2]
+    if height is None or width is None:
+        if wanted is None:
+            raise ValueError(
+                f"{label} takes images of any size. Give --image-size, the height and width that "
+                "all images are resized to."
+            )
+        return wanted
+    if height != width:
+        raise ValueError(
+            f"{label} takes images of {height} x {width} pixels, and images are resized to "
+            "squares. Save it with a square input."
+        )
+    if wanted not in (None, height):
+        raise ValueError(
+            f"{label} takes images of {height} x {height} pixels alone. Leave --image-size out. "
+            f"Received: --image-size {wanted}"
+        )
+    return height

@@ -1,0 +1,81 @@
+"""Networks of KerasHub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from dlr_tf.app.models.heads import classifier
+from dlr_tf.app.models.inputs import image_shape, input_size
+from dlr_tf.app.models.source import Source
+from dlr_tf.app.models.weights import check_weights, load_backbone_weights
+from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.core._validation import did_you_mean, some_of
+
+HUB = "hub:"
+
+
+def hub_source(name: str, weights: str | None, image_size: int | None) -> Source:
+    """Return a preset of KerasHub as a network to start from."""
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            f"The model {name!r} needs KerasHub, which is not installed. Run: pip install keras-hub"
+        ) from error
+    check_weights(weights)
+    preset = name[len(HUB) :]
+    known = sorted(keras_hub.models.ImageClassifier.presets)
+    is_folder = Path(preset).is_dir()
+    if not is_folder and preset not in known and "/" not in preset:
+        raise ValueError(
+            f"KerasHub has no preset {preset!r} for image classification."
+            f"{did_you_mean(preset, known)} Known: {some_of(known)}. Or give hub: and the folder "
+            "of a preset."
+        )
+    try:
+        backbone = keras_hub.models.Backbone.from_preset(
+            preset, load_weights=weights in (None, "imagenet")
+        )
+    except Exception as error:  # whatever the library behind the preset's address raises
+        raise ValueError(
+            f"The preset {preset!r} of KerasHub could not be loaded. Check the network, or give "
+            f"hub: and the folder of a preset. Received: {one_line(error)[:300]}"
+        ) from error
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(preset)
+    except ValueError:  # the preset has none
+        converter = None
+    label = f"The preset {preset!r}"
+    shape, output = image_shape(backbone), backbone.output
+    if shape is None or shape[2] != 3 or not isinstance(output, keras.KerasTensor):
+        raise ValueError(f"{label} of KerasHub is not a network for images: choose another one.")
+    size = image_size
+    if size is None and shape[0] is None and getattr(converter, "image_size", None):
+        size = converter.image_size[0]
+    size = input_size(label, shape, size)
+    if weights not in (None, "imagenet", "none"):
+        load_backbone_weights(
+            backbone, weights, preset, f"keras_hub.models.Backbone.from_preset({preset!r})"
+        )
+
+    def preprocess(images: Any) -> Any:
+        scale, offset = (
+            1.0 if value is None else np.asarray(value, "float32")
+            for value in (converter.scale, converter.offset)
+        )
+        return images * scale + (0.0 if converter.offset is None else offset)
+
+    def build(class_names: Sequence[str]) -> keras.Model:
+        return classifier(
+            backbone,
+            len(class_names),
+            preprocess=None if converter is None else preprocess,
+            image_size=size,
+        )
+
+    return Source(name, weights or "of the preset", size, build)

@@ -1,0 +1,31 @@
+"""A network to start from: what a name stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A network to start from, which is known to exist.
+
+    Args:
+        name: What it is called, in the spelling of its library.
+        weights: Where its weights come from.
+        image_size: Height and width in pixels that images are resized to.
+        build: A function from the names of the classes to a classifier, not compiled. It takes raw
+            images of any size, with values from 0 to 255.
+        note: What is done to the network, to be told to the user. May be empty.
+        kept_classes: If the head stays, the names of its classes, or their numbers where the names
+            are not known.
+    """
+
+    name: str
+    weights: str
+    image_size: int
+    build: Callable[[Sequence[str]], keras.Model]
+    note: str = ""
+    kept_classes: tuple[str, ...] | None = None
