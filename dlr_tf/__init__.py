@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from dlr_tf.core._versions import check_backend, check_installed, check_versions
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dlr_tf._versions import check_installed
 
 check_installed()
 
-import keras
-import tensorflow as tf
+import wrapt
 
-check_versions(tf.__version__, keras.__version__)
-check_backend(keras.backend.backend())
-
-from dlr_tf.core.fused_adam import FusedAdam
-from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
-from dlr_tf.core.learning_rates import layerwise_rates
-from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
-from dlr_tf.training.fine_tuning import fine_tune
-from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
-from dlr_tf.training.gradual_unfreezing import GradualUnfreezing
-from dlr_tf.training.learning_rate_logger import LearningRateLogger
-from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
-from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble
+if TYPE_CHECKING:
+    from dlr_tf._public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "SGDR",
-    "FusedAdam",
-    "GradualUnfreezing",
-    "LayerGroup",
-    "LearningRateLogger",
-    "LearningRateSweep",
-    "MultiGroupOptimizer",
-    "OneCycle",
-    "SnapshotEnsemble",
-    "Triangular",
-    "find_learning_rate",
-    "fine_tune",
-    "freeze_batch_norm",
-    "freeze_to",
-    "layerwise_rates",
-    "split_evenly",
-    "split_layers",
-    "split_layerwise",
-    "unfreeze_batch_norm",
-]
+
+# The command answers `--help` and mistakes without TensorFlow, so this module does not load it. The
+# public names are loaded together with Keras: `keras.models.load_model` needs the classes among
+# them, also where no name of `dlr_tf` was used. The first use of a name loads Keras.
+@wrapt.when_imported("keras")
+def _load_public_names(_: Any) -> None:
+    public = importlib.import_module("dlr_tf._public")
+    globals().update({name: getattr(public, name) for name in ("__all__", *public.__all__)})
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__" or not name.startswith("_"):
+        importlib.import_module("keras")
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module 'dlr_tf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

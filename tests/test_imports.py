@@ -65,8 +65,13 @@ def imported_of_ours(source: str) -> frozenset[str]:
 
 
 def storey(module: str) -> int:
-    """The number of a module's storey; the package itself and `__main__` stand above all."""
+    """The number of a module's storey.
+
+    `_names` and `_versions` stand below all, the package itself and `__main__` above.
+    """
     parts = module.split(".")
+    if module in ("dlr_tf._names", "dlr_tf._versions"):
+        return -1
     return STOREYS.index(parts[1]) if len(parts) > 1 and parts[1] in STOREYS else len(STOREYS)
 
 
@@ -114,7 +119,7 @@ def function():
     from dlr_tf.core import schedules
     from dlr_tf.app.data.batches import load
 """
-    found = imported_of_ours(source) - {"dlr_tf", "dlr_tf.core", "dlr_tf.app"}
+    found = imported_of_ours(source) - {"dlr_tf", "dlr_tf.core", "dlr_tf.app", "dlr_tf.app.data"}
     assert found == {"dlr_tf.core.groups", "dlr_tf.core.schedules", "dlr_tf.app.data.batches"}
     assert not all(storey(name) <= storey("dlr_tf.training.plotting") for name in found)
 
@@ -172,6 +177,61 @@ def test_another_backend_is_refused():
     expected = "ImportError: dlr_tf works with Keras on TensorFlow. Set the environment variable "
     assert expected + "KERAS_BACKEND=tensorflow" in result.stderr
     assert result.stderr.rstrip().endswith("Received: 'jax'")
+
+
+LOADED = "; print(sorted({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["finetune", "--help"],
+        ["finetune", "--lr", "3"],
+        ["finetune", "nowhere"],
+        ["predict", "nowhere", "photo.png"],
+        ["export", "nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_answers_without_tensorflow(argv):
+    result = run(f"import sys; from dlr_tf.app import cli; cli.main({argv!r})" + LOADED)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_check_of_what_is_loaded_can_fail():
+    result = run("import sys; import dlr_tf; dlr_tf.SGDR" + LOADED)
+    assert result.stdout == "['keras', 'numpy', 'tensorflow']\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import dlr_tf, keras",
+        "import keras, dlr_tf",
+        "import dlr_tf, tensorflow; tensorflow.keras.layers; import keras",
+        "import dlr_tf.core.groups, keras",
+        "import dlr_tf.training.distribution, keras",
+        "from dlr_tf import *; import keras; SGDR",
+    ],
+)
+def test_importing_the_package_registers_the_classes_that_keras_saves(statements):
+    """In any order, and without the use of a name."""
+    code = f"""
+{statements}
+for name in ("MultiGroupOptimizer", "FusedAdam", "SGDR"):
+    print(keras.saving.get_registered_object("dlr_tf>" + name).__name__)
+"""
+    result = run(code)
+    assert result.stdout.split() == ["MultiGroupOptimizer", "FusedAdam", "SGDR"], result.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'dlr_tf' has no attribute 'sgdr'"):
+        dlr_tf.sgdr  # noqa: B018
+    assert {"SGDR", "__version__"} <= set(dir(dlr_tf))
 
 
 def test_the_public_face_is_small_and_complete():

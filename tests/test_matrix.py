@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dlr_tf.core import _versions
+from dlr_tf import _versions
 from tests import matrix
 
 RESULT = {

@@ -1,4 +1,7 @@
-"""The arguments of `dlr-tf` and of its commands: `parse_arguments` reads and completes them."""
+"""The arguments of `dlr-tf` and of its commands: `parse_arguments` reads and completes them.
+
+This module imports no TensorFlow, so that help and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import dlr_tf
-from dlr_tf.app.commands.export import FORMATS
-from dlr_tf.app.data.augmentation import AUGMENTATIONS, parse_augmentations
-from dlr_tf.app.run import settings
-from dlr_tf.app.run.tasks import OPTIMIZERS
+from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, STRATEGIES, WAIT, did_you_mean
 from dlr_tf.app.terminal.messages import MistakeError
-from dlr_tf.core._validation import did_you_mean
-from dlr_tf.training import fine_tuning
-from dlr_tf.training.distribution import STRATEGIES, WAIT
-from dlr_tf.training.rate_choice import AUTO
 
 # A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
 IMAGE_DEFAULTS = {"epochs": 7, "compare": False}
 DIGIT_DEFAULTS = {"epochs": 31, "compare": True}
 T_MUL = 2.0
+OPTIMIZERS = ("adam", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd")
+AUGMENTATIONS = ("flip", "crop", "colour")
+FORMATS = ("saved-model", "tflite", "onnx")
 COMPARE_SEEDS = 3
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
@@ -48,6 +47,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     command_line = list(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(command_line)
     if getattr(args, "resume", None) is not None:
+        from dlr_tf.app.run import settings  # loads TensorFlow
+
         with_marks = vars(make_parser(default=_NOT_GIVEN).parse_args(command_line))
         given = {name: value for name, value in with_marks.items() if value is not _NOT_GIVEN}
         args = settings.resumed_arguments(args, given)
@@ -129,6 +130,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**arguments, allow_abbrev=False)
         # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
         self._negative_number_matcher = re.compile(r"^-\.?\d")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Read the arguments. An unknown option is an error of the command that it was given to."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = re.findall(r"--[a-z-]+", self.format_help())
+            hint = did_you_mean(unknown[0], known) if unknown[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+        return found, unknown
 
     def error(self, message: str) -> Any:
         raise MistakeError(f"{message} (see `{self.prog} --help`)")
@@ -216,7 +226,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         type=_optimizer,
         default="adam",
         metavar="NAME",
-        help=f"one of {', '.join(sorted(OPTIMIZERS))}, in upper or lower case (default: adam)",
+        help=f"one of {', '.join(OPTIMIZERS)}, in upper or lower case (default: adam)",
     )
     parser.add_argument(
         "--batch-size",
@@ -227,7 +237,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-norm",
-        choices=fine_tuning.BATCH_NORM,
+        choices=BATCH_NORM,
         default="frozen",
         help="frozen: batch normalization keeps its weights and statistics; train: it is trained "
         "with its group (default: frozen)",
@@ -250,10 +260,30 @@ def _optimizer(text: str) -> str:
     name = text.lower()
     if name not in OPTIMIZERS:
         raise argparse.ArgumentTypeError(
-            f"expected one of {', '.join(sorted(OPTIMIZERS))}, received {text!r}."
+            f"expected one of {', '.join(OPTIMIZERS)}, received {text!r}."
             f"{did_you_mean(name, OPTIMIZERS)}"
         )
     return name
+
+
+def parse_augmentations(text: str) -> tuple[str, ...]:
+    """Read the names of augmentations, separated by commas, or `none`.
+
+    Raises:
+        ValueError: If a name is unknown.
+
+    >>> parse_augmentations("crop,flip")
+    ('flip', 'crop')
+    """
+    names = [name.strip().lower().replace("color", "colour") for name in text.split(",")]
+    if names == ["none"]:
+        return ()
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if unknown:
+        raise ValueError(
+            f"expected names of {', '.join(AUGMENTATIONS)}, separated by commas, received {text!r}"
+        )
+    return tuple(name for name in AUGMENTATIONS if name in names)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -365,7 +395,7 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--schedule",
-        choices=fine_tuning.SCHEDULES,
+        choices=SCHEDULES,
         default="onecycle",
         help="how the rates change over the steps (default: onecycle)",
     )
@@ -594,7 +624,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--format",
         type=str.lower,
-        choices=tuple(FORMATS),
+        choices=FORMATS,
         default="saved-model",
         help="saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for "
         "ONNX Runtime (default: saved-model)",
@@ -648,6 +678,7 @@ def _add_schedule(commands: Any) -> None:
         kind.add_argument(
             "--ascii", action="store_true", help="draw in the terminal (default: in a file)"
         )
+        _add_verbose(kind)
         kind.add_argument(
             "--output",
             metavar="FILE",

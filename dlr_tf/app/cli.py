@@ -1,37 +1,29 @@
 """The command `dlr-tf`: fine-tune a model, find a learning rate, use the result, and more.
 
 Results go to stdout, everything else to stderr. A mistake of the user ends with exit code 2 and one
-line that says what to do, before anything is written.
+line that says what to do, before anything is written. Help and many mistakes are answered without
+TensorFlow, which takes seconds to load.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import sys
 import traceback
 from collections.abc import Sequence
 
-import tensorflow as tf
-
+from dlr_tf.app import paths
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.commands import evaluate, export, find_lr, finetune, layers, predict, schedule
-from dlr_tf.app.data.images import failed_image
-from dlr_tf.app.results.files import WriteError
+from dlr_tf.app.startup import load_tensorflow, stop_at_once
 from dlr_tf.app.terminal.messages import (
-    MistakeError,
+    CommandError,
+    mistakes,
     one_line,
     say,
     silence_stdout,
     warnings_in_one_line,
 )
-
-COMMANDS = {
-    "finetune": finetune.run,
-    "find-lr": find_lr.run,
-    "layers": layers.run,
-    "predict": predict.run,
-    "evaluate": evaluate.run,
-    "export": export.run,
-    "schedule": schedule.run,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,44 +37,66 @@ def main(argv: Sequence[str] | None = None) -> int:
         cannot be written, an exported model is not the same, or another worker stopped; 2 for a
         mistake of the user; 130 for Ctrl-C; 143 for SIGTERM.
     """
-    verbose = False
+    verbose = "--verbose" in (sys.argv if argv is None else argv)
     try:
-        args = parse_arguments(argv)
-        verbose = getattr(args, "verbose", False)
+        with stop_at_once():
+            args = parse_arguments(argv)
+            with mistakes():
+                _check_paths(args)
+            load_tensorflow(verbose=verbose)
+            command = importlib.import_module(
+                f"dlr_tf.app.commands.{args.command.replace('-', '_')}"
+            )
         with warnings_in_one_line():
-            return COMMANDS[args.command](args)
+            return int(command.run(args))
     except SystemExit as error:  # `--help` and `--version`
         return int(error.code or 0)
-    except MistakeError as error:
-        if verbose:
-            traceback.print_exc()
-        say(f"dlr-tf: error: {one_line(error)}")
-        return 2
     except BrokenPipeError:  # the reader of the results, such as `head`, has enough
         silence_stdout()
         return 0
-    except WriteError as error:
-        if verbose:
-            traceback.print_exc()
-        say(f"dlr-tf: error: {one_line(error)}")
-        return 1
     except KeyboardInterrupt:
         say("dlr-tf: stopped")
         return 130
-    except tf.errors.InvalidArgumentError as error:
-        message = failed_image(error)
-        if message is None:
+    except Exception as error:
+        reason, exit_code = _reason(error), getattr(error, "exit_code", 1)
+        if reason is None:
             raise
         if verbose:
             traceback.print_exc()
-        say(f"dlr-tf: error: {message}")
-        return 1
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        if verbose:
-            traceback.print_exc()
-        reason = str(error.message).splitlines()[0]
-        say(
-            "dlr-tf: error: another worker cannot be reached any more. Start all of them again. "
-            f"Received: {reason}"
+        say(f"dlr-tf: error: {one_line(reason)}")
+        return exit_code
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """Check that what is named exists, before TensorFlow is loaded.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    given = vars(args)
+    if given.get("run") is not None:
+        paths.check_run(args.run)
+    if given.get("data") is not None:
+        paths.check_data(args.data)
+    if given.get("paths") is not None:
+        paths.check_images(args.paths)
+
+
+def _reason(error: Exception) -> str | None:
+    """Return why the command ends early, `None` for a defect of the command."""
+    if isinstance(error, CommandError):
+        return str(error)
+    if "tensorflow" not in sys.modules:
+        return None
+    import tensorflow as tf
+
+    from dlr_tf.app.data.images import failed_image
+
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        return failed_image(error)
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return (
+            "another worker cannot be reached any more. Start all of them again. "
+            f"Received: {str(error.message).splitlines()[0]}"
         )
-        return 1
+    return None

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dlr_tf.core._versions import unknown_version_error
+from dlr_tf._versions import unknown_version_error
 
 try:
     from keras.src.backend.common import global_state

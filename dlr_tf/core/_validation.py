@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import numbers
 import operator
 import warnings
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-MAX_NAMES = 10
 # A warning names the nearest line that is not in one of these.
 _LIBRARIES = ("dlr_tf", "keras", "tensorflow", "contextlib")
 # Keras 2 beside Keras 3: the package, and a copy that TensorFlow still contains.
@@ -98,30 +95,6 @@ def check_number(
             f"Received: {name}={value!r}. {hint}".rstrip(" .")
         )
     return number
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the nearest known name, or an empty string.
-
-    The sentence begins with a space, so that it can follow another one.
-
-    >>> did_you_mean("blok_6", ["block_6", "head"])
-    " Did you mean 'block_6'?"
-    """
-    known = list(known)
-    lowered = {text.lower(): text for text in reversed(known)}
-    near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
-    return f" Did you mean {lowered[near[0]]!r}?" if near else ""
-
-
-def some_of(names: Sequence[Any], limit: int = MAX_NAMES) -> str:
-    """Return the first names of a list, for a message, and how many more there are.
-
-    >>> some_of(["a", "b", "c"], limit=2)
-    "['a', 'b', and 1 more]"
-    """
-    shown = ", ".join(map(repr, names[:limit]))
-    return f"[{shown}{f', and {len(names) - limit} more' if len(names) > limit else ''}]"
 
 
 def warn_user(message: str) -> None:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import did_you_mean, some_of, unwrap_optimizer
+from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.groups import LayerGroup, LayerGroups, model_of
 from dlr_tf.core.model_tree import (
     LayerVariables,

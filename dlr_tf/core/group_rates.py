@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from dlr_tf._names import some_of
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import some_of, warn_user
+from dlr_tf.core._validation import warn_user
 from dlr_tf.core.inner_optimizers import ValueView
 from dlr_tf.core.learning_rates import check_rate
 from dlr_tf.core.schedules import is_own, known_peak, stack_schedules

@@ -13,7 +13,8 @@ from typing import Any, SupportsIndex
 import keras
 import numpy as np
 
-from dlr_tf.core._validation import check_integer, did_you_mean, some_of
+from dlr_tf._names import did_you_mean, some_of
+from dlr_tf.core._validation import check_integer
 from dlr_tf.core.model_graph import (
     is_normalisation,
     n_first_embeddings,

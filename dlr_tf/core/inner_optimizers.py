@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf._names import did_you_mean
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import did_you_mean, keras_2_hint
+from dlr_tf.core._validation import keras_2_hint
 from dlr_tf.core.fused_adam import FusedAdam
 
 # What the wrapper does for all groups, with the value that means "not set".

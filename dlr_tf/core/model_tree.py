@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from dlr_tf._names import some_of
 from dlr_tf.core import _keras
-from dlr_tf.core._validation import check_model, some_of
+from dlr_tf.core._validation import check_model
 
 
 class LeafLayer(NamedTuple):

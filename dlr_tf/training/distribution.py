@@ -18,12 +18,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dlr_tf._names import STRATEGIES, WAIT
 from dlr_tf.core._keras import attribute_set, build_metrics, skip_symbolic_build
 
 _logger = logging.getLogger(__name__)
-
-STRATEGIES = ("mirrored", "multi-worker")
-WAIT = 300.0  # seconds that workers wait for each other
 
 
 def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:

@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, did_you_mean
 from dlr_tf.core._keras import build_metrics_of_output, compile_arguments
-from dlr_tf.core._validation import check_integer, check_model, did_you_mean, warn_user
+from dlr_tf.core._validation import check_integer, check_model, warn_user
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
@@ -21,31 +22,17 @@ from dlr_tf.core.schedules import SGDR, known_peak
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
-from dlr_tf.training.named_schedules import (
-    SCHEDULES,
-    ends_within_a_cycle,
-    first_cycle_steps,
-    make_schedule,
-)
-from dlr_tf.training.rate_choice import (
-    AUTO,
-    RateChoice,
-    choose_rates,
-    relative_rates,
-    usual_rates,
-)
+from dlr_tf.training.named_schedules import ends_within_a_cycle, first_cycle_steps, make_schedule
+from dlr_tf.training.rate_choice import RateChoice, choose_rates, relative_rates, usual_rates
 from dlr_tf.training.training_data import batch_of, fit_arguments, labels_of, steps_in_epoch
 
 __all__ = [
-    "BATCH_NORM",
-    "SCHEDULES",
     "compile_groups",
     "fine_tune",
     "make_schedule",
     "steps_in_epoch",
 ]
 
-BATCH_NORM = ("frozen", "train")
 
 # The arguments of a user's own `compile` that are kept, beside the loss and the metrics.
 _KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from dlr_tf.core._validation import check_integer, check_number, did_you_mean
+from dlr_tf._names import SCHEDULES, did_you_mean
+from dlr_tf.core._validation import check_integer, check_number
 from dlr_tf.core.learning_rates import Rate
 from dlr_tf.core.schedules import SGDR, OneCycle, cycle_length
-
-SCHEDULES = ("sgdr", "onecycle", "constant")
 
 
 def make_schedule(

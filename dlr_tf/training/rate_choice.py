@@ -15,7 +15,6 @@ from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.training.training_data import fit_arguments, is_in_batches, trained_on
 
-AUTO = "auto"
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
 USUAL = 10**-3.5  # for Adam: on average over the groups, in the geometric sense

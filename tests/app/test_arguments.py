@@ -8,7 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from dlr_tf.app.arguments import make_parser, parse_arguments
+from dlr_tf.app import arguments
+from dlr_tf.app.arguments import make_parser, parse_arguments, parse_augmentations
+from dlr_tf.app.commands.export import FORMATS
+from dlr_tf.app.data.augmentation import AUGMENTATIONS
+from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.app.terminal.messages import MistakeError
 
 
@@ -17,7 +21,12 @@ from dlr_tf.app.terminal.messages import MistakeError
     [
         ([], "required: COMMAND"),
         (["train"], r"invalid choice: 'train' \(choose from"),
-        (["finetune", "--epoch", "3"], "unrecognized arguments: --epoch"),
+        (
+            ["finetune", "--epoch", "3"],
+            r"arguments: --epoch\. Did you mean '--epochs'\? \(see `dlr-tf finetune --help`\)",
+        ),
+        (["finetune", "--lr", "3"], r"--lr\. Did you mean '--learning-rate'\?"),
+        (["schedule", "sgdr", "--step", "3"], r"'--steps'\? \(see `dlr-tf schedule sgdr --help`"),
         (["finetune", "--epochs", "0"], "--epochs: expected an integer of at least 1"),
         (["finetune", "--epochs", "x"], "--epochs: expected an integer of at least 1"),
         (["finetune", "--epochs", "2", "--frozen-epochs", "3"], "not be above --epochs"),
@@ -111,3 +120,17 @@ def test_optimizers_and_formats_in_any_case() -> None:
     assert parse_arguments(["export", "run", "--format", "ONNX"]).format == "onnx"
     with pytest.raises(MistakeError, match="received 'AdamV'. Did you mean 'adam'"):
         parse_arguments(["finetune", "--optimizer", "AdamV"])
+
+
+def test_what_can_be_typed_is_what_there_is() -> None:
+    """`arguments` imports no TensorFlow, so it cannot read these names where they are used."""
+    assert tuple(FORMATS) == arguments.FORMATS
+    assert tuple(AUGMENTATIONS) == arguments.AUGMENTATIONS
+    assert set(arguments.OPTIMIZERS) == set(OPTIMIZERS)
+
+
+def test_names_of_augmentations() -> None:
+    assert parse_augmentations("color, FLIP") == ("flip", "colour")
+    assert parse_augmentations("none") == ()
+    with pytest.raises(ValueError, match="expected names of flip, crop, colour, .* 'flip,zoom'"):
+        parse_augmentations("flip,zoom")

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import dlr_tf
 from dlr_tf.app import cli
+from dlr_tf.app.commands import find_lr, schedule
 from dlr_tf.app.results.files import WriteError
 from dlr_tf.app.terminal.messages import MistakeError
 
@@ -25,7 +26,8 @@ def test_mistakes(assert_mistake: AssertMistake) -> None:
     assert_mistake([], "required: COMMAND")
     assert_mistake(["finetune", "--epochs", "0"], "expected an integer of at least 1")
     assert_mistake(["finetune", "--learning-rate", "fast"], "be auto, LO:HI, :HI, one number")
-    assert_mistake(["finetune", "nowhere", "--model", "X"], "no model 'X' in keras.applications.")
+    Path("photos").mkdir()
+    assert_mistake(["finetune", "photos", "--model", "X"], "no model 'X' in keras.applications.")
     assert_mistake(["schedule", "sgdr", "--t-mul", "0.5"], "`t_mul`")
 
 
@@ -75,7 +77,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | Callab
             raise outcome
         return outcome()
 
-    monkeypatch.setitem(cli.COMMANDS, "find-lr", run)
+    monkeypatch.setattr(find_lr, "run", run)
     return cli.main(["find-lr"])
 
 
@@ -151,6 +153,6 @@ def test_a_file_that_cannot_be_written(
     def run(args: Any) -> int:
         raise WriteError("The disk is full.")
 
-    monkeypatch.setitem(cli.COMMANDS, "schedule", run)
+    monkeypatch.setattr(schedule, "run", run)
     assert cli.main(["schedule", "sgdr"]) == 1
     assert capsys.readouterr().err == "dlr-tf: error: The disk is full.\n"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf._versions import release
 from dlr_tf.core._validation import unwrap_optimizer
-from dlr_tf.core._versions import release
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR

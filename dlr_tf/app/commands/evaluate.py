@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
 from dlr_tf.app.data.folders import find_to_score
@@ -21,7 +22,7 @@ from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.files import check_output_folder, make_folder, write_with
 from dlr_tf.app.run.settings import check_same_data, run_settings
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
-from dlr_tf.core._validation import did_you_mean, some_of, warn_user
+from dlr_tf.core._validation import warn_user
 from dlr_tf.training import plotting
 
 FOLDER = "evaluation"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dlr_tf import find_learning_rate, freeze_batch_norm
+from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.results.files import check_new_file
 from dlr_tf.app.run.tasks import OPTIMIZERS, load_task, parse_rates
@@ -18,7 +19,7 @@ from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import LABELS, MEANINGS
-from dlr_tf.training.rate_choice import AUTO, RATIO
+from dlr_tf.training.rate_choice import RATIO
 
 STOP_FACTOR = 4.0
 # The first of these that a curve gives is the one to use.

@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from dlr_tf.app.data import images
 from dlr_tf.app.data.folders import is_foreign
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
+from dlr_tf.app.paths import check_images
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
 
 # Wider paths do not move the columns.
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         MistakeError: If there is no such model, a path does not exist, or there are no images.
     """
     with messages_to_stderr(), mistakes():
-        check_paths(args.paths)
+        check_images(args.paths)
         trained = load_trained(args.run)
         classify = Classifier(trained.model)
         paths = image_files(args.paths)
@@ -55,18 +55,6 @@ def run(args: argparse.Namespace) -> int:
     if readable.n_unreadable:
         say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
     return 1 if readable.n_unreadable else 0
-
-
-def check_paths(paths: Sequence[str]) -> None:
-    """Check that all paths exist.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    missing = [path for path in paths if not Path(path).exists()]
-    if missing:
-        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"The image {missing[0]!r}{others} does not exist. Correct the path.")
 
 
 def image_files(paths: Iterable[str]) -> Iterator[str]:

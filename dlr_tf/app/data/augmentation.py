@@ -37,26 +37,6 @@ def augment(images: tf.Tensor, kinds: Collection[str], seed: tf.Tensor) -> tf.Te
     return images
 
 
-def parse_augmentations(text: str) -> tuple[str, ...]:
-    """Read the names of augmentations, separated by commas, or `none`.
-
-    Raises:
-        ValueError: If a name is unknown.
-
-    >>> parse_augmentations("crop,flip")
-    ('flip', 'crop')
-    """
-    names = [name.strip().lower().replace("color", "colour") for name in text.split(",")]
-    if names == ["none"]:
-        return ()
-    unknown = [name for name in names if name not in AUGMENTATIONS]
-    if unknown:
-        raise ValueError(
-            f"expected names of {', '.join(AUGMENTATIONS)}, separated by commas, received {text!r}"
-        )
-    return tuple(name for name in AUGMENTATIONS if name in names)
-
-
 def _uniform(
     images: tf.Tensor, seed: tf.Tensor, low: float, high: float, shape: Sequence[int] = ()
 ) -> tf.Tensor:

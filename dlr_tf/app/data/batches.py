@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.data.augmentation import augment
 from dlr_tf.app.data.folders import Found, find_images
 from dlr_tf.app.data.image_files import ImageFiles
@@ -23,7 +24,7 @@ from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
 from dlr_tf.app.terminal.messages import say
-from dlr_tf.core._validation import MAX_NAMES, some_of, warn_user
+from dlr_tf.core._validation import warn_user
 
 _SHUFFLED = 1024  # images of a data set of TensorFlow Datasets that are shuffled at a time
 

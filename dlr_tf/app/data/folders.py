@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data.images import ENDINGS
-from dlr_tf.core._validation import did_you_mean, some_of
+from dlr_tf.app.paths import check_data
 
 # The names of the parts in any case, and with "_set" or "-set" at the end.
 PARTS = {
@@ -138,10 +139,10 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     root = Path(source)
     if root.is_dir() or (root.is_file() and root.suffix.lower() == ".csv"):
         return root
-    kind = "is a file, but not a CSV file" if root.exists() else "does not exist"
+    check_data(str(root))
     raise ValueError(
-        f"The data folder {str(root)!r} {kind}: {LAYOUT}, or a CSV file with the columns path and "
-        "label."
+        f"The data folder {str(root)!r} is a file, but not a CSV file: {LAYOUT}, or a "
+        "CSV file with the columns path and label."
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.models.heads import classifier
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
-from dlr_tf.core._validation import did_you_mean, some_of
 
 # The input sizes of `keras.applications` that are not 224: what the ImageNet weights were made for.
 _IMAGE_SIZES = {

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import keras
 
+from dlr_tf._names import some_of
 from dlr_tf.app.models.heads import classifier, features_of, with_head
 from dlr_tf.app.models.inputs import image_shape, input_size, raw_images, resizing_of
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.trained import known_class_names, load_model_file
-from dlr_tf.core._validation import some_of
 from dlr_tf.training.losses import last_activation
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.models.heads import classifier
 from dlr_tf.app.models.inputs import image_shape, input_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 from dlr_tf.app.terminal.messages import one_line
-from dlr_tf.core._validation import did_you_mean, some_of
 
 HUB = "hub:"
 

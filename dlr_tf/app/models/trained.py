@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from dlr_tf.app.paths import check_run
 from dlr_tf.app.terminal.messages import one_line
 
 MODEL_FILE = "model.keras"
@@ -86,11 +87,7 @@ def model_path(run: str) -> Path:
                 hint = f"The run is not finished: dlr-tf finetune --resume {shlex.quote(run)}"
             raise ValueError(f"The folder {run!r} holds no {MODEL_FILE}. {hint}")
         return path / MODEL_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"The run {run!r} does not exist: expected a folder that `dlr-tf finetune` wrote, or a "
-            ".keras file."
-        )
+    check_run(run)
     return path
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 # What a file is called while it is written: `.NAME.partial.ENDING`, in the folder of the file.
+from dlr_tf.app.terminal.messages import CommandError
+
 _PARTIAL = ".partial"
 
 
-class WriteError(Exception):
-    """A file cannot be written, for example because the disk is full. The message is one line."""
+class WriteError(CommandError):
+    """A file cannot be written, for example because the disk is full."""
 
 
 def check_output_folder(folder: Path) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.data.batches import ImageData
 from dlr_tf.app.models import application_names
 from dlr_tf.app.results.files import write_text
 from dlr_tf.app.results.report import jsonable, versions
 from dlr_tf.app.terminal.messages import MistakeError
-from dlr_tf.core._validation import MAX_NAMES, some_of
 
 FILE = "settings.json"
 # Attributes of the arguments that are no settings of the training.

@@ -10,17 +10,17 @@ from typing import Any
 
 import keras
 
+from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import models
+from dlr_tf.app.arguments import parse_augmentations
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
-from dlr_tf.app.data.augmentation import parse_augmentations
 from dlr_tf.app.terminal.messages import say
 from dlr_tf.app.terminal.progress import Progress
-from dlr_tf.core._validation import some_of
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.learning_rates import resolve_learning_rates
-from dlr_tf.training.rate_choice import AUTO, relative_rates
+from dlr_tf.training.rate_choice import relative_rates
 
 # The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
 OPTIMIZERS: dict[str, Any] = {

@@ -10,8 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class MistakeError(Exception):
-    """A mistake of the user. The message says in one line what to do."""
+class CommandError(Exception):
+    """A reason why the command ends early. The message is one line."""
+
+    exit_code = 1
+
+
+class MistakeError(CommandError):
+    """A mistake of the user. The message says what to do."""
+
+    exit_code = 2
 
 
 def say(text: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app.data.augmentation import AUGMENTATIONS, augment, parse_augmentations
+from dlr_tf.app.data.augmentation import AUGMENTATIONS, augment
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (64, 6, 8, 3)).astype(np.float32)
 
@@ -61,10 +61,3 @@ def test_each_kind_has_numbers_of_its_own() -> None:
     np.testing.assert_array_equal(
         both, augment(augment(IMAGES, ["flip"], (0, 0)), ["colour"], (0, 0))
     )
-
-
-def test_names() -> None:
-    assert parse_augmentations("color, FLIP") == ("flip", "colour")
-    assert parse_augmentations("none") == ()
-    with pytest.raises(ValueError, match="expected names of flip, crop, colour, .* 'flip,zoom'"):
-        parse_augmentations("flip,zoom")

@@ -9,8 +9,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core import _versions
-from dlr_tf.core._versions import check_versions, release, unknown_version_error
+from dlr_tf import _versions
+from dlr_tf._versions import check_versions, release, unknown_version_error
 
 
 def test_the_versions_that_are_installed_are_accepted():
