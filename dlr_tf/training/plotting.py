@@ -14,11 +14,13 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from dlr_tf.core._validation import warn_user
 from dlr_tf.training.plot_limits import highest_shown_loss, highest_shown_step_loss
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ INK, GRID, SPINE, SHADE = "#333333", "#DDDDDD", "#999999", "#EEEEEE"
 PANEL = (2.9, 4.4)  # height and width in inches: the text is easy to read on a telephone
 WIDTH, HEIGHT, DPI = 8.0, 4.2, 160  # at 8 inches, text of 10 points is easy to read
 MAX_LEGEND = 12
+SMALLEST_SPAN = 0.02  # of an axis of losses, in relation to the highest one
 
 
 def require_matplotlib() -> None:
@@ -65,8 +68,29 @@ def _figure(height: float = HEIGHT, width: float = WIDTH) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    _save(figure, stream, format="png")
     return stream.getvalue()
+
+
+def _save(figure: Figure, target: Any, **options: Any) -> None:
+    """Save a figure. One warning names all characters that the font lacks, not one each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing")
+        figure.savefig(target, **options)
+    missing = ""
+    for warning in caught:
+        if found := re.match(r"Glyph (\d+) ", str(warning.message)):
+            missing += chr(int(found[1]))
+        else:
+            warnings.showwarning(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if missing:
+        warn_user(
+            "Matplotlib's font lacks some characters, which are drawn as boxes: "
+            f"{''.join(sorted({*missing}))}. Name an installed font that has them in the file "
+            "matplotlibrc: `font.family: NAME`."
+        )
 
 
 # Characters in a line as wide as the narrowest axes.
@@ -74,8 +98,8 @@ _TITLE_WIDTH = 72
 
 
 def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    axes.set_xlabel(xlabel, color=INK)
-    axes.set_ylabel(ylabel, color=INK)
+    axes.set_xlabel(_literal(xlabel), color=INK)
+    axes.set_ylabel(_literal(ylabel), color=INK)
     if title:
         axes.set_title(_filled(title), loc="left", color=INK, fontsize=11)
     axes.grid(True, which="major", color=GRID, linewidth=0.7)
@@ -88,8 +112,21 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
 
 
 def _filled(title: str, width: int = _TITLE_WIDTH) -> str:
-    # `$` would begin a formula.
-    return textwrap.fill(title, width).replace("$", r"\$")
+    return _literal(textwrap.fill(title, width))
+
+
+def _literal(text: str) -> str:
+    """Return what matplotlib draws as this text: to it, `$` begins a formula."""
+    return text.replace("$", r"\$")
+
+
+def _shortened(names: Iterable[str], start: int, end: int) -> list[str]:
+    """Return names that fit into a plot: of a long one, its start and its end."""
+    longest = start + 1 + end
+    return [
+        _literal(name if len(name) <= longest else f"{name[:start]}…{name[-end:]}")
+        for name in names
+    ]
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
@@ -123,16 +160,20 @@ def _legend(axes: Axes, figure: Figure) -> None:
     if len(handles) > MAX_LEGEND:
         kept = np.unique(np.linspace(0, len(handles) - 1, MAX_LEGEND).round().astype(int))
         handles, labels = [handles[i] for i in kept], [labels[i] for i in kept]
-    labels = [label if len(label) <= 28 else f"{label[:12]}…{label[-15:]}" for label in labels]
     if handles:
         figure.legend(
-            handles, labels, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK
+            handles,
+            _shortened(labels, 12, 15),
+            loc="outside right upper",
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
         )
 
 
 def _write(figure: Figure, path: Path) -> Figure:
     if path is not None:
-        figure.savefig(path)
+        _save(figure, path)
     return figure
 
 
@@ -288,7 +329,7 @@ def _set_view(axes: Axes, low: float, top: float) -> float:
     """Show the values from `low` to `top`; return the place for what is above."""
     if not np.isfinite(low + top):
         return np.inf
-    span = max(top - low, 0.02 * abs(top), 1e-12)
+    span = max(top - low, SMALLEST_SPAN * abs(top), 1e-12)
     axes.set_ylim(low - 0.08 * span, top + 0.12 * span)
     return top + 0.06 * span
 
@@ -354,8 +395,12 @@ def plot_sweep(
         lowest = int(values[finite].argmin())
         # The fall starts at the highest loss before the lowest one: the first loss may be noisy.
         floor, start = float(values[finite][lowest]), float(values[finite][: lowest + 1].max())
-        # The plot is about the fall, so the axis does not follow the loss when it diverges.
-        view = (floor, min(float(values[finite].max()), start + 0.5 * (start - floor)))
+        # The plot is about the fall, so the axis does not follow the loss when it diverges. Where
+        # there is none to see, it shows the rise.
+        fall = start - floor
+        is_seen = fall > SMALLEST_SPAN * abs(start)
+        top = start + 0.5 * fall if is_seen else highest_shown_step_loss(values)
+        view = (floor, min(float(values[finite].max()), top))
     figure = _loss_figure(rates, values, view, title, "learning rate of the head")
     axes = figure.axes[0]
     if finite.any():
@@ -425,7 +470,7 @@ def plot_history(
     # More than three in two lines, so that the curves of a run stand below each other.
     columns = math.ceil(len(handles) / 2) if len(handles) > 3 else len(handles)
     figure.legend(
-        handles, names, loc="outside lower left", ncols=columns,
+        handles, [*map(_literal, names)], loc="outside lower left", ncols=columns,
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
     return _write(figure, path)
@@ -587,7 +632,7 @@ def svg_for_page(figure: Figure, name: str, description: str) -> str:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # Text as text takes the font and the colour of the page.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+        _save(figure, stream, format="svg", transparent=True, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     # The size in points, and rules of style that would hold for the whole page.
@@ -737,7 +782,7 @@ def plot_confusion_matrix(
     _label(axes, xlabel="predicted class", ylabel="right class", title=title)
     axes.grid(False)
     if count <= 40:
-        names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in class_names]
+        names = _shortened(class_names, 10, 13)
         axes.set_xticks(range(count), names, rotation=90)
         axes.set_yticks(range(count), names)
     if count <= 20:

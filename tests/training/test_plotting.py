@@ -366,3 +366,34 @@ def test_a_long_title_stays_inside_of_the_picture() -> None:
     box = figure.texts[0].get_window_extent()
     assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda name: plotting.plot_confusion_matrix(np.eye(2, dtype=int), [name, "b"], title=name),
+        lambda name: plotting.plot_learning_rates([0, 1], {name: [1e-3, 1e-4]}, title=name),
+        lambda name: plotting.plot_loss([1e-3, 1e-2], [1.0, 2.0], title=name, xlabel=name),
+        lambda name: plotting.plot_sweep([1e-3, 1e-2], [1.0, 2.0], {name: 1e-3}, title=name),
+        lambda name: plotting.plot_schedule([0, 1], [1.0, 2.0], title=name),
+        lambda name: plotting.plot_history(HISTORY, compare=HISTORY, labels=(name, name)),
+    ],
+)
+def test_a_dollar_is_a_dollar_in_every_text(draw) -> None:
+    figure = draw("$5_{ and 10$")
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(matplotlib.text.Text) if "5" in text.get_text()]
+    assert texts
+    for text in texts:
+        if "10" in text.get_text():
+            drawn, is_formula = text._preprocess_math(text.get_text())
+            assert "$5_{ and 10$" in drawn
+            assert not is_formula
+
+
+def test_one_warning_names_all_characters_that_the_font_lacks(tmp_path: Path) -> None:
+    names = ["\u732b", "\u72ac\u732b"]
+    message = "lacks some characters, which are drawn as boxes: \u72ac\u732b. Name an installed"
+    with pytest.warns(UserWarning, match=message) as caught:
+        plotting.plot_confusion_matrix(np.eye(2, dtype=int), names, tmp_path / "a.png")
+    assert len(caught) == 1
