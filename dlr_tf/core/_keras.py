@@ -29,6 +29,9 @@ try:
 except ImportError as error:
     raise unknown_version_error(keras.__version__, error) from error
 
+# The type by which `tf.is_tensor` knows Keras' variables; no public name has it.
+TensorType: Any = tf.__internal__.types.Tensor
+
 # --- Variables -----------------------------------------------------------------------------------
 
 

@@ -30,8 +30,10 @@ _WRAPPER_ARGUMENTS = {
 }
 
 
-class ValueView:
+class ValueView(_keras.TensorType):
     """A value that is read each time it is used, in place of a `keras.Variable`.
+
+    As for a variable, `tf.is_tensor` says yes. A copy is the value now.
 
     Args:
         read: Returns the value as a scalar tensor.
@@ -87,6 +89,9 @@ class ValueView:
 
     def get_config(self) -> dict[str, Any]:
         return {}
+
+    def __reduce__(self) -> Any:
+        return self.numpy().__reduce__()
 
 
 def _operator(name: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
@@ -339,6 +340,24 @@ def test_the_rate_reads_as_a_number_and_has_what_a_keras_variable_has(wrapped):
     np.testing.assert_allclose(optimizer.learning_rates, [0.05, 0.5], rtol=1e-7)
     face.learning_rate.assign(keras.Variable(0.25))
     assert float(face.learning_rate) == 0.25
+
+
+def test_a_rate_that_is_kept_stays_a_number():
+    """As with Keras' rate, where a callback keeps the rate, changes it and puts it back."""
+    model = two_weights()
+    optimizer = model.optimizer([0.1, 0.5])
+    for rate in (optimizer.learning_rate, optimizer.group_optimizers[1].learning_rate):
+        assert tf.is_tensor(rate)
+        assert keras.ops.is_tensor(rate)
+        ways = (tf.keras.backend.get_value, keras.ops.convert_to_numpy, copy.copy, copy.deepcopy)
+        for way in ways:
+            before = way(rate)
+            optimizer.learning_rate = 0.25
+            assert before == 0.5
+            optimizer.learning_rate = before
+            assert float(rate) == 0.5
+            np.testing.assert_allclose(optimizer.learning_rates, [0.1, 0.5])
+    assert tf.keras.backend.get_value(optimizer.group_optimizers[0].iterations) == 0
 
 
 @pytest.mark.parametrize("bad", [-1e-3, float("nan"), float("inf")])
