@@ -25,6 +25,7 @@ from dlr_tf.core.manifest import (
     FORMAT,
     UNCHANGED,
     WEIGHT,
+    WEIGHTS_ALONE,
     RestorePlan,
     check_slots,
     decode,
@@ -52,7 +53,8 @@ class GroupFingerprint(keras.Variable):
         if sorted(np.asarray(value).tolist()) != sorted(self.numpy().tolist()):
             raise ValueError(
                 "The groups of the saved optimizer differ from this one's, so its state was not "
-                f"loaded. Build the optimizer with the groups it was saved with. {UNCHANGED}"
+                f"loaded. Build the optimizer with the groups it was saved with. {UNCHANGED} "
+                f"{WEIGHTS_ALONE}"
             )
         return self.value
 

@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core._validation import check_number
+from dlr_tf.core._validation import check_number, did_you_mean, some_of, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
-from dlr_tf.core.schedules import LARGEST_RATE
+from dlr_tf.core.schedules import LARGEST_RATE, known_peak
 
 Rate: TypeAlias = "float | LearningRateSchedule"
 
 
-def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
+class SavedRates(list[Any]):
+    """One rate per group from a configuration: nobody typed them, so no warning is given."""
+
+
+def resolve_learning_rates(
+    learning_rate: Any, n_groups: int, names: Sequence[str] = ()
+) -> list[Rate]:
     """Return the rate or schedule of every group.
 
     Args:
         learning_rate: A float or `LearningRateSchedule` (all groups), `slice(lo, hi)` (geometric
             from the first group to the head), `slice(hi)` (head `hi`, every other group `hi / 10`),
-            or a sequence with one float or schedule per group.
+            a sequence with one float or schedule per group, or a dict from the name of each group
+            to its float or schedule.
         n_groups: Number of groups, at least 1.
+        names: The names of the groups, for a dict.
 
     Returns:
         `n_groups` floats or schedules.
 
     Raises:
         TypeError: If a rate is neither a number nor a schedule.
-        ValueError: If a rate is negative or not finite, an end of a geometric range is 0, or the
-            sequence does not have one rate per group.
+        ValueError: If a rate is negative or not finite, an end of a geometric range is 0, the
+            sequence does not have one rate per group, or the dict does not name each group.
 
     Example:
 
@@ -44,6 +52,8 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
         return list(_from_slice(learning_rate, n_groups))
     if isinstance(learning_rate, np.ndarray):
         learning_rate = learning_rate.tolist()
+    if isinstance(learning_rate, Mapping):
+        learning_rate = in_group_order("learning_rate", learning_rate, names)
     if isinstance(learning_rate, (LearningRateSchedule, numbers.Real)):
         return [check_rate(learning_rate)] * n_groups
     if isinstance(learning_rate, Sequence) and not isinstance(learning_rate, str):
@@ -56,8 +66,54 @@ def resolve_learning_rates(learning_rate: Any, n_groups: int) -> list[Rate]:
         return rates
     raise TypeError(
         "Argument `learning_rate` should be a float, a `LearningRateSchedule`, a `slice`, or a "
-        f"list with one of the first two per group. Received: learning_rate={learning_rate!r}"
+        "list, or a dict by the groups' names, with one of the first two per group. "
+        f"Received: learning_rate={learning_rate!r}"
     )
+
+
+def in_group_order(argument: str, by_name: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return the values of a dict by group name, in the order of the groups.
+
+    Args:
+        argument: Name of the argument, for the message.
+        by_name: The value of each group, by its name.
+        names: The names of the groups.
+
+    Raises:
+        ValueError: If a group is missing, or a name is not that of a group.
+
+    >>> in_group_order("learning_rate", {"head": 0.1, "body": 0.01}, ["body", "head"])
+    [0.01, 0.1]
+    """
+    missing = [name for name in names if name not in by_name]
+    unknown = [name for name in by_name if name not in names]
+    if missing or unknown:
+        hint = did_you_mean(str(unknown[0]), missing or names) if unknown else ""
+        raise ValueError(
+            f"Argument `{argument}` should be a dict with one value for each of the groups "
+            f"{some_of(names)}. Missing: {some_of(missing)}. Not a group: {some_of(unknown)}.{hint}"
+        )
+    return [by_name[name] for name in names]
+
+
+def warn_if_rates_fall(names: Sequence[str], rates: Sequence[Any]) -> None:
+    """Warn of rates that fall from the first group to the head, which is often a mistake.
+
+    Args:
+        names: The names of the groups.
+        rates: The rate, schedule or function of each group. The peak of a schedule counts, where
+            it is known.
+    """
+    peaks = [known_peak(rate) if callable(rate) else rate for rate in rates]
+    for number in range(1, len(peaks)):
+        before, after = peaks[number - 1 : number + 1]
+        if before is not None and after is not None and before > after:
+            warn_user(
+                f"The learning rates fall from group {names[number - 1]!r} ({before:g}) to "
+                f"group {names[number]!r} ({after:g}), but early layers usually need the "
+                "lowest rate. Give the rates from the first group to the head."
+            )
+            return
 
 
 def layerwise_rates(groups: Sequence[LayerGroup], head: float, decay: float) -> list[float]:

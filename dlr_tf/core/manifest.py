@@ -37,6 +37,12 @@ MANIFEST_NAMES = (MANIFEST, "ledger")
 # After a variable's key, the name under which a `tf.train.Checkpoint` holds the weight itself.
 WEIGHT = "weight"
 UNCHANGED = "The optimizer was left as it is."
+# How to load a file whose optimizer state does not fit.
+WEIGHTS_ALONE = (
+    "Keras loads the model's weights first, so they may be loaded already. To load the weights "
+    "alone, call `model.load_weights(path, objects_to_skip=[model.optimizer])` with a "
+    "`.weights.h5` file, or load them before `compile`."
+)
 
 
 def encode(manifest: Mapping[str, Any]) -> np.ndarray:

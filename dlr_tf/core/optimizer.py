@@ -30,8 +30,8 @@ from dlr_tf.core.inner_optimizers import (
     make_inner_optimizers,
     restore_exclusions,
 )
-from dlr_tf.core.learning_rates import resolve_learning_rates
-from dlr_tf.core.manifest import MANIFEST, MANIFEST_NAMES, decode, encode
+from dlr_tf.core.learning_rates import SavedRates, resolve_learning_rates, warn_if_rates_fall
+from dlr_tf.core.manifest import MANIFEST, MANIFEST_NAMES, WEIGHTS_ALONE, decode, encode
 from dlr_tf.core.model_tree import check_built
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
@@ -66,9 +66,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             the head.
         learning_rate: Float or `LearningRateSchedule` (all groups), `slice(lo, hi)` (geometric
             from the first group to the head), `slice(hi)` (head `hi`, every other group
-            `hi / 10`), or a sequence with one float or schedule per group. Per step, not negative;
-            the values of a schedule are checked only in eager execution. `None` with a sequence of
-            optimizers: each keeps its own.
+            `hi / 10`), a sequence with one float or schedule per group, or a dict from the name of
+            each group to its float or schedule. Per step, not negative; the values of a schedule
+            are checked only in eager execution. `None` with a sequence of optimizers: each keeps
+            its own.
         optimizer: `None`: `FusedAdam()`. A Keras optimizer: a template, copied for every group
             and not changed; its own learning rate is not used. A name such as `"adamw"` or a
             configuration, as `keras.optimizers.get` takes: the template is made from it. A sequence
@@ -89,6 +90,11 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         TypeError: If an argument is of the wrong kind, or an inner optimizer is itself a wrapper.
         ValueError: If a rate is negative or not finite, the numbers of groups, rates and
             optimizers differ, or an inner optimizer has an argument that belongs to the wrapper.
+        UserWarning: If rates fall from the first group to the head.
+
+    Under `mixed_float16`, `model.compile` puts the optimizer into a `LossScaleOptimizer` of Keras,
+    which has `learning_rate` and no other name of this class: `learning_rates` and the rest are
+    names of `model.optimizer.inner_optimizer`.
 
     Example:
 
@@ -135,7 +141,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 )
             sources = [_keras.learning_rate_of(one) for one in inner]
         else:
-            sources = resolve_learning_rates(learning_rate, len(groups))
+            names = [group.name for group in groups]
+            sources = resolve_learning_rates(learning_rate, len(groups), names)
+            if not isinstance(learning_rate, SavedRates):
+                warn_if_rates_fall(names, sources)
         assignment = GroupAssignment(groups)
         super().__init__(
             # Keras asks for a rate; with a function it creates no variable for one.
@@ -274,6 +283,15 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def step_counter(self) -> keras.Variable:
         """The variable that counts calls of `apply`: micro-steps under gradient accumulation."""
         return _keras.step_counter_of(self)
+
+    def __repr__(self) -> str:
+        # While a function is traced, the rates have no values.
+        rates = self.learning_rates if tf.executing_eagerly() else [None] * len(self.groups)
+        groups = [
+            f"{group.name}: {type(inner).__name__}" + ("" if rate is None else f" at {rate:.3g}")
+            for group, inner, rate in zip(self.groups, self._group_optimizers, rates)
+        ]
+        return f"{type(self).__name__}({', '.join(groups)})"
 
     def bind(self, model: keras.Model) -> None:
         """Tell the optimizer its model.
@@ -655,7 +673,12 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 f"{what}. The optimizer starts with fresh state."
             )
             return
-        manifest = decode(contents[name])
+        try:
+            self._load_file(decode(contents[name]), contents)
+        except ValueError as error:
+            raise ValueError(f"{error} {WEIGHTS_ALONE}") from error
+
+    def _load_file(self, manifest: dict[str, Any], contents: Any) -> None:
         if not any(group["layer_numbers"] for group in manifest["groups"]):
             return  # saved before it knew a model, so there was no state
         arrays = self._state.read_arrays(manifest, contents)
@@ -749,7 +772,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         if by_inner:
             for inner, rate in zip(config["optimizer"], rates):
                 _keras.set_learning_rate(inner, rate)
-        config["learning_rate"] = None if by_inner else rates
+        config["learning_rate"] = None if by_inner else SavedRates(rates)
         rate_names = ("rate_factors", "rate_limits", "rate_set_steps", "rate_scale")
         rate_config = {name: config.pop(name) for name in rate_names if name in config}
         exclusions = config.pop("exclude_from_weight_decay")

@@ -18,7 +18,7 @@ from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR, known_peak
+from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
@@ -204,7 +204,7 @@ def fine_tune(
             print(choice.line())
     rates = _scheduled_rates(learning_rate, schedule, groups, length)
     compile_groups(model, groups, rates, train_data, **compiled)
-    doubts = _doubts_about_rates(groups, rates, length)
+    doubts = _doubts_about_rates(rates, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
             f"Only the head, group {groups[-1].name!r}, learns in this training: epochs={epochs}, "
@@ -418,7 +418,8 @@ def _scheduled_rates(
             "with one schedule per group. To use one schedule for all groups, pass it as "
             f"`learning_rate`. Received: schedule={schedule!r}"
         )
-    rates = resolve_learning_rates(learning_rate, len(groups))
+    names = [group.name for group in groups]
+    rates = resolve_learning_rates(learning_rate, len(groups), names)
     if isinstance(schedule, str):
         needs_no_length = schedule == "constant" or schedule not in SCHEDULES
         steps = 1 if needs_no_length else length.steps_per_epoch()
@@ -435,21 +436,9 @@ def _is_list(schedule: Any) -> bool:
     return isinstance(schedule, Sequence) and not isinstance(schedule, str)
 
 
-def _doubts_about_rates(
-    groups: Sequence[LayerGroup], rates: Sequence[Rate], length: _TrainingLength
-) -> list[str]:
+def _doubts_about_rates(rates: Sequence[Rate], length: _TrainingLength) -> list[str]:
     """Return warnings about rates that are allowed but often a mistake."""
-    doubts = []
-    peaks = [_peak(rate) for rate in rates]
-    for number in range(1, len(peaks)):
-        before, after = peaks[number - 1 : number + 1]
-        if before is not None and after is not None and before > after:
-            doubts.append(
-                f"The learning rates fall from group {groups[number - 1].name!r} ({before:g}) to "
-                f"group {groups[number].name!r} ({after:g}), but early layers usually need the "
-                "lowest rate. Give the rates from the first group to the head."
-            )
-            break
+    doubts: list[str] = []
     cyclic = [rate for rate in rates if isinstance(rate, SGDR)]
     try:
         total = length.steps_per_epoch() * length.epochs if cyclic else 0
@@ -467,8 +456,3 @@ def _doubts_about_rates(
             )
             break
     return doubts
-
-
-def _peak(rate: Rate) -> float | None:
-    """Return the highest rate of a group; `None` if it is not known."""
-    return known_peak(rate) if isinstance(rate, LearningRateSchedule) else rate

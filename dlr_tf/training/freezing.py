@@ -24,7 +24,13 @@ from dlr_tf.core._keras import (
     known_variables,
     lora_base_variables,
 )
-from dlr_tf.core._validation import check_integer, check_model, unwrap_optimizer
+from dlr_tf.core._validation import (
+    check_integer,
+    check_model,
+    did_you_mean,
+    some_of,
+    unwrap_optimizer,
+)
 from dlr_tf.core.assignment import assign_layers, assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.model_tree import LeafLayer, leaf_layers
@@ -38,7 +44,7 @@ BATCH_NORM_FROZEN = "dlr_tf_batch_norm_frozen"  # the flag without `freeze_batch
 LAST_FLAGS = "dlr_tf_last_flags"  # model: the flags that the last call left
 
 
-def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex) -> None:
+def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex | str) -> None:
     """Freeze the groups before group `n`, and unfreeze the others.
 
     A frozen layer has `trainable = False`: its weights stay, its batch-norm statistics too, and it
@@ -68,12 +74,14 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     Args:
         model: A built model.
         groups: The groups, as `split_layers` and the others return them.
-        n: Index of the first trainable group: `0` unfreezes all, `-1` freezes all but the head, and
-            `len(groups)` freezes all. May be negative, as a list index.
+        n: The first trainable group: its name, or its index, which may be negative, as a list
+            index. `0` unfreezes all, `-1` freezes all but the head, and `len(groups)` freezes all.
 
     Raises:
-        TypeError: If `n` is not an integer, or `groups` is not a sequence of `LayerGroup`.
-        ValueError: If `n` is out of range, or a group names a layer that the model does not have.
+        TypeError: If `n` is neither an integer nor a string, or `groups` is not a sequence of
+            `LayerGroup`.
+        ValueError: If `n` is out of range or not the name of a group, or a group names a layer
+            that the model does not have.
 
     Example:
 
@@ -95,7 +103,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     """
     check_model(model)
     groups = check_groups(groups)
-    first = _first_group(len(groups), n)
+    first = _first_group([group.name for group in groups], n)
     leaves = assign_layers(model, groups)
     group_of = {id(entry.variable): entry.group for entry in assign_variables(model, groups)}
     before = _flags_now(model)
@@ -203,7 +211,15 @@ def set_batch_norm(model: keras.Model, batch_norm: str) -> None:
     (freeze_batch_norm if batch_norm == "frozen" else unfreeze_batch_norm)(model)
 
 
-def _first_group(count: int, n: Any) -> int:
+def _first_group(names: Sequence[str], n: Any) -> int:
+    if isinstance(n, str):
+        if n not in names:
+            raise ValueError(
+                f"Argument `n` should be the index or the name of a group: one of "
+                f"{some_of(names)}.{did_you_mean(n, names)} Received: n={n!r}"
+            )
+        return names.index(n)
+    count = len(names)
     first = check_integer("n", n)
     if not -count <= first <= count:
         raise ValueError(

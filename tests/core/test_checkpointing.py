@@ -794,6 +794,28 @@ def test_other_groups_are_refused_inside_the_loss_scale(mixed_float16, tmp_path)
     assert_same(state(model), before)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_weights_alone_can_be_loaded_from_a_file_of_other_groups(tmp_path, scaled):
+    model, other = stack(0, 4), stack(1, 4)
+    optimizer = MultiGroupOptimizer(groups_of(model, "layer_1", "layer_2"), RATES)
+    theirs = MultiGroupOptimizer(groups_of(other, "layer_1", "layer_3"), RATES)
+    if scaled:
+        optimizer, theirs = map(keras.optimizers.LossScaleOptimizer, (optimizer, theirs))
+    model.compile(optimizer, "mse", run_eagerly=True)
+    other.compile(theirs, "mse", run_eagerly=True)
+    path = stored(tmp_path, other)
+    before = state(train(model))
+    with pytest.raises(
+        ValueError, match=r"load_weights\(path, objects_to_skip=\[model.optimizer\]"
+    ):
+        model.load_weights(path)
+    train(model)
+    before = state(model)
+    model.load_weights(path, objects_to_skip=[model.optimizer])
+    assert_same(weights(model), weights(other))
+    assert_same(state(model), before)
+
+
 def test_another_model_is_refused(running, tmp_path):
     """One more layer: the groups hold other layers; wider layers: other shapes."""
     deeper = compiled(stack(0, 4), groups_of(stack(0, 4), "layer_1", "layer_2"))

@@ -647,3 +647,32 @@ def test_the_configuration_keeps_the_limit_of_a_constant_rate():
     made = MultiGroupOptimizer.from_config(config)
     for step in (100, 130):
         assert rates_at(made, step) == rates_at(optimizer, step)
+
+
+def test_rates_that_fall_are_warned_of_once():
+    model = two_weights()
+    with pytest.warns(UserWarning, match=r"fall from group 'group_0' \(0.01\) to group 'g"):
+        optimizer = model.optimizer(slice(1e-2, 1e-4))
+    with pytest.warns(UserWarning, match=r"fall from group 'group_0' \(0.5\) to group 'group_1'"):
+        model.optimizer({"group_1": SGDR(0.1, 3), "group_0": SGDR(0.5, 3)})
+    # Nobody types the rates of a copy, or of a file.
+    again = MultiGroupOptimizer.from_config(optimizer.get_config())
+    np.testing.assert_allclose(again.learning_rates, [1e-2, 1e-4])
+    np.testing.assert_allclose(copy.deepcopy(optimizer).learning_rates, [1e-2, 1e-4])
+
+
+def test_rates_may_be_given_by_the_names_of_the_groups():
+    optimizer = two_weights().optimizer({"group_1": 1e-2, "group_0": 1e-4})
+    np.testing.assert_allclose(optimizer.learning_rates, [1e-4, 1e-2])
+
+
+def test_an_optimizer_prints_its_groups_and_rates():
+    optimizer = two_weights().optimizer([1e-4, SGDR(1e-2, 5)], None)
+    text = "MultiGroupOptimizer(group_0: FusedAdam at 0.0001, group_1: FusedAdam at 0.01)"
+    assert str(optimizer) == repr(optimizer) == text
+
+    @tf.function
+    def traced():
+        assert repr(optimizer) == "MultiGroupOptimizer(group_0: FusedAdam, group_1: FusedAdam)"
+
+    traced()

@@ -71,6 +71,20 @@ def test_a_sequence_may_mix_floats_and_schedules():
     assert rates[2] == 2.0
 
 
+def test_a_dict_has_the_rate_of_each_group_by_its_name():
+    names = ["early", "late", "head"]
+    by_name = {"head": 1e-2, "early": 1e-4, "late": DECAY}
+    assert resolve_learning_rates(by_name, 3, names) == [1e-4, DECAY, 1e-2]
+    with pytest.raises(
+        ValueError,
+        match=r"one value for each of the groups \['early', 'late', 'head'\]. Missing: \['late'\]. "
+        r"Not a group: \['lat'\]. Did you mean 'late'\?",
+    ):
+        resolve_learning_rates({"head": 1e-2, "early": 1e-4, "lat": 1e-3}, 3, names)
+    with pytest.raises(ValueError, match="finite and not negative. Received: learning_rate=-1.0"):
+        resolve_learning_rates({"head": -1.0, "early": 1e-4, "late": 1e-3}, 3, names)
+
+
 @pytest.mark.parametrize(
     ("rate", "error", "message"),
     [

@@ -160,6 +160,11 @@ def test_layers_of_a_nested_model_that_no_group_names_are_left_alone(samples):
         (1.0, TypeError, "`n` should be an integer. Received: n=1.0 of type float"),
         (None, TypeError, "`n` should be an integer. Received: n=None"),
         (True, TypeError, "`n` should be an integer. Received: n=True"),
+        (
+            "hed",
+            ValueError,
+            r"one of \['early', .*'head'\]. Did you mean 'head'\? .*n='hed'",
+        ),
     ],
 )
 def test_wrong_numbers_change_nothing(samples, n, error, message):
@@ -170,6 +175,17 @@ def test_wrong_numbers_change_nothing(samples, n, error, message):
     with pytest.raises(error, match=message):
         freeze_to(model, groups, n)
     assert learning(model) == before
+
+
+def test_a_group_may_be_named(samples):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
+    for n, name in enumerate(group.name for group in groups):
+        freeze_to(model, groups, n)
+        by_index = learning(model)
+        freeze_to(model, groups, len(groups))
+        freeze_to(model, groups, name)
+        assert learning(model) == by_index
 
 
 def test_groups_of_another_model_change_nothing(samples):
