@@ -15,11 +15,13 @@ from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_lay
 from dlr_tf.core.learning_rates import layerwise_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
+from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm
 from dlr_tf.training.gradual_unfreezing import GradualUnfreezing
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
+from dlr_tf.training.named_schedules import make_schedule
 from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble
 
 __all__ = [
@@ -33,11 +35,15 @@ __all__ = [
     "OneCycle",
     "SnapshotEnsemble",
     "Triangular",
+    "distributed_fit",
     "find_learning_rate",
     "fine_tune",
     "freeze_batch_norm",
     "freeze_to",
+    "is_chief",
     "layerwise_rates",
+    "make_schedule",
+    "make_strategy",
     "split_evenly",
     "split_layers",
     "split_layerwise",

@@ -6,7 +6,6 @@ import doctest
 import html.parser
 import importlib
 import importlib.util
-import inspect
 import json
 import math
 import os
@@ -44,18 +43,8 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_api_pages_list_every_public_name() -> None:
     import dlr_tf
-    from dlr_tf.training import distribution
 
-    helpers = [
-        name
-        for name, item in vars(distribution).items()
-        if not name.startswith("_")
-        and inspect.isfunction(item)
-        and item.__module__ == distribution.__name__
-    ]
-    assert "make_strategy" in helpers
     public = [f"dlr_tf.{name}" for name in dlr_tf.__all__]
-    public += [f"{distribution.__name__}.{name}" for name in helpers]
     listed = [
         name
         for page in sorted((DOCS / "api").glob("*.md"))

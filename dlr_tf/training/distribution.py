@@ -158,7 +158,7 @@ def distributed_fit(model: keras.Model, batch: Any) -> Iterator[None]:
     Example:
 
     >>> import keras, numpy as np
-    >>> from dlr_tf.training.distribution import distributed_fit
+    >>> from dlr_tf import distributed_fit
     >>> with tf.distribute.get_strategy().scope():
     ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     ...     model.compile("sgd", "mse")

@@ -21,12 +21,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf import distributed_fit
 from dlr_tf.app.data import image_files
 from dlr_tf.app.data.batches import load_folder
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.schedules import SGDR
-from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_to
 from tests.core.test_keras_expectations import ONES, SGD, SQUARE, Holder

@@ -24,8 +24,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf import distributed_fit, is_chief, make_strategy
 from dlr_tf.core.groups import split_layers
-from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_to
 from tests.scripts.training import (
