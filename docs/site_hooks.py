@@ -25,7 +25,7 @@ PAGES = {
 
 PICTURES = {
     f"benchmarks/results/{name}": f"images/{name}"
-    for name in ("transfer_curves.png", "transfer_sensitivity.png")
+    for name in ("transfer_curves.png", "transfer_sensitivity.png", "transfer_seconds.png")
 }
 
 

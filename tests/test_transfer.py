@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 import re
+import tarfile
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.transfer import __main__ as command
 from benchmarks.transfer import (
@@ -23,7 +25,13 @@ from benchmarks.transfer import (
     intervals,
     pictures,
     protocol,
+    rates,
+    recipe,
+    recipe_report,
     report,
+    runs,
+    solved_head,
+    study,
     tasks,
     text_encoder,
     training,
@@ -57,8 +65,7 @@ def toy_task(**changes: Any) -> tasks.Task:
     task = tasks.Task(
         name="toy",
         build=build,
-        split=lambda seed: tasks.Split(part(22, seed), part(30, 100)),
-        test=lambda: part(31, 101),
+        split=lambda seed: tasks.Split(part(22, seed), part(30, 100), part(31, 101)),
         blocks=("dense_1", "dense_2", HEAD),
         epochs=4,
         batch_size=8,
@@ -72,7 +79,7 @@ def trainer() -> training.Trainer:
     return training.Trainer(toy_task())
 
 
-REPRESENTATIVE = (arms.OLD_DEFAULT, "decay 0.75, one-cycle")
+REPRESENTATIVE = (rates.OLD_DEFAULT, "decay 0.75, one-cycle")
 
 
 class Recorder(keras.callbacks.Callback):
@@ -132,7 +139,7 @@ def fine_tuned(task: tasks.Task, arm: Arm, learning_rate: float, seed: int) -> R
     "arm",
     [
         pytest.param(arm, id=arm.name, marks=[] if arm.name in REPRESENTATIVE else pytest.mark.slow)
-        for arm in arms.ARMS
+        for arm in rates.ARMS
         if not arm.chosen_by
     ],
 )
@@ -144,7 +151,7 @@ def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) ->
         rates.append(trainer.optimizer.last_learning_rates)
         weights.append(trainer.model.get_weights())
 
-    trainer.run(arm, 0.01, 3, with_test=False, on_step=on_step)
+    runs.run_arm(trainer, arm, 0.01, 3, with_test=False, on_step=on_step)
     expected = fine_tuned(trainer.task, arm, 0.01, 3)
     assert len(rates) == len(expected.rates) == 4 * 3
     dense = [
@@ -163,8 +170,8 @@ def test_a_run_is_the_one_of_the_product(trainer: training.Trainer, arm: Arm) ->
 
 
 def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> None:
-    arm = next(arm for arm in arms.ARMS if arm.name == arms.DEFAULT)
-    found = trainer.run(arm, protocol.CHOSEN_IN_RUN, 3, with_test=False)
+    arm = next(arm for arm in rates.ARMS if arm.name == rates.DEFAULT)
+    found = runs.run_arm(trainer, arm, protocol.CHOSEN_IN_RUN, 3, with_test=False)
     task = trainer.task
     model = task.build()
     training.start_head_and_dropout(model, 3)
@@ -177,34 +184,92 @@ def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> 
     assert 1e-4 < product.rates[-1] < 0.1
     assert (
         found.loss
-        == trainer.run(
-            dataclasses.replace(arm, chosen_by=""), product.rates[-1], 3, with_test=False
+        == runs.run_arm(
+            trainer, dataclasses.replace(arm, chosen_by=""), product.rates[-1], 3, with_test=False
         ).loss
     )
 
 
 def test_rates_chosen_per_group_and_by_trials(trainer: training.Trainer) -> None:
-    by_choice = {arm.chosen_by: arm for arm in arms.ARMS if arm.chosen_by}
-    per_group = trainer.run(by_choice["sweeps"], 0.0, 3, with_test=False).rates
+    by_choice = {arm.chosen_by: arm for arm in rates.ARMS if arm.chosen_by}
+    per_group = runs.run_arm(trainer, by_choice["sweeps"], 0.0, 3, with_test=False).rates
     assert per_group is not None and len(per_group) == 3 and len({*per_group}) > 1
-    tried = trainer.run(by_choice["trials"], 0.0, 3, with_test=False).rates
+    tried = runs.run_arm(trainer, by_choice["trials"], 0.0, 3, with_test=False).rates
     assert tried is not None and tried[-1] in choices.TRIAL_RATES
     assert tried[0] == pytest.approx(tried[-1] / 10)
 
 
 def test_nothing_is_traced_twice_and_a_run_repeats_exactly() -> None:
     trainer = training.Trainer(toy_task())
-    by_name = {arm.name: arm for arm in arms.ARMS}
-    first = trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 0, with_test=True)
+    by_name = {arm.name: arm for arm in rates.ARMS}
+    first = runs.run_arm(trainer, by_name[rates.OLD_DEFAULT], 0.01, 0, with_test=True)
     traces = dict(trainer.n_traces)
     assert traces == {"6, frozen": 1, "0, frozen": 1, "predict": 1}
-    others = (arms.RIVAL, "decay 0.6, one-cycle", "ratio 10, SGDR 1", "head only")
+    others = (rates.RIVAL, "decay 0.6, one-cycle", "ratio 10, SGDR 1", "head only")
     for name in (*others, "one rate, one-cycle, batch norm trains"):
-        trainer.run(by_name[name], 0.1, 1, with_test=False)
+        runs.run_arm(trainer, by_name[name], 0.1, 1, with_test=False)
     assert trainer.n_traces == {**traces, "0, train": 1}
-    assert trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 0, with_test=True) == first
-    assert trainer.run(by_name[arms.OLD_DEFAULT], 0.01, 1, with_test=True) != first
+    assert runs.run_arm(trainer, by_name[rates.OLD_DEFAULT], 0.01, 0, with_test=True) == first
+    assert runs.run_arm(trainer, by_name[rates.OLD_DEFAULT], 0.01, 1, with_test=True) != first
     assert trainer.n_traces == {**traces, "0, train": 1}
+
+
+def test_a_longer_run_is_that_of_a_task_with_more_epochs(trainer: training.Trainer) -> None:
+    arm = recipe.BY_RATIO[10][1]
+    found = runs.run_arm(trainer, arm, 0.0, 3, with_test=True, each_epoch=False)
+    longer = training.Trainer(toy_task(epochs=3 * 4))
+    expected = runs.run_arm(longer, recipe.TODAY, 0.0, 3, with_test=True, each_epoch=False)
+    assert found == expected
+    assert found.steps == 3 * 4 * 3 and len(found.loss) == 12 and len(found.validation) == 1
+    assert found.training_seconds > 0 and found.training_processor_seconds > 0
+
+
+def test_a_solved_head_is_the_regression_of_scikit_learn(trainer: training.Trainer) -> None:
+    split = trainer.task.split(3)
+    features, test_features = trainer.features(split.train), trainer.features(split.test)
+    found = runs.run_arm(trainer, recipe.FEATURES, 0.0, 3, with_test=True)
+    assert found.steps == 0 and found.loss == []
+    scale = features.std()
+    candidates = [
+        LogisticRegression(C=strength, max_iter=5000).fit(features / scale, split.train.y)
+        for strength in solved_head.STRENGTHS
+    ]
+    probabilities = trainer.predict(split.test)
+    errors = [
+        np.abs(one.predict_proba(test_features / scale) - probabilities).max() for one in candidates
+    ]
+    assert min(errors) < 1e-5
+    assert found.test == training.accuracy(probabilities, split.test.y)
+
+
+def test_training_starts_from_the_solved_head(trainer: training.Trainer) -> None:
+    head: list[list[np.ndarray]] = []
+
+    def on_step(step: int) -> None:
+        head.append(trainer.model.get_layer(HEAD).get_weights())
+
+    (arm,) = (arm for arm in recipe.SOLVED if (arm.value, arm.length) == (10, 1))
+    runs.run_arm(trainer, arm, 0.0, 3, with_test=False, on_step=on_step)
+    train = trainer.task.split(3).train
+    kernel, _ = solved_head.solve_head(trainer.features(train), train.y, 3)
+    # The first step has a small rate.
+    np.testing.assert_allclose(head[0][0], kernel, atol=2e-3)
+    runs.run_arm(trainer, recipe.TODAY, 0.0, 3, with_test=False, on_step=on_step)
+    assert np.abs(head[-12][0] - kernel).max() > 0.01
+
+
+def test_the_rivals_train_as_their_guides_say() -> None:
+    _, guide, fastai = recipe.TUNED_RIVALS
+    table = arms.rates_of(guide, arms.peak_rates(guide, 1e-4, 3), epochs=6, steps_per_epoch=2)
+    assert arms.first_trainable_groups(guide, 3, epochs=6) == [2, 2, 2, 2, 0, 0]
+    assert table[:8, -1].tolist() == [1e-3] * 8 and (table[8:] == 1e-4).all()
+    table = arms.rates_of(fastai, arms.peak_rates(fastai, 0.1, 3), epochs=6, steps_per_epoch=10)
+    assert arms.first_trainable_groups(fastai, 3, epochs=6) == [2, 0, 0, 0, 0, 0]
+    assert table.shape == (60, 3)
+    # The rise of the frozen epoch ends near its peak; then half of it, after three tenths.
+    np.testing.assert_allclose(table[:10].max(axis=0), [1e-3, 1e-2, 1e-1], rtol=0.05)
+    np.testing.assert_allclose(table[10:].max(axis=0), [5e-4, 5e-3, 5e-2], rtol=0.01)
+    assert table[10:, -1].argmax() == 15 and table[10, -1] == pytest.approx(0.01)
 
 
 # --- What there is to do, and what is stored
@@ -219,8 +284,9 @@ PLAN = protocol.Protocol(
     multipliers=(0.1, 10.0),
     sensitivity_seeds=(0, 1),
 )
+STUDY = dataclasses.replace(rates.STUDY, plan=PLAN)
 NAMES = ("digits", "text")
-REST = ("digits", arms.ARMS[arms.N_KEY].name, TUNE)
+REST = ("digits", rates.ARMS[rates.N_KEY].name, TUNE)
 ARM = Arm("one rate, one-cycle", arms.ONE, arms.ONECYCLE, in_sensitivity=True)
 
 
@@ -290,18 +356,17 @@ def test_of_equal_rates_the_lower_one_is_chosen() -> None:
 def test_key_arms_come_first_and_each_stage_follows_what_it_needs(tmp_path: pathlib.Path) -> None:
     chosen = [toy_task(name=name) for name in ("digits", "text")]
     path = tmp_path / "transfer.jsonl"
-    computation = command.Computation(
-        chosen, protocol.QUICK, arms.ARMS, path, "cpu", Console(file=io.StringIO())
-    )
+    of_study = dataclasses.replace(rates.STUDY, plan=protocol.QUICK)
+    computation = command.Computation(of_study, chosen, path, "cpu", Console(file=io.StringIO()))
     order = []
     for task, arm, run in computation.work():
         order.append((task.name, arm.name, run.stage))
         computation.records[run] = record_of(run, 0.5, 0.5)
     n_key = {task: sum(name == task for name, *_ in order[: order.index(REST)]) for task in NAMES}
-    key = arms.ARMS[: arms.N_KEY]
+    key = rates.ARMS[: rates.N_KEY]
     # 3 runs tune, 2 are final, 4 are for the sensitivity; arms that choose have final runs alone.
     for task in NAMES:
-        of_task = tasks.arms_of(task, key)
+        of_task = [arm for arm in of_study.arms_of(task) if arm in key]
         n_runs = [2 if arm.chosen_by else 9 if arm.in_sensitivity else 5 for arm in of_task]
         assert n_key[task] == sum(n_runs)
     assert {name for _, name, _ in order[: sum(n_key.values())]} == {arm.name for arm in key}
@@ -378,8 +443,8 @@ def finished(test_of: dict[str, float]) -> dict[Run, Any]:
 
 
 def test_tables_compare_seed_by_seed() -> None:
-    records = finished({arms.RIVAL: 0.7, arms.COMMON: 0.75})
-    text = report.text(records, PLAN)
+    records = finished({rates.RIVAL: 0.7, rates.COMMON: 0.75})
+    text = report.text(records, STUDY)
     assert text.startswith(
         "an abacus, 1 core; TensorFlow 2, Keras 3, Python 3; 2026-11-25; 26 runs"
     )
@@ -394,31 +459,33 @@ def test_tables_compare_seed_by_seed() -> None:
     )
     # The difference is the same for every seed, so its interval is a point.
     assert constant == [
-        arms.COMMON, "1", "0.900", "0.760 (0.735 to 0.785)", "+5.0 (+5.0 to +5.0)", "-", "2"
+        rates.COMMON, "1", "0.900", "0.760 (0.735 to 0.785)", "+5.0 (+5.0 to +5.0)", "-", "2"
     ]  # fmt: skip
     assert rival[4:] == ["-", "-5.0 (-5.0 to -5.0)", "2"]
     (line,) = (line for line in factors.splitlines() if line.startswith("| one rate, constant"))
     # The mean over the seeds 0 and 1 of 0.45, 0.755 and 0.15.
-    expected = [arms.COMMON, "0.450", "0.755", "0.150", "0.452", "+5.0 (+5.0 to +5.0)"]
+    expected = [rates.COMMON, "0.450", "0.755", "0.150", "0.452", "+5.0 (+5.0 to +5.0)"]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == expected
 
 
 def test_report_of_any_part_of_the_runs(tmp_path: pathlib.Path) -> None:
-    records = finished({arms.RIVAL: 0.7, "ratio 10, one-cycle": 0.8})
+    records = finished({rates.RIVAL: 0.7, "ratio 10, one-cycle": 0.8})
     for run in [*records][:: max(1, len(records) // 8)]:
         del records[run]
-        text = report.text(records, PLAN)
+        text = report.text(records, STUDY)
         assert "Not complete" in text
-        pictures.draw(records, PLAN, arms.ARMS, tmp_path)
+        pictures.draw(records, STUDY, tmp_path)
 
 
 def test_every_name_is_that_of_an_arm() -> None:
-    names = [arm.name for arm in arms.ARMS]
+    names = [arm.name for arm in rates.ARMS]
     assert len(set(names)) == len(names)
-    for outline in tasks.OUTLINES.values():
+    for outline in rates.OUTLINES.values():
         assert set(outline.arms or ()) <= set(names)
-    assert {arms.RIVAL, arms.COMMON, arms.DEFAULT, arms.OLD_DEFAULT, *pictures.SHOWN} <= set(names)
-    assert [*tasks.TASKS] == [*tasks.OUTLINES]
+    assert {rates.RIVAL, rates.COMMON, rates.DEFAULT, rates.OLD_DEFAULT, *pictures.SHOWN} <= set(
+        names
+    )
+    assert {*tasks.MAKERS} == {*rates.OUTLINES, *recipe.OUTLINES}
 
 
 # --- The command
@@ -427,7 +494,7 @@ def test_every_name_is_that_of_an_arm() -> None:
 def test_quick_run_and_its_continuation(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--quick", "--device", "cpu", "--output", str(tmp_path)]
+    options = ["--study", "rates", "--quick", "--device", "cpu", "--output", str(tmp_path)]
     assert command.main([*options, "--hours", "0"]) == 2  # no time for any run
     assert "digits: 18 runs left" in capsys.readouterr().err
     assert command.main(options) == 0
@@ -436,7 +503,7 @@ def test_quick_run_and_its_continuation(
     assert "| one rate, one-cycle |" in output.out
     assert (tmp_path / pictures.CURVES).stat().st_size > 1000
     assert (tmp_path / pictures.SENSITIVITY).stat().st_size > 1000
-    path = tmp_path / command.FILE
+    path = tmp_path / rates.STUDY.file
     lines = path.read_text().splitlines()
     assert len(lines) == 18
     for line in map(json.loads, lines):
@@ -454,13 +521,46 @@ def test_quick_run_and_its_continuation(
         assert last[key] == json.loads(lines[-1])[key]
 
 
+def test_quick_run_of_the_recipe(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quick", "--device", "cpu", "--output", str(tmp_path)]
+    assert command.main(options) == 0
+    output = capsys.readouterr()
+    assert "all runs are there; 6 of them are new" in output.err
+    assert "| features alone " in output.out and "| length 3 instead of 1 " in output.out
+    assert (tmp_path / pictures.SECONDS).stat().st_size > 1000
+    records = protocol.read_records(tmp_path / recipe.STUDY.file).values()
+    assert [record["steps"] for record in records] == [0, 0, 14, 14, 42, 42]
+    for record in records:
+        assert record["source"] == "scikit-learn's digits"
+        assert 0 < record["training_processor_seconds"] <= record["processor_seconds"]
+
+
+def test_every_run_of_the_recipe_is_in_a_wave(tmp_path: pathlib.Path) -> None:
+    chosen = [toy_task(name=name) for name in recipe.OUTLINES]
+    console = Console(file=io.StringIO())
+    computation = command.Computation(recipe.STUDY, chosen, tmp_path / "runs", "cpu", console)
+    order = []
+    for _, _, run in computation.work():
+        order.append(run)
+        computation.records[run] = record_of(run, 0.5, 0.5)
+    assert computation.seconds_left() == 0
+    # A tuned arm tries 8 rates, and 3 of them again with 2 seeds.
+    n_arms = len(recipe.ARMS) - 1
+    n_final = n_arms * (20 + 10 + 10 + 20) + 2 * 20 * 10
+    assert len(order) == len(set(order)) == n_final + 4 * 3 * (8 + 6)
+    first = [run for run in order if run.seed == 0][:12]
+    assert {run.task for run in first} == {*recipe.TWENTY}
+
+
 def test_missing_data_is_a_clear_error(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        command.main(["--device", "cpu", "--task", "images", "--data", str(tmp_path)])
+        command.main(["--device", "cpu", "--task", "images-20", "--data", str(tmp_path)])
     message = capsys.readouterr().err
-    assert f"needs the file fashion_mini.tar.gz, which is not in {tmp_path}" in message
+    assert "needs the file mobilenet_v2_imagenet_notop.weights.h5, which is not in" in message
     assert "Give the folder of the data with --data" in message
 
 
@@ -469,14 +569,14 @@ def test_missing_packages_are_a_clear_error(
 ) -> None:
     monkeypatch.setattr(text_encoder, "NEEDED", ("a_package_that_is_not_there",))
     with pytest.raises(SystemExit, match="2"):
-        command.main(["--device", "cpu", "--task", "text"])
+        command.main(["--device", "cpu", "--task", "text-20"])
     assert "a_package_that_is_not_there. Run: pip install" in capsys.readouterr().err
 
 
 def test_parts_of_the_digits_do_not_overlap() -> None:
-    task = tasks.digits_task(tasks.Folders())
+    task = tasks.digits_task()
     splits = [task.split(seed) for seed in (0, 1)]
-    parts = [*(split.train for split in splits), splits[0].validation, task.test()]
+    parts = [*(split.train for split in splits), *splits[0][1:]]
     pixels = [{image.tobytes() for image in part.x} for part in parts]
     assert [len(part.y) for part in parts] == [100, 100, 200, 400]
     for other in pixels[2:]:
@@ -484,6 +584,67 @@ def test_parts_of_the_digits_do_not_overlap() -> None:
     assert not pixels[2] & pixels[3]
     assert pixels[0] != pixels[1]
     assert all(np.bincount(part.y).min() == len(part.y) // 5 for part in parts)
+
+
+def test_the_larger_test_is_all_that_is_left_over() -> None:
+    pool = tasks.Part(np.arange(40), np.repeat([0, 1], 20))
+    validation = tasks.Part(np.arange(40, 44), np.array([0, 0, 1, 1]))
+    found = tasks.split_left_over(pool, 5, 0, validation)
+    assert np.bincount(found.train.y).tolist() == [5, 5] and found.validation is validation
+    assert sorted([*found.train.x, *found.test.x]) == [*range(40)]
+    assert tasks.split_left_over(pool, 5, 1, validation).train.x.tolist() != found.train.x.tolist()
+    for name, n_train, n_test in (("digits-20", 100, 596), ("digits-100", 500, 196)):
+        split = tasks.MAKERS[name]().split(0)
+        assert [len(part.y) for part in split] == [n_train, 200, n_test]
+        images = [{image.tobytes() for image in part.x} for part in split]
+        assert not images[0] & images[1] and not images[0] & images[2] and not images[1] & images[2]
+
+
+def test_halves_are_of_each_class() -> None:
+    found = tasks.split_in_halves(tasks.Part(np.arange(15), np.repeat([0, 1, 2], [4, 5, 6])), 0)
+    assert np.bincount(found.train.y).tolist() == [2, 2, 3]
+    assert np.bincount(found.test.y).tolist() == [2, 3, 3]
+    assert sorted([*found.train.x, *found.test.x]) == [*range(15)]
+
+
+def test_images_of_an_archive(tmp_path: pathlib.Path) -> None:
+    generator = np.random.default_rng(0)
+    for part, label, size in (("train", "a", 4), ("train", "b", 4), ("test", "a", 6)):
+        folder = tmp_path / "things" / part / label
+        folder.mkdir(parents=True)
+        keras.utils.save_img(folder / "0.png", generator.integers(0, 255, (size, size, 3)))
+    with tarfile.open(tmp_path / "things.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "things", "things")
+    train, test = tasks.read_archive(tmp_path / "things.tar.gz", 5)
+    assert train.x.shape == (2, 5, 5, 3) and train.y.tolist() == [0, 1]
+    assert test.x.shape == (1, 5, 5, 3) and test.y.tolist() == [0]
+
+
+def test_runs_with_other_data_are_not_mixed(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run("digits-20", recipe.TODAY.name, FINAL, 0.0, 0)
+    record = {**record_of(run, 0.5, 0.5), "source": "other digits"}
+    protocol.append_record(tmp_path / recipe.STUDY.file, record)
+    options = ["--device", "cpu", "--task", "digits-20", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        command.main(options)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "they had other digits, this run would have scikit-learn's digits" in message
+
+
+def test_pictures_that_are_not_downloaded_are_a_clear_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cpu", "--task", "objects"])
+    assert "needs the file objects.tar.gz, which is not downloaded" in capsys.readouterr().err
+
+
+def test_a_task_of_another_study_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cpu", "--task", "images-half"])
+    assert "the study 'recipe' has no task 'images-half'; it has" in capsys.readouterr().err
 
 
 # --- The text encoder
@@ -590,9 +751,7 @@ def test_the_pretrained_encoder_knows_the_sections() -> None:
     missing = text_encoder.missing_packages()
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    if not (tasks.DATA / "debian_sections.csv").is_file():
-        pytest.skip(f"debian_sections.csv is not in {tasks.DATA}")
-    texts, sections, splits = tasks.read_sections(tasks.DATA)
+    texts, sections, splits = tasks.read_sections()
     ids = text_encoder.tokenize(texts, 32)
     ids, weights = text_encoder.only_used_tokens(ids, text_encoder.read_weights())
     vectors = text_encoder.build_encoder(weights, 32).predict(ids, verbose=0)
@@ -604,7 +763,10 @@ def test_the_pretrained_encoder_knows_the_sections() -> None:
 
 
 def test_examples_in_docstrings() -> None:
-    modules = (arms, command, intervals, protocol, report, tasks, text_encoder, training)
+    modules = (
+        *(arms, command, intervals, protocol, recipe_report, report, runs),
+        *(solved_head, study, tasks, text_encoder, training),
+    )
     found = [doctest.testmod(module) for module in modules]
     assert sum(one.attempted for one in found) >= 15
     assert not any(one.failed for one in found)
@@ -618,14 +780,22 @@ def section() -> tuple[str, str]:
     """The conclusions on the page, and the tables after them."""
     page = command.PAGE.read_text()
     _, _, after = page.partition("### Conclusions\n")
-    conclusions, _, rest = after.partition(f"<!-- begin {report.MARK} -->")
-    tables, _, _ = rest.partition(f"<!-- end {report.MARK} -->")
+    conclusions, _, rest = after.partition("<!-- begin transfer-rates -->")
+    tables, _, _ = rest.partition("<!-- end transfer-rates -->")
     return conclusions, tables
 
 
 def test_the_page_shows_the_stored_runs(section: tuple[str, str]) -> None:
-    records = protocol.read_records(command.RESULTS / command.FILE)
-    assert section[1].strip() == report.text(records, protocol.FULL).strip()
+    records = protocol.read_records(command.RESULTS / rates.STUDY.file)
+    assert section[1].strip() == report.text(records, rates.STUDY).strip()
+
+
+def test_the_page_shows_the_stored_runs_of_the_recipe() -> None:
+    page = command.PAGE.read_text()
+    _, _, after = page.partition("<!-- begin transfer-recipe -->")
+    tables, _, _ = after.partition("<!-- end transfer-recipe -->")
+    records = protocol.read_records(command.RESULTS / recipe.STUDY.file)
+    assert tables.strip() == recipe_report.text(records, recipe.STUDY).strip()
 
 
 def test_every_conclusion_quotes_an_interval_of_the_tables(section: tuple[str, str]) -> None:

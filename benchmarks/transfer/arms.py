@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import CosineDecay, LearningRateSchedule
 
-from dlr_tf import SGDR, LayerGroup, split_layers
+from dlr_tf import SGDR, LayerGroup, OneCycle, split_layers
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
@@ -18,6 +18,8 @@ from dlr_tf.training.named_schedules import make_schedule
 ONE, RATIO, DECAY = "one", "ratio", "decay"
 CONSTANT, COSINE, ONECYCLE = "constant", "cosine", "onecycle"
 SGDR_1, SGDR_2 = "sgdr-1", "sgdr-2"
+GUIDE, FASTAI = "guide", "fastai"
+GUIDE_HEAD_RATE = 1e-3  # of Adam by default, which Keras' guide trains the head with
 N_GROUPS = 3  # the command's default
 EQUAL_CYCLES = 3  # of SGDR with `t_mul=1`
 
@@ -33,12 +35,15 @@ class Arm:
         value: The ratio of the head's rate to the first group's, or the decay.
         schedule: How rates change over the steps.
         frozen_epochs: First epochs in which only the head trains; all of them where `head_only`.
+        frozen_share: The share of the epochs in which only the head trains, instead of a number.
         batch_norm: `"frozen"` or `"train"`.
         gradual: Whether one more group is unfrozen per epoch.
         head_only: Whether nothing but the head ever trains.
         in_sensitivity: Whether it is also run at rates that are too low and too high.
         chosen_by: How it chooses its rates for each seed: a key of `choices.CHOICES`. Defaults to
             `""`: its rate is tuned.
+        length: How many times the task's number of epochs it trains.
+        solved: Whether the head starts from the logistic regression on the frozen features.
     """
 
     name: str
@@ -46,59 +51,14 @@ class Arm:
     schedule: str
     value: float = 1.0
     frozen_epochs: int = 0
+    frozen_share: float = 0.0
     batch_norm: str = "frozen"
     gradual: bool = False
     head_only: bool = False
     in_sensitivity: bool = False
     chosen_by: str = ""
-
-
-RIVAL = "one rate, one-cycle"  # the honest rival
-COMMON = "one rate, constant"  # what people do
-OLD_DEFAULT = "ratio 100, SGDR 2, 1 frozen epoch"  # of the product before this was measured
-DEFAULT = "ratio 10, one-cycle, auto"  # of the product now
-
-N_KEY = 17
-# The key arms first: a computation that is stopped has done these.
-ARMS: tuple[Arm, ...] = (
-    Arm(RIVAL, ONE, ONECYCLE, in_sensitivity=True),
-    Arm(COMMON, ONE, CONSTANT, in_sensitivity=True),
-    Arm("ratio 10, one-cycle", RATIO, ONECYCLE, 10, in_sensitivity=True),
-    Arm(OLD_DEFAULT, RATIO, SGDR_2, 100, frozen_epochs=1, in_sensitivity=True),
-    Arm("head only", ONE, ONECYCLE, head_only=True),
-    Arm("ratio 100, one-cycle", RATIO, ONECYCLE, 100),
-    Arm("decay 0.75, one-cycle", DECAY, ONECYCLE, 0.75),
-    Arm(DEFAULT, RATIO, ONECYCLE, 10, chosen_by="auto"),
-    Arm("one rate, one-cycle, auto", ONE, ONECYCLE, chosen_by="auto"),
-    Arm("ratio 10, one-cycle, usual rates", RATIO, ONECYCLE, 10, chosen_by="usual"),
-    Arm("one rate, one-cycle, sweep", ONE, ONECYCLE, chosen_by="sweep"),
-    Arm("ratio 10, one-cycle, sweep", RATIO, ONECYCLE, 10, chosen_by="sweep"),
-    Arm("ratio 10, one-cycle, short sweep", RATIO, ONECYCLE, 10, chosen_by="short sweep"),
-    Arm("ratio 100, one-cycle, sweep", RATIO, ONECYCLE, 100, chosen_by="sweep"),
-    Arm("decay 0.75, one-cycle, sweep", DECAY, ONECYCLE, 0.75, chosen_by="sweep"),
-    Arm("3 groups, one-cycle, sweep per group", RATIO, ONECYCLE, 10, chosen_by="sweeps"),
-    Arm("ratio 10, one-cycle, trials", RATIO, ONECYCLE, 10, chosen_by="trials"),
-    Arm("one rate, cosine", ONE, COSINE),
-    Arm("ratio 10, cosine", RATIO, COSINE, 10),
-    Arm("gradual unfreezing", ONE, ONECYCLE, gradual=True),
-    Arm("one rate, SGDR 2", ONE, SGDR_2),
-    Arm("ratio 10, SGDR 2", RATIO, SGDR_2, 10),
-    Arm("ratio 10, SGDR 1", RATIO, SGDR_1, 10),
-    Arm("ratio 10, constant", RATIO, CONSTANT, 10),
-    Arm("one rate, one-cycle, 1 frozen epoch", ONE, ONECYCLE, frozen_epochs=1),
-    Arm("ratio 10, one-cycle, 1 frozen epoch", RATIO, ONECYCLE, 10, frozen_epochs=1),
-    Arm("ratio 10, SGDR 2, 1 frozen epoch", RATIO, SGDR_2, 10, frozen_epochs=1),
-    Arm("ratio 100, one-cycle, 1 frozen epoch", RATIO, ONECYCLE, 100, frozen_epochs=1),
-    Arm("decay 0.9, one-cycle", DECAY, ONECYCLE, 0.9),
-    Arm("decay 0.6, one-cycle", DECAY, ONECYCLE, 0.6),
-    Arm("ratio 100, cosine", RATIO, COSINE, 100),
-    Arm("ratio 100, SGDR 2", RATIO, SGDR_2, 100),
-    Arm("ratio 100, SGDR 1", RATIO, SGDR_1, 100),
-    Arm("ratio 100, constant", RATIO, CONSTANT, 100),
-    Arm("one rate, one-cycle, batch norm trains", ONE, ONECYCLE, batch_norm="train"),
-    Arm("ratio 10, one-cycle, batch norm trains", RATIO, ONECYCLE, 10, batch_norm="train"),
-    Arm("ratio 10, SGDR 2, batch norm trains", RATIO, SGDR_2, 10, batch_norm="train"),
-)
+    length: float = 1.0
+    solved: bool = False
 
 
 def groups_of(arm: Arm, model: keras.Model, blocks: Sequence[str]) -> Sequence[LayerGroup]:
@@ -149,9 +109,11 @@ def cycle_ends(arm: Arm, epochs: int, steps_per_epoch: int) -> list[int]:
     >>> cycle_ends(Arm("", ONE, SGDR_1), epochs=5, steps_per_epoch=4)
     [7, 14, 20]
     """
-    schedule, total = schedule_of(arm, 1.0, epochs, steps_per_epoch), epochs * steps_per_epoch
-    if not isinstance(schedule, SGDR):
+    if arm.schedule not in (SGDR_1, SGDR_2):
         return []
+    total = epochs * steps_per_epoch
+    schedule = schedule_of(arm, 1.0, epochs, steps_per_epoch)
+    assert isinstance(schedule, SGDR)
     return [*(step for step in schedule.restart_steps(total) if step), total]
 
 
@@ -169,6 +131,42 @@ def rate_table(rates: Sequence[Rate], steps: int) -> np.ndarray:
         else:
             table[:, group] = rate
     return table
+
+
+def rates_of(arm: Arm, peaks: Sequence[float], epochs: int, steps_per_epoch: int) -> np.ndarray:
+    """Return the rate of each group at each step, from their peak rates.
+
+    `GUIDE` is the guide of Keras: the head alone at Adam's usual rate, then everything at one low
+    rate. `FASTAI` is `Learner.fine_tune` of fastai: a rise for the head alone, then a one-cycle
+    schedule with half the rates.
+    """
+    total = epochs * steps_per_epoch
+    if total == 0:
+        return np.zeros((0, len(peaks)))
+    frozen = frozen_epochs_of(arm, epochs) * steps_per_epoch
+    if arm.schedule == GUIDE:
+        table = rate_table(peaks, total)
+        table[:frozen, -1] = GUIDE_HEAD_RATE
+        return table
+    if arm.schedule == FASTAI:
+        first = rate_table([OneCycle(peak, frozen, pct_start=0.99) for peak in peaks], frozen)
+        second = [OneCycle(peak / 2, total - frozen, pct_start=0.3, div=5.0) for peak in peaks]
+        return np.concatenate([first, rate_table(second, total - frozen)])
+    return rate_table([schedule_of(arm, peak, epochs, steps_per_epoch) for peak in peaks], total)
+
+
+def epochs_of(arm: Arm, task_epochs: int) -> int:
+    """Return the number of epochs of an arm.
+
+    >>> [epochs_of(Arm("", ONE, COSINE, length=length), 7) for length in (0, 0.2, 1, 3)]
+    [0, 1, 7, 21]
+    """
+    return max(round(arm.length * task_epochs), 1) if arm.length else 0
+
+
+def frozen_epochs_of(arm: Arm, epochs: int) -> int:
+    """Return the number of first epochs in which only the head trains."""
+    return round(arm.frozen_share * epochs) if arm.frozen_share else arm.frozen_epochs
 
 
 def group_of_each(
@@ -202,4 +200,5 @@ def first_trainable_groups(arm: Arm, n_groups: int, epochs: int) -> list[int]:
         return [head] * epochs
     if arm.gradual:
         return [max(head - epoch, 0) for epoch in range(epochs)]
-    return [head if epoch < arm.frozen_epochs else 0 for epoch in range(epochs)]
+    frozen = frozen_epochs_of(arm, epochs)
+    return [head if epoch < frozen else 0 for epoch in range(epochs)]

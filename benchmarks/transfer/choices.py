@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.transfer.arms import Arm, peak_rates
-from benchmarks.transfer.tasks import Part, Split, split_of
+from benchmarks.transfer.tasks import Part, choose, take
+from benchmarks.transfer.training import Trainer
 from dlr_tf.training import rate_choice
 from dlr_tf.training.loss_curve import LossCurve
 from dlr_tf.training.lr_finder import LearningRateSweep
-
-if TYPE_CHECKING:
-    from benchmarks.transfer.training import Trainer
 
 LONG = rate_choice.SweepSettings(steps=100, start=1e-6, end=1.0, smoothing=0.98)
 SHORT = rate_choice.SweepSettings(steps=50, start=1e-5, end=1.0)
@@ -55,20 +52,25 @@ def by_trials(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
 
     The rate with the lowest loss on the last tenth is chosen.
     """
-    inner = _held_out(trainer.task.split(seed).train, seed)
+    held_out, rest = _held_out(trainer.task.split(seed).train, seed)
     losses = []
     for rate in TRIAL_RATES:
         peaks = peak_rates(arm, rate, trainer.n_groups(arm))
-        trainer.train(arm, peaks, inner.train, seed, TRIAL_EPOCHS)
-        probabilities = trainer.predict(inner.validation)
-        right = probabilities[np.arange(len(inner.validation.y)), inner.validation.y]
+        trainer.train(arm, peaks, rest, seed, TRIAL_EPOCHS)
+        probabilities = trainer.predict(held_out)
+        right = probabilities[np.arange(len(held_out.y)), held_out.y]
         loss = float(-np.mean(np.log(np.maximum(right, 1e-7))))
         losses.append(loss if math.isfinite(loss) else math.inf)
     rate = TRIAL_RATES[int(np.argmin(losses))]
     return peak_rates(arm, rate, trainer.n_groups(arm))
 
 
-Choice = Callable[["Trainer", Arm, int], Sequence[float]]
+def without_training(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
+    """Give rates of 0, for an arm that has no training steps."""
+    return [0.0] * trainer.n_groups(arm)
+
+
+Choice = Callable[[Trainer, Arm, int], Sequence[float]]
 CHOICES: dict[str, Choice] = {
     "auto": by_auto,
     "usual": by_usual,
@@ -76,6 +78,7 @@ CHOICES: dict[str, Choice] = {
     "short sweep": functools.partial(by_sweep, sweep=SHORT),
     "sweeps": by_sweeps,
     "trials": by_trials,
+    "none": without_training,
 }
 
 
@@ -96,8 +99,7 @@ def _sweep(
     return result.suggest("minimum")
 
 
-def _held_out(part: Part, seed: int) -> Split:
-    """Take a tenth of the examples of each class away, at least one."""
+def _held_out(part: Part, seed: int) -> tuple[Part, Part]:
+    """Return a tenth of the examples of each class, at least one, and the others."""
     smallest = min(np.bincount(part.y))
-    held_out, rest = split_of(part, max(1, round(HELD_OUT * smallest)), seed, None)
-    return Split(rest, held_out)
+    return take(part, choose(part.y, max(1, round(HELD_OUT * smallest)), seed))

@@ -1,4 +1,4 @@
-"""Two pictures of the stored runs: accuracy over epochs, and over the multiplier of the rate."""
+"""Pictures of the stored runs: accuracy over epochs, over factors of the rate, over seconds."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.transfer import report
-from benchmarks.transfer.arms import COMMON, DEFAULT, OLD_DEFAULT, RIVAL, Arm
+from benchmarks.transfer import recipe, recipe_report, report
+from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.intervals import t_interval
-from benchmarks.transfer.protocol import Protocol
-from benchmarks.transfer.tasks import arms_of
+from benchmarks.transfer.rates import COMMON, DEFAULT, OLD_DEFAULT, RIVAL
+from benchmarks.transfer.study import Study
 
 # A picture shows few arms, or none can be told apart.
 SHOWN = (RIVAL, COMMON, "ratio 10, one-cycle", OLD_DEFAULT, "head only", DEFAULT)
 CURVES, SENSITIVITY = "transfer_curves.png", "transfer_sensitivity.png"
+SECONDS = "transfer_seconds.png"
 
 
-def draw(records: report.Records, plan: Protocol, arms: Sequence[Arm], folder: Path) -> list[Path]:
+def draw(records: report.Records, study: Study, folder: Path) -> list[Path]:
     """Draw the pictures that the runs suffice for.
 
     Args:
         records: The stored runs.
-        plan: The protocol.
-        arms: The arms.
+        study: The study.
         folder: Where the pictures go.
 
     Returns:
         The files that were written.
     """
     curves, sensitivities = {}, {}
-    for task in report.SUMMARY:
-        chosen = [arm for arm in arms_of(task, arms) if arm.name in SHOWN]
-        found = [one for one in report.results(records, plan, task, chosen) if one.curves]
+    for task in (task for task in report.SUMMARY if task in study.outlines):
+        chosen = [arm for arm in study.arms_of(task) if arm.name in SHOWN]
+        found = [one for one in report.results(records, study.plan, task, chosen) if one.curves]
         if found:
             curves[task] = {one.name: list(one.curves.values()) for one in found}
-        by_arm = report.sensitivity(records, plan, task, chosen)
+        by_arm = report.sensitivity(records, study.plan, task, chosen)
         if by_arm:
             sensitivities[task] = by_arm
     written = []
@@ -115,3 +115,58 @@ def _save(figure: Any, panels: Sequence[Any], path: Path, title: str) -> Path:
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     return path
+
+
+def draw_seconds(records: report.Records, study: Study, folder: Path) -> list[Path]:
+    """Draw the test accuracy of the recipe's arms over the seconds of their training.
+
+    Args:
+        records: The stored runs.
+        study: The recipe's study.
+        folder: Where the picture goes.
+
+    Returns:
+        The file that was written; none without runs.
+    """
+    by_task = {task: recipe_report.measured(records, study, task) for task in study.outlines}
+    by_task = {task: found for task, found in by_task.items() if found}
+    if not by_task:
+        return []
+    figure, panels = _panels(by_task)
+    for axes, (task, found) in zip(panels, by_task.items()):
+        by_name = {one.name: one for one in found}
+        for number, (label, arms) in enumerate(_families().items()):
+            shown = [by_name[arm.name] for arm in arms if arm.name in by_name]
+            if not shown:
+                continue
+            intervals = [t_interval(list(one.test.values())) for one in shown]
+            axes.errorbar(
+                [one.processor_seconds for one in shown],
+                [one.mean for one in intervals],
+                # The interval of one seed is infinite.
+                [one.high - one.mean if one.high < 2 else 0.0 for one in intervals],
+                fmt="o-",
+                capsize=2,
+                color=f"C{number}",
+                label=label,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("processor seconds of the training")
+        axes.set_title(task)
+    panels[0].set_ylabel("accuracy on the test part")
+    return [_save(figure, panels, folder / SECONDS, "Mean over the seeds, and its 95 % interval")]
+
+
+def _families() -> dict[str, Sequence[Arm]]:
+    """Return the arms that one line connects, by its label."""
+    return {
+        "features alone": [recipe.FEATURES],
+        **{f"ratio {ratio}": arms for ratio, arms in recipe.BY_RATIO.items()},
+        **{
+            f"solved head, ratio {ratio}": [
+                arm for arm in recipe.SOLVED[::-1] if arm.value == ratio
+            ]
+            for ratio in recipe.RATIOS
+        },
+        **{arm.name: [arm] for arm in recipe.TUNED_RIVALS},
+    }

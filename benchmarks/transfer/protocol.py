@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,35 +184,8 @@ def runs_of_stage(
     return sensitivity_runs(protocol, task, arm.name, records)
 
 
-N_STAGES = 4
 TUNED, SENSITIVE = (0, 1, 2), (3,)
-
-
-def order_of_work(tasks: Sequence[str], n_key: int) -> Iterator[tuple[str, int, slice]]:
-    """Give a task, a stage, and which arms to run in it, in the order of the work.
-
-    The key arms of all tasks come first, with their sensitivity, so that a computation that is
-    stopped has compared them. Each stage goes over all these arms before the next one.
-
-    Args:
-        tasks: The names of the tasks.
-        n_key: How many arms, the first ones, are the key arms.
-
-    >>> for task, stage, arms in order_of_work(["digits"], n_key=17):
-    ...     print(task, stage, arms)
-    digits 0 slice(None, 17, None)
-    digits 1 slice(None, 17, None)
-    digits 2 slice(None, 17, None)
-    digits 3 slice(None, 17, None)
-    digits 0 slice(17, None, None)
-    digits 1 slice(17, None, None)
-    digits 2 slice(17, None, None)
-    digits 3 slice(17, None, None)
-    """
-    for arms in (slice(n_key), slice(n_key, None)):
-        for stages in (TUNED, SENSITIVE):
-            for task, stage in itertools.product(tasks, stages):
-                yield task, stage, arms
+ALL_STAGES = (*TUNED, *SENSITIVE)
 
 
 def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
@@ -239,7 +211,7 @@ def n_left(
     """Return the number of runs of a task that are still to be done."""
     left = 0
     for arm in arms:
-        for stage in range(N_STAGES):
+        for stage in ALL_STAGES:
             runs = runs_of_stage(protocol, stage, task, arm, records)
             if runs is None:
                 left += n_runs(protocol, stage, arm)

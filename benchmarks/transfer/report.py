@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks import common
 from benchmarks.transfer import protocol
-from benchmarks.transfer.arms import ARMS, COMMON, DEFAULT, OLD_DEFAULT, RIVAL, Arm
+from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.intervals import Interval, first_at_least, paired_interval, t_interval
 from benchmarks.transfer.protocol import Protocol, Record, Run
-from benchmarks.transfer.tasks import OUTLINES, arms_of
+from benchmarks.transfer.rates import COMMON, DEFAULT, OLD_DEFAULT, RIVAL
+from benchmarks.transfer.study import Study
 
 ENSEMBLE = ", ensemble"
-MARK = "transfer"
 SUMMARY = ("digits", "text", "images")
 Records = Mapping[Run, Record]
 
@@ -154,13 +154,14 @@ def pair_table(found_by_task: Mapping[str, Sequence[ArmResult]]) -> str:
         for found in found_by_task.values():
             tests = {result.name: result.test for result in found}
             interval = difference(tests.get(one, {}), tests.get(other, {}))
-            cells.append("-" if interval is None else _points(interval))
+            cells.append("-" if interval is None else points(interval))
         if any(cell != "-" for cell in cells):
             lines.append([change, *cells])
     return common.markdown_table(["change", *found_by_task], lines)
 
 
-def _points(interval: Interval) -> str:
+def points(interval: Interval) -> str:
+    """Return a difference in points, for a table."""
     return as_text(interval, digits=1, scale=100, sign="+")
 
 
@@ -168,7 +169,7 @@ def _difference_text(result: ArmResult, other: ArmResult | None) -> str:
     if other is None or result.name == other.name:
         return "-"
     interval = difference(result.test, other.test)
-    return "-" if interval is None else _points(interval)
+    return "-" if interval is None else points(interval)
 
 
 def as_text(interval: Interval, *, digits: int, scale: float = 1.0, sign: str = "") -> str:
@@ -232,7 +233,7 @@ def sensitivity_table(found: Mapping[str, Mapping[float, Mapping[int, float]]]) 
                 name,
                 *(common.number(statistics.mean(found[name][m].values()), 3) for m in multipliers),
                 common.number(statistics.mean(means[name].values()), 3),
-                "-" if gain is None else _points(gain),
+                "-" if gain is None else points(gain),
             ]
         )
     headings = [f"x{m:.2g}" for m in multipliers]
@@ -253,11 +254,12 @@ def missing(records: Records, plan: Protocol, task: str, arms: Sequence[Arm]) ->
     return f"Not complete: {', '.join(counts)}." if counts else ""
 
 
-def text(records: Records, plan: Protocol, arms: Sequence[Arm] = ARMS) -> str:
+def text(records: Records, study: Study) -> str:
     """Return the section of the page: a summary, two tables per task, and what is missing."""
-    parts = [_where(records.values())]
-    tasks_with_runs = [task for task in OUTLINES if any(run.task == task for run in records)]
-    by_task = {task: results(records, plan, task, arms_of(task, arms)) for task in tasks_with_runs}
+    parts = [where(records.values())]
+    plan, outlines = study.plan, study.outlines
+    tasks_with_runs = [task for task in outlines if any(run.task == task for run in records)]
+    by_task = {task: results(records, plan, task, study.arms_of(task)) for task in tasks_with_runs}
     summary = {task: by_task[task] for task in SUMMARY if by_task.get(task)}
     if summary:
         parts.append("### What each change does")
@@ -267,8 +269,8 @@ def text(records: Records, plan: Protocol, arms: Sequence[Arm] = ARMS) -> str:
         )
         parts.append(pair_table(summary))
     for task in tasks_with_runs:
-        chosen = arms_of(task, arms)
-        parts.append(f"### {OUTLINES[task].title[0].upper()}{OUTLINES[task].title[1:]}")
+        chosen = study.arms_of(task)
+        parts.append(heading(outlines[task].title))
         parts.append(missing(records, plan, task, chosen))
         found = by_task[task]
         if found:
@@ -277,13 +279,18 @@ def text(records: Records, plan: Protocol, arms: Sequence[Arm] = ARMS) -> str:
         if by_arm:
             parts.append("Test accuracy at the tuned rate times a factor:")
             parts.append(sensitivity_table(by_arm))
-    absent = [task for task in OUTLINES if task not in tasks_with_runs]
+    absent = [task for task in outlines if task not in tasks_with_runs]
     if absent:
         parts.append(f"Not run: {', '.join(absent)}.")
     return "\n\n".join(part for part in parts if part)
 
 
-def _where(records: Iterable[Record]) -> str:
+def heading(title: str) -> str:
+    """Return the heading of a task."""
+    return f"### {title[0].upper()}{title[1:]}"
+
+
+def where(records: Iterable[Record]) -> str:
     """Return devices, versions and dates of the runs."""
     records = list(records)
     lines = []

