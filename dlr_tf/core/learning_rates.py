@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core._validation import check_number, did_you_mean, some_of, warn_user
+from dlr_tf._names import did_you_mean, some_of
+from dlr_tf.core._validation import check_number, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.schedules import LARGEST_RATE, known_peak
 

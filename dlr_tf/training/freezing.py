@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.core._keras import (
     all_layers,
     compile_token,
@@ -27,8 +28,6 @@ from dlr_tf.core._keras import (
 from dlr_tf.core._validation import (
     check_integer,
     check_model,
-    did_you_mean,
-    some_of,
     unwrap_optimizer,
 )
 from dlr_tf.core.assignment import assign_layers, assign_variables
