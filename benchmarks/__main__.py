@@ -29,7 +29,7 @@ from benchmarks import (
     update_by_size,
     update_step,
 )
-from benchmarks.marked_pages import with_part
+from benchmarks.marked_pages import folded, with_part
 
 HERE = Path(__file__).parent
 
@@ -107,11 +107,16 @@ def write_tables(page: str, folder: Path, names: Sequence[str] = (*TABLES, GOALS
             text = _goals(folder)
         else:
             files = sorted(folder.glob(f"{name}-*.json"))
-            table = (SHORT_TABLES if names == IN_SHORT else TABLES)[name]
+            table = SHORT_TABLES[name] if names == IN_SHORT else _folded(TABLES[name])
             parts = [_section(json.loads(file.read_text()), table) for file in files]
             text = "\n\n".join(parts) or "Not run yet."
         page = with_part(page, name, text)
     return page
+
+
+def _folded(table: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a function that gives a table which is unfolded by a click, if it is long."""
+    return lambda rows: folded(table(rows), "All rows")
 
 
 def _section(report: Mapping[str, Any], table: Callable[[Any], str]) -> str:

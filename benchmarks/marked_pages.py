@@ -7,6 +7,22 @@ def begin_mark(name: str) -> str:
     return f"<!-- begin {name} -->"
 
 
+LONG = 12  # lines that a page shows of a part at most, unless it is unfolded
+
+
+def folded(text: str, summary: str) -> str:
+    """Return a text that is shown after a click on its summary, if it is long.
+
+    >>> print(folded("a table", "Show the table"))
+    a table
+    >>> print(folded("row\\n" * 20, "Show the table").splitlines()[0])
+    <details markdown="1"><summary>Show the table</summary>
+    """
+    if text.count("\n") < LONG:
+        return text
+    return f'<details markdown="1"><summary>{summary}</summary>\n\n{text}\n\n</details>'
+
+
 def with_part(page: str, name: str, text: str) -> str:
     """Return a Markdown page with a text between the marks of a name.
 
