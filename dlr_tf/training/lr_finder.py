@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import math
 import numbers
@@ -28,7 +29,7 @@ from dlr_tf.training.restoring import (
     restore_generators_on_exit,
     restore_on_exit,
 )
-from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, is_in_batches
+from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, is_in_batches, without_autotuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -248,7 +249,7 @@ def find_learning_rate(
         batches = steps * sweep.batches_per_step
         endless = isinstance(x, (tf.data.Dataset, types.GeneratorType))
         if isinstance(x, tf.data.Dataset):
-            x = x.repeat()
+            x = without_autotuning(x.repeat())
         elif isinstance(x, types.GeneratorType):
             x = _cycle(x, batches)
         # `fit`, not `train_on_batch`: it distributes batches over the devices of a strategy, takes
@@ -266,6 +267,9 @@ def find_learning_rate(
             callbacks=[sweep],
             verbose=0,
         )
+    # The sweep ends within an epoch, and Keras then leaves the iterator in a circle of references.
+    # Deleting it can take long, and Python's collector would do that anywhere, later.
+    gc.collect()
     return LearningRateSweep(sweep.learning_rates[: len(sweep.losses)], np.array(sweep.losses))
 
 

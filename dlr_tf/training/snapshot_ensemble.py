@@ -17,6 +17,7 @@ from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.checked_callback import CheckedCallback
 from dlr_tf.training.restoring import restore_on_exit
+from dlr_tf.training.training_data import without_autotuning
 
 
 class SnapshotEnsemble(CheckedCallback):
@@ -263,7 +264,7 @@ class _Order:
         if not isinstance(x, tf.data.Dataset):
             return
         # Compared as bytes, so that NaN equals itself.
-        first = [np.asarray(part) for part in keras.tree.flatten(next(iter(x)))]
+        first = [np.asarray(part) for part in keras.tree.flatten(next(iter(without_autotuning(x))))]
         if self._first is not None and any(
             one.tobytes() != other.tobytes() for one, other in zip(first, self._first, strict=True)
         ):

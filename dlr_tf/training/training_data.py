@@ -117,6 +117,26 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, **others}
 
 
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a data set whose iterators are deleted at once.
+
+    TensorFlow tunes a pipeline while an iterator of it lives, and deleting the iterator ends that.
+    The end can wait for the rest of the tuning period, which grows to a minute, and Python waits
+    with it: `tests/scripts/slow_iterators.py` shows it. Not for a pipeline that needs the tuning to
+    be fast: `AUTOTUNE` becomes a fixed number.
+
+    Args:
+        dataset: The data set. Its own options stay, except this one.
+
+    >>> dataset = without_autotuning(tf.data.Dataset.range(3)).batch(2)
+    >>> dataset.options().autotune.enabled
+    False
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 def trained_on(arrays: Any, validation_split: float) -> Any:
     """Return the part of arrays that `fit` trains on.
 
@@ -185,7 +205,7 @@ def label_range(train_data: Any) -> tuple[float, float] | None:
 
 def _batches(train_data: Any) -> Iterator[Any]:
     if isinstance(train_data, tf.data.Dataset):
-        yield from train_data.take(LABEL_BATCHES)
+        yield from without_autotuning(train_data.take(LABEL_BATCHES))
     elif isinstance(train_data, keras.utils.PyDataset):
         count = 1 if train_data.num_batches is None else train_data.num_batches
         yield from (train_data[i] for i in itertools.islice(range(int(count)), LABEL_BATCHES))

@@ -19,12 +19,13 @@ import tensorflow as tf
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.data.augmentation import augment
 from dlr_tf.app.data.folders import Found, find_images
-from dlr_tf.app.data.image_files import ImageFiles
+from dlr_tf.app.data.image_files import WORKERS, ImageFiles
 from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
 from dlr_tf.app.terminal.messages import say
 from dlr_tf.core._validation import warn_user
+from dlr_tf.training.training_data import without_autotuning
 
 _SHUFFLED = 1024  # images of a data set of TensorFlow Datasets that are shuffled at a time
 
@@ -266,7 +267,7 @@ def load_folder(
         places, size = parts[part], _evaluation_size(batch_size, evaluation_batch_size)
         in_order = tf.data.Dataset.range(len(places)).batch(size)
         steps = steps_per_epoch(len(places), size)
-        return _counted(batches(places, in_order, size), steps).prefetch(_PREFETCHED)
+        return _ready(batches(places, in_order, size), steps)
 
     test = evaluation("test")
     return ImageData(
@@ -317,12 +318,13 @@ def _training(
             deterministic=True,
         )
     endless = tf.data.experimental.INFINITE_CARDINALITY
-    return _counted(batches, endless).prefetch(_PREFETCHED)
+    return _ready(batches, endless)
 
 
-def _counted(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
-    """Return batches whose number Keras can ask for."""
-    return batches.apply(tf.data.experimental.assert_cardinality(count))
+def _ready(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """Return batches that are read ahead, and whose number Keras can ask for."""
+    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    return without_autotuning(batches.prefetch(_PREFETCHED))
 
 
 def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
@@ -454,7 +456,7 @@ def load_tfds(
         return tf.ensure_shape(images, (None, *shape)), labels
 
     def decoded(batches: tf.data.Dataset) -> tf.data.Dataset:
-        return batches.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.map(decode, num_parallel_calls=WORKERS, deterministic=True)
 
     def epoch(number: int, order_seed: int) -> tf.data.Dataset:
         state = np.random.SeedSequence([order_seed, number]).generate_state(1)
@@ -479,7 +481,7 @@ def load_tfds(
         size = _evaluation_size(batch_size, evaluation_batch_size)
         batches = decoded(_encoded(found, splits[part]).batch(size))
         count = steps_per_epoch(sum(counts[part]), size)
-        return _counted(batches, count).prefetch(_PREFETCHED)
+        return _ready(batches, count)
 
     test = evaluation("test")
     return ImageData(
@@ -530,13 +532,14 @@ def _encoded(found: _FoundTfds, split: str, shuffle_seed: int | None = None) -> 
     """Return encoded images and their labels. With a seed, the files are in another order."""
     import tensorflow_datasets as tfds
 
-    return found.builder.as_dataset(
+    encoded = found.builder.as_dataset(
         split=split,
         as_supervised=True,
         shuffle_files=shuffle_seed is not None,
         read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed),
         decoders={found.builder.info.supervised_keys[0]: tfds.decode.SkipDecoding()},
     )
+    return without_autotuning(encoded)
 
 
 def _tfds_counts(found: _FoundTfds, split: str) -> list[int]:

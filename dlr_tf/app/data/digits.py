@@ -12,7 +12,7 @@ from dlr_tf.app.data.batches import ImageData
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
 from dlr_tf.training.distribution import distributed_fit
-from dlr_tf.training.training_data import steps_in_epoch
+from dlr_tf.training.training_data import steps_in_epoch, without_autotuning
 
 
 def load_digits(
@@ -97,10 +97,11 @@ def _from_arrays(
     def train_from(step: int, order_seed: int = seed) -> tf.data.Dataset:
         batches = index_batches(len(train), batch_size, order_seed, start=step)
         batches = batches.map(lambda indices: tuple(tf.gather(part, indices) for part in training))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return without_autotuning(batches.prefetch(2))
 
     def evaluation(indices: np.ndarray) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(examples(indices)).batch(256)
+        batches = tf.data.Dataset.from_tensor_slices(examples(indices)).batch(256)
+        return without_autotuning(batches.prefetch(2))
 
     parts = {"train": train, "test": test}
     if validation is not None:

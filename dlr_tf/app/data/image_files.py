@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.data.images import ImageFileError, problem_of, read_image
+from dlr_tf.training.training_data import without_autotuning
 
 # Bytes of decoded images that are kept in memory. More than these are read again in each epoch.
 KEPT_BYTES = 200 * 2**20
-_WORKERS = min(os.cpu_count() or 1, 16)
+WORKERS = min(os.cpu_count() or 1, 16)
 _CHUNK = 256  # files that one thread checks at a time
 _BLANK = np.zeros((1, 1, 3), np.uint8)
 
@@ -65,7 +66,7 @@ class ImageFiles:
             return {index: reason for index, reason in found.items() if reason is not None}
 
         found = {}
-        with ThreadPoolExecutor(_WORKERS) as pool:
+        with ThreadPoolExecutor(WORKERS) as pool:
             for some in pool.map(problems, range(0, len(self), _CHUNK)):
                 found.update(some)
         return found
@@ -74,7 +75,8 @@ class ImageFiles:
         shape = (len(self), self.image_size, self.image_size, 3)
         images = np.empty(shape, np.float32)
         self._problems = {}
-        for start, batch in enumerate(self._read_batches(_range(len(self), 64), 64)):
+        indices = tf.data.Dataset.range(len(self)).batch(64)
+        for start, batch in enumerate(without_autotuning(self._read_batches(indices, 64))):
             images[64 * start : 64 * (start + 1)] = batch
         found, self._problems = self._problems, None
         with tf.device("CPU:0"):
@@ -103,7 +105,7 @@ class ImageFiles:
             lambda batch: tf.pad(batch, [[0, batch_size - tf.shape(batch)[0]]], constant_values=-1)
         )
         images = filled.unbatch().map(
-            self._read_and_resize, num_parallel_calls=_WORKERS, deterministic=True
+            self._read_and_resize, num_parallel_calls=WORKERS, deterministic=True
         )
         sizes = indices.map(lambda batch: tf.shape(batch)[0])
         batches = tf.data.Dataset.zip((images.batch(batch_size, drop_remainder=True), sizes))
@@ -124,7 +126,3 @@ class ImageFiles:
                 raise
             self._problems[int(index)] = error.reason
             return _BLANK
-
-
-def _range(count: int, batch_size: int) -> tf.data.Dataset:
-    return tf.data.Dataset.range(count).batch(batch_size)
