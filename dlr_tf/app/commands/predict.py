@@ -18,6 +18,7 @@ from dlr_tf.app.data.folders import is_foreign
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
 from dlr_tf.app.paths import check_images
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
+from dlr_tf.app.terminal.names import printable_name
 
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
@@ -107,7 +108,7 @@ class _Readable:
                 self.n_unreadable += 1
                 say(error)
             else:
-                yield path, probabilities
+                yield printable_name(path), probabilities
 
 
 def _write_text(readable: _Readable, class_names: Sequence[str], top: int) -> None:

@@ -24,6 +24,7 @@ from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
 from dlr_tf.app.terminal.messages import say
+from dlr_tf.app.terminal.names import printable_name
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training.training_data import without_autotuning
 
@@ -280,7 +281,7 @@ def load_folder(
         image_shape=(image_size, image_size, 3),
         train_images=len(parts["train"]),
         test_images=len(parts["test"]),
-        test_names=[files.path(index) for index in parts["test"]],
+        test_names=[printable_name(files.path(index)) for index in parts["test"]],
         class_counts=counts,
         fingerprint=_fingerprint(found, parts),
     )

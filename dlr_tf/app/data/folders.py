@@ -18,6 +18,7 @@ import numpy as np
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data.images import ENDINGS
 from dlr_tf.app.paths import check_data
+from dlr_tf.app.terminal.names import printable_name
 
 # The names of the parts in any case, and with "_set" or "-set" at the end.
 PARTS = {
@@ -104,7 +105,7 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
     chosen = _part_to_score(root, folders)
     by_class = {}
     for name in scan.subfolders(chosen) if chosen else folders:
-        label = unicodedata.normalize("NFC", name)
+        label = printable_name(unicodedata.normalize("NFC", name))
         by_class.setdefault(label, []).extend(scan.images(os.path.join(chosen, name)))
     place = str(root / chosen)
     by_class = {label: images for label, images in by_class.items() if images}
@@ -276,7 +277,7 @@ def _find_in_folder(root: Path) -> Found:
             place = os.path.join(folder, name)
             images = scan.images(place)
             # A name may be written in two ways, as one character or as a letter and its accent.
-            label = unicodedata.normalize("NFC", name)
+            label = printable_name(unicodedata.normalize("NFC", name))
             by_class.setdefault(label, []).extend(images)
             if images and not any(os.path.dirname(image) == place for image in images):
                 nested.append(name)
@@ -417,7 +418,7 @@ def _found(
         files += [path for path, _ in pairs]
         labels += [label for _, label in pairs]
     return Found(
-        name=name,
+        name=printable_name(name),
         root=root,
         class_names=tuple(class_names),
         files=files,

@@ -56,7 +56,7 @@ def write_page(
         ImportError: If matplotlib is not installed.
     """
     page = page_of(report, history, evaluation, image_of=image_of, names=names, steps=steps)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def page_of(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlr_tf.app.terminal.names import printable_name
+
 # The embedded task has no argument --model.
 EMBEDDED_MODEL = "small network"
 _NOT_OF_THE_TASK = frozenset(
@@ -40,7 +42,7 @@ def written_line(path: Path, names: Iterable[str] = ()) -> str:
     'written to runs/1: classes.json, model.keras'
     """
     files = ", ".join(sorted(names))
-    return f"written to {path}" + (f": {files}" if files else "")
+    return printable_name(f"written to {path}" + (f": {files}" if files else ""))
 
 
 def next_line(command: Sequence[str]) -> str:
@@ -52,7 +54,7 @@ def next_line(command: Sequence[str]) -> str:
     >>> next_line(["predict", "my runs/1", "photo.jpg"])
     "next: dlr-tf predict 'my runs/1' photo.jpg"
     """
-    return f"next: {shlex.join(['dlr-tf', *command])}"
+    return printable_name(f"next: {shlex.join(['dlr-tf', *command])}")
 
 
 def after_training(args: argparse.Namespace, run: Path) -> list[str]:
@@ -79,7 +81,8 @@ def model_on_data(args: argparse.Namespace, data_name: str) -> str:
     >>> model_on_data(argparse.Namespace(model="VGG16"), "photos")
     'VGG16 on photos'
     """
-    return f"{Path(args.model).name if args.model else EMBEDDED_MODEL} on {data_name}"
+    model = printable_name(Path(args.model).name) if args.model else EMBEDDED_MODEL
+    return f"{model} on {data_name}"
 
 
 def command_with(
