@@ -34,7 +34,7 @@ from benchmarks.marked_pages import begin_mark, with_part
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_suffix(".json")
-PAGES = (ROOT / "docs" / "versions.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "versions.md",)
 
 
 @dataclasses.dataclass(frozen=True)
