@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
 from dlr_tf.app.data.folders import find_to_score
+from dlr_tf.app.data.images import resize
 from dlr_tf.app.models import Classifier, TrainedModel, load_trained, predictions
 from dlr_tf.app.results import report
 from dlr_tf.app.results.evaluation import Evaluation
@@ -237,10 +237,8 @@ def _of_folder(source: str) -> Examples:
     if found.left_aside:
         say(f"{found.name}: left aside: {found.left_aside}")
     names = [os.path.join(found.root, path) for path in found.files]
-    known = set(names)
-    broken = {path: why for path, why in found.broken.items() if path not in known}
     return Examples(
-        found.name, found.class_names, found.class_names, names, found.labels, broken=broken
+        found.name, found.class_names, found.class_names, names, found.labels, broken=found.broken
     )
 
 
@@ -272,9 +270,7 @@ def classify_examples(classify: Classifier, examples: Examples, batch_size: int)
     if examples.labels is None:
         labels: list[np.ndarray] = []
         for images, right in examples.batches:
-            if classify.channels == 1 and images.shape[-1] == 3:
-                images = tf.image.rgb_to_grayscale(images)
-            rows.append(classify(np.asarray(images)))
+            rows.append(classify(resize(images, channels=classify.channels).numpy()))
             labels.append(np.asarray(right))
         return Scored(examples.names, np.concatenate(labels), np.concatenate(rows))
     readable: list[int] = []

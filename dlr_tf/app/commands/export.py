@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app import models
-from dlr_tf.app.results.files import check_new
+from dlr_tf.app.results.files import check_new, whole_file
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, one_line, say
 
 # Largest difference of a probability that is allowed.
@@ -125,12 +124,11 @@ def export(model: keras.Model, form: Format, output: Path, examples: list[np.nda
     Raises:
         ExportError: If the model cannot be written in this format, or its predictions differ by
             more than 1e-4. Then nothing is left of it.
+        WriteError: If the operating system refuses, for example because the disk is full.
     """
     expected = [np.asarray(model(images, training=False)) for images in examples]
     # What is not checked yet never has the final name.
-    partial = output.with_name(f"{output.name}.partial")
-    _remove(partial)
-    try:
+    with whole_file(output) as partial:
         try:
             form.write(model, partial)
             predict = form.load(partial)
@@ -149,17 +147,7 @@ def export(model: keras.Model, form: Format, output: Path, examples: list[np.nda
                 f"The predictions of the exported model differ by {difference:.1e}, and "
                 f"{TOLERANCE:g} is allowed. The output was removed. Try another --format."
             )
-        partial.rename(output)
-    finally:
-        _remove(partial)
     return difference
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # --- SavedModel ----------------------------------------------------------------------------------

@@ -7,14 +7,13 @@ import csv
 import dataclasses
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from dlr_tf.app.data import images
-from dlr_tf.app.data.folders import is_foreign
+from dlr_tf.app.data.folders import image_files
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
 from dlr_tf.app.paths import check_images
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
@@ -38,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with messages_to_stderr(), mistakes():
         check_images(args.paths)
+        images.require_pillow()
         trained = load_trained(args.run)
         classify = Classifier(trained.model)
         paths = image_files(args.paths)
@@ -56,25 +56,6 @@ def run(args: argparse.Namespace) -> int:
     if readable.n_unreadable:
         say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
     return 1 if readable.n_unreadable else 0
-
-
-def image_files(paths: Iterable[str]) -> Iterator[str]:
-    """Give the files that are named, and the images in the folders that are named, in order.
-
-    Hidden files and folders are left aside. Nothing is listed before it is needed.
-
-    Args:
-        paths: Files and folders.
-    """
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-            continue
-        for base, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not is_foreign(name))
-            for name in sorted(names):
-                if not is_foreign(name) and name.lower().endswith(images.ENDINGS):
-                    yield os.path.join(base, name)
 
 
 def best_classes(

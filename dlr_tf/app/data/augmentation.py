@@ -53,11 +53,17 @@ def _crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     numbers = _uniform(images, seed, 0.0, 1.0, (2, 2))
     sides = SMALLEST_SIDE + (1.0 - SMALLEST_SIDE) * numbers[:, 0]
     starts = (1.0 - sides) * numbers[:, 1]
-    return tf.image.crop_and_resize(
-        images,
-        tf.concat([starts, starts + sides], axis=1),
-        tf.range(tf.shape(images)[0]),
-        tf.shape(images)[1:3],
+
+    def crop(image_and_box: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        image, box = (value[tf.newaxis] for value in image_and_box)
+        return tf.image.crop_and_resize(image, box, [0], tf.shape(images)[1:3])[0]
+
+    # One by one: for a batch of unknown size, TensorFlow prints that it cannot estimate the costs
+    # of this operation. It takes as long.
+    return tf.map_fn(
+        crop,
+        (images, tf.concat([starts, starts + sides], axis=1)),
+        fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
     )
 
 

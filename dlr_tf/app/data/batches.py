@@ -20,7 +20,7 @@ from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.data.augmentation import augment
 from dlr_tf.app.data.folders import Found, find_images
 from dlr_tf.app.data.image_files import WORKERS, ImageFiles
-from dlr_tf.app.data.images import require_pillow
+from dlr_tf.app.data.images import require_pillow, resize
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
 from dlr_tf.app.terminal.messages import say
@@ -138,11 +138,12 @@ class _FoundTfds:
         return self.builder.info.features[self.builder.info.supervised_keys[0]]
 
 
-def find(source: str | os.PathLike[str]) -> Found | _FoundTfds:
+def find(source: str | os.PathLike[str], *, skip_broken: bool = False) -> Found | _FoundTfds:
     """Find the classes of a source without reading the images.
 
     Args:
         source: A folder, a CSV file, or `"tfds:NAME"`.
+        skip_broken: As in `find_images`. Defaults to `False`.
 
     Returns:
         An object for `load`. Its `class_names` are the names of the classes.
@@ -153,9 +154,14 @@ def find(source: str | os.PathLike[str]) -> Found | _FoundTfds:
     """
     kind, separator, name = os.fspath(source).partition(":")
     if separator and kind == "tfds":
+        if skip_broken:
+            raise ValueError(
+                "--skip-broken is for a folder or a CSV file. Received: --skip-broken with "
+                f"{os.fspath(source)!r}"
+            )
         return _find_tfds(name)
     require_pillow()
-    return find_images(source)
+    return find_images(source, skip_broken=skip_broken)
 
 
 def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageData:
@@ -170,13 +176,10 @@ def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageDat
         ImportError: If a package that the source needs is not installed.
         ValueError: If the images cannot be used.
     """
-    found = source if isinstance(source, (Found, _FoundTfds)) else find(source)
+    found = source
+    if not isinstance(source, (Found, _FoundTfds)):
+        found = find(source, skip_broken=skip_broken)
     if isinstance(found, _FoundTfds):
-        if skip_broken:
-            raise ValueError(
-                "--skip-broken is for a folder or a CSV file. Received: --skip-broken with "
-                f"{'tfds:' + found.name!r}"
-            )
         return load_tfds(found, **settings)
     return load_folder(found, skip_broken=skip_broken, **settings)
 
@@ -230,7 +233,7 @@ def load_folder(
         UserWarning: If something may be a mistake, such as a class that is not in `test`.
     """
     require_pillow()
-    found = source if isinstance(source, Found) else find_images(source)
+    found = source if isinstance(source, Found) else find_images(source, skip_broken=skip_broken)
     name = found.name
     for warning in found.warnings:
         warn_user(warning)
@@ -335,8 +338,7 @@ def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
     unreadable = files.check()
     reasons = {files.path(index): reason for index, reason in unreadable.items()}
     reasons.update(found.broken)
-    readable = np.ones(len(files), bool)
-    readable[list(unreadable)] = False
+    readable = np.array([files.path(index) not in reasons for index in range(len(files))])
     if not reasons:
         return readable
     for path in sorted(reasons):
@@ -450,7 +452,7 @@ def load_tfds(
     def decode(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shape = (image_size, image_size, 3)
         images = tf.map_fn(
-            lambda image: _resize(found.image.decode_example(image), image_size),
+            lambda image: resize(found.image.decode_example(image), shape[:2]),
             images,
             fn_output_signature=tf.TensorSpec(shape, tf.float32),
         )
@@ -583,10 +585,3 @@ def _tfds_builder(name: str) -> tuple[Any, Any]:
 
 def _is_pair(keys: object) -> bool:
     return isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)
-
-
-def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    image = tf.image.resize(image, (image_size, image_size))
-    if image.shape[-1] == 1:
-        image = tf.image.grayscale_to_rgb(image)
-    return image[..., :3]

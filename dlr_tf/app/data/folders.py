@@ -6,11 +6,12 @@ This module lists files. It opens none of the images.
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ class Found:
         labels: The class of each file: its place in `class_names`.
         parts: The places in `files` of each part: "train" alone if the source is not split, else
             with "test", "validation" or both.
-        broken: Paths that are known to be unreadable, and why. Those of images are in `files` too.
+        broken: Paths that cannot be used, and why. Those of images are in `files` too, unless they
+            are left out.
         left_aside: What was found and is not used, in words.
         warnings: What may be a mistake.
     """
@@ -62,13 +64,19 @@ class Found:
     warnings: Sequence[str] = ()
 
 
-def find_images(source: str | os.PathLike[str]) -> Found:
+def find_images(source: str | os.PathLike[str], *, skip_broken: bool = False) -> Found:
     """List the images of a folder, or of a CSV file.
+
+    A file that is reached twice in one class of one part, by links, counts once. A file that is
+    reached in two classes or two parts is broken: its class, or whether it is trained on, is not
+    known.
 
     Args:
         source: A folder with one sub-folder of images per class, or with `train` and `test`,
             `validation` or both that hold such sub-folders, in any case and also as `training`,
             `testing`, `val`, `valid`, `eval` ... Or a CSV file: see `read_table`.
+        skip_broken: Whether to leave out what is known to be broken, and classes without images.
+            Defaults to `False`.
 
     Raises:
         ValueError: If it is neither, or it has fewer than two classes, a class without images, or a
@@ -76,8 +84,8 @@ def find_images(source: str | os.PathLike[str]) -> Found:
     """
     root = _existing(source)
     if root.is_file():
-        return read_table(root)
-    return _find_in_folder(root)
+        return read_table(root, skip_broken=skip_broken)
+    return _find_in_folder(root, skip_broken)
 
 
 def find_to_score(source: str | os.PathLike[str]) -> Found:
@@ -88,7 +96,7 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
             folder of a class may be empty.
 
     Returns:
-        The images, in the one part "test".
+        The images, in the one part "test". What is broken is left out.
 
     Raises:
         ValueError: If it is neither, or it holds no images.
@@ -99,8 +107,8 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
         by_class = next(
             by_part[part] for part in ("test", "validation", "train") if part in by_part
         )
-        return _found(str(root), str(root.parent), sorted(by_class), {"test": by_class}, broken, [])
-    scan = _Scan(root)
+        return _found(str(root), str(root.parent), {"test": by_class}, broken, [], True)
+    scan = Scan(root)
     folders = scan.subfolders("")
     chosen = _part_to_score(root, folders)
     by_class = {}
@@ -114,14 +122,13 @@ def find_to_score(source: str | os.PathLike[str]) -> Found:
             f"The data folder {place!r} holds no images in sub-folders: {LAYOUT}, with files that "
             f"have an ending of an image, {_SOME_ENDINGS}.{_first_broken(scan)}"
         )
-    found = _found(place, str(root), sorted(by_class), {"test": by_class}, scan.broken, [])
-    return dataclasses.replace(found, left_aside=str(scan.aside))
+    return _found(place, str(root), {"test": by_class}, scan.broken, [], True, scan.aside)
 
 
 def _part_to_score(root: Path, folders: Sequence[str]) -> str:
     """Return the folder of the part to score a model on, "" if the folders are classes."""
     named = _named_parts(folders)
-    listing = _Scan(root)
+    listing = Scan(root)
     holders = [name for names in named.values() for name in names if listing.subfolders(name)]
     has_train = any(name in holders for name in named.get("train", ()))
     if not has_train and (not folders or len(holders) < len(folders)):
@@ -165,6 +172,8 @@ class _LeftAside:
     def __init__(self) -> None:
         self.hidden = 0
         self.outside = 0
+        self.repeated = 0
+        self.empty: list[str] = []
         self.folders: collections.Counter[str] = collections.Counter()
         self.endings: collections.Counter[str] = collections.Counter()
 
@@ -181,11 +190,16 @@ class _LeftAside:
             found.append(f"{_count(number, 'file')} without the ending of an image {endings}")
         if self.outside:
             found.append(f"{_count(self.outside, 'image')} outside of the class folders")
+        if self.repeated:
+            found.append(f"{_count(self.repeated, 'link')} to an image that is there already")
+        if self.empty:
+            found.append(f"{_count(len(self.empty), 'class')} without images {some_of(self.empty)}")
         return ", ".join(found)
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else ending}"
 
 
 def is_foreign(name: str) -> bool:
@@ -193,11 +207,41 @@ def is_foreign(name: str) -> bool:
     return name.startswith((".", "~$")) or name in _FOREIGN_FOLDERS
 
 
-class _Scan:
+def _identity(path: str) -> object:
+    """Return what is the same for all links to a file, and nothing else."""
+    status = os.stat(path)
+    # Some file systems do not number their files.
+    return (status.st_dev, status.st_ino) if status.st_ino else path
+
+
+def image_files(paths: Iterable[str]) -> Iterator[str]:
+    """Give the files that are named, and the images in the folders that are named, in order.
+
+    Folders are read as those of the training: hidden files are left aside, and links to folders are
+    followed. What cannot be opened is given too. Nothing is listed before it is needed.
+
+    Args:
+        paths: Files and folders.
+    """
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        scan = Scan(path)
+        images = set()
+        for image in scan.images(""):
+            image = os.path.join(path, image)
+            if image in scan.broken:
+                images.add(image)
+            yield image
+        yield from sorted(scan.broken.keys() - images)
+
+
+class Scan:
     """Lists folders, and remembers what is left aside and what is broken."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = str(root)
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = os.fspath(root)
         self.aside = _LeftAside()
         self.broken: dict[str, str] = {}
 
@@ -214,33 +258,33 @@ class _Scan:
                 names.append(entry.name)
         return sorted(names)
 
-    def images(self, folder: str, above: Sequence[tuple[int, int]] = ()) -> list[str]:
-        """Return the images in a folder and all folders below it, not sorted."""
-        found, below = [], []
+    def images(self, folder: str, above: Sequence[object] = ()) -> Iterator[str]:
+        """Give the images in a folder and then those in all folders below it, in order.
+
+        Links to folders are followed. Nothing is listed before it is needed.
+        """
+        below = []
         for entry in self._entries(folder):
             path = os.path.join(folder, entry.name)
             if not entry.is_dir():
                 if self._is_image(entry, path):
-                    found.append(path)
+                    yield path
             elif is_foreign(entry.name):
                 self.aside.folders[entry.name] += 1
             else:
                 below.append(path)
         if below:
-            status = os.stat(os.path.join(self.root, folder))
-            above = (*above, (status.st_dev, status.st_ino))
+            above = (*above, _identity(os.path.join(self.root, folder)))
         for path in below:
-            status = os.stat(os.path.join(self.root, path))
             # A link may lead to a folder above it.
-            if (status.st_dev, status.st_ino) not in above:
-                found += self.images(path, above)
-        return found
+            if _identity(os.path.join(self.root, path)) not in above:
+                yield from self.images(path, above)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         path = os.path.join(self.root, folder)
         try:
             with os.scandir(path) as entries:
-                return list(entries)
+                return sorted(entries, key=lambda entry: entry.name)
         except PermissionError:
             self.broken[path] = "permission to open this folder is denied"
             return []
@@ -263,8 +307,8 @@ class _Scan:
         return False
 
 
-def _find_in_folder(root: Path) -> Found:
-    scan = _Scan(root)
+def _find_in_folder(root: Path, skip_broken: bool) -> Found:
+    scan = Scan(root)
     folders = scan.subfolders("")
     parts = _part_folders(root, folders, scan)
     warnings: list[str] = []
@@ -275,7 +319,7 @@ def _find_in_folder(root: Path) -> Found:
         nested = []
         for name in names:
             place = os.path.join(folder, name)
-            images = scan.images(place)
+            images = list(scan.images(place))
             # A name may be written in two ways, as one character or as a letter and its accent.
             label = printable_name(unicodedata.normalize("NFC", name))
             by_class.setdefault(label, []).extend(images)
@@ -288,18 +332,32 @@ def _find_in_folder(root: Path) -> Found:
                 "Each counts as one class. If the sub-folders are the classes, give the folder "
                 "that holds them."
             )
-    names = _class_names(root, parts, by_part, scan)
+    if skip_broken:
+        by_part["train"] = _without_empty(by_part["train"], str(root), scan.broken, scan.aside)
+    _check_classes(root, parts, by_part, scan)
     unused = [name for name in folders if parts != {"train": ""} and name not in parts.values()]
     scan.aside.folders.update(unused)
-    found = _found(str(root), str(root), names, by_part, scan.broken, warnings)
-    return dataclasses.replace(found, left_aside=str(scan.aside))
+    return _found(str(root), str(root), by_part, scan.broken, warnings, skip_broken, scan.aside)
 
 
-def _part_folders(root: Path, folders: Sequence[str], scan: _Scan) -> dict[str, str]:
+def _without_empty(
+    by_class: Mapping[str, list[str]], root: str, broken: Mapping[str, str], aside: _LeftAside
+) -> dict[str, list[str]]:
+    """Return the classes that hold an image that may be read, and note the others."""
+    kept = {
+        name: images
+        for name, images in by_class.items()
+        if any(os.path.join(root, image) not in broken for image in images)
+    }
+    aside.empty = sorted(by_class.keys() - kept.keys())
+    return kept
+
+
+def _part_folders(root: Path, folders: Sequence[str], scan: Scan) -> dict[str, str]:
     """Return the folder of each part, relative to the root: "" for a source that is not split."""
     named = _named_parts(folders)
     # A class may be called "train": a part holds folders, a class holds images.
-    listing = _Scan(root)
+    listing = Scan(root)
     train = [name for name in named.get("train", ()) if listing.subfolders(name)]
     if not train:
         held = [name for part in ("test", "validation") for name in named.get(part, ())]
@@ -340,18 +398,18 @@ def _check_one_meaning(root: Path, names: Sequence[str]) -> None:
         )
 
 
-def _first_broken(scan: _Scan) -> str:
+def _first_broken(scan: Scan) -> str:
     """Name what cannot be read and may be why there are no images, as the end of a message."""
     return " {!r}: {}.".format(*next(iter(scan.broken.items()))) if scan.broken else ""
 
 
-def _class_names(
+def _check_classes(
     root: Path,
     parts: Mapping[str, str],
     by_part: Mapping[str, Mapping[str, Sequence[str]]],
-    scan: _Scan,
-) -> list[str]:
-    """Return the classes of the training images, and check them."""
+    scan: Scan,
+) -> None:
+    """Check that every part holds images, and that two classes or more are trained on."""
     for part, by_class in by_part.items():
         folder = root / parts[part]
         if not any(by_class.values()):
@@ -372,32 +430,33 @@ def _class_names(
     if empty:
         raise ValueError(
             f"The class folder {str(folder / empty[0])!r} holds no images. Add files that have an "
-            f"ending of an image, {_SOME_ENDINGS}, or remove the folder."
+            f"ending of an image, {_SOME_ENDINGS}, remove the folder, or give --skip-broken to go "
+            "on without."
         )
     if len(training) == 1:
         (name,) = training
-        inside = _Scan(root).subfolders(os.path.join(parts["train"], name))
+        inside = Scan(root).subfolders(os.path.join(parts["train"], name))
         hint = f", or give {str(folder / name)!r}, which holds sub-folders" if inside else ""
         raise ValueError(
             f"The data folder {str(folder)!r} has only one class, {name!r}: {LAYOUT}, two classes "
             f"or more{hint}."
         )
-    return sorted(training)
 
 
 def _found(
     name: str,
     root: str,
-    class_names: Sequence[str],
     by_part: Mapping[str, Mapping[str, Sequence[str]]],
     broken: Mapping[str, str],
     warnings: list[str],
+    skip_broken: bool,
+    aside: _LeftAside | None = None,
 ) -> Found:
     """Number the files of all parts, and compare the classes of the parts."""
+    aside = aside or _LeftAside()
+    class_names = sorted(by_part["train"] if "train" in by_part else by_part["test"])
     known = {class_name: label for label, class_name in enumerate(class_names)}
-    files: list[str] = []
-    labels: list[int] = []
-    parts = {}
+    rows: list[tuple[str, str, str]] = []  # part, path, class
     for part, by_class in by_part.items():
         present = {class_name for class_name, images in by_class.items() if images}
         unknown = sorted(present - known.keys())
@@ -413,39 +472,85 @@ def _found(
                 f"There are no images to {_PURPOSE[part]} for {len(absent)} of "
                 f"{len(known)} classes: {some_of(absent)}."
             )
-        pairs = sorted((path, known[key]) for key, paths in by_class.items() for path in paths)
-        parts[part] = np.arange(len(files), len(files) + len(pairs))
-        files += [path for path, _ in pairs]
-        labels += [label for _, label in pairs]
+        rows += sorted((part, path, key) for key, paths in by_class.items() for path in paths)
+    repeated, ambiguous = _same_files(root, rows)
+    aside.repeated = len(repeated)
+    broken = {**broken, **ambiguous}
+    rows = [
+        row
+        for row in rows
+        if row[1] not in repeated and not (skip_broken and os.path.join(root, row[1]) in broken)
+    ]
     return Found(
         name=printable_name(name),
         root=root,
         class_names=tuple(class_names),
-        files=files,
-        labels=np.array(labels, "int32"),
-        parts=parts,
+        files=[path for _, path, _ in rows],
+        labels=np.array([known[key] for _, _, key in rows], "int32"),
+        parts={
+            part: np.array([i for i, row in enumerate(rows) if row[0] == part], "int64")
+            for part in by_part
+        },
         broken=broken,
+        left_aside=str(aside),
         warnings=warnings,
     )
 
 
-def read_table(path: str | os.PathLike[str]) -> Found:
+def _same_files(root: str, rows: Sequence[tuple[str, str, str]]) -> tuple[set[str], dict[str, str]]:
+    """Find the files that are reached by several paths.
+
+    Args:
+        root: The folder that the paths begin at.
+        rows: Part, path and class of each image.
+
+    Returns:
+        The paths that add nothing: another path to the file is in the same class of the same part.
+        And the full paths of the files whose class or part is ambiguous, and why.
+    """
+    by_file = collections.defaultdict(list)
+    for row in rows:
+        # What does not exist is found broken elsewhere.
+        with contextlib.suppress(OSError):
+            by_file[_identity(os.path.join(root, row[1]))].append(row)
+    repeated: set[str] = set()
+    ambiguous: dict[str, str] = {}
+    for same in by_file.values():
+        meanings = {(part, class_name): path for part, path, class_name in reversed(same)}
+        if len(meanings) == 1:
+            repeated.update(path for _, path, _ in same[1:])
+            continue
+        for part, path, class_name in same:
+            other = next(meaning for meaning in meanings if meaning != (part, class_name))
+            ambiguous[os.path.join(root, path)] = (
+                f"it is the same file as {os.path.join(root, meanings[other])!r}, and counts as "
+                f"class {class_name!r} to {_PURPOSE[part]} here, and as class {other[1]!r} to "
+                f"{_PURPOSE[other[0]]} there"
+            )
+    return repeated, ambiguous
+
+
+def read_table(path: str | os.PathLike[str], *, skip_broken: bool = False) -> Found:
     """List the images that a CSV file names.
 
-    The first line names the columns: `path` (relative to the folder of the CSV file), `label` (the
-    name of the class), and perhaps `split` (`train`, `test` or `validation`, or another name of
-    these parts). Other columns are not read.
+    The first line names the columns: `path` (relative to the folder of the CSV file; a backslash
+    may separate folders), `label` (the name of the class), and perhaps `split` (`train`, `test` or
+    `validation`, or another name of these parts). Other columns are not read.
 
     Args:
         path: The CSV file, in UTF-8.
+        skip_broken: As in `find_images`. Defaults to `False`.
 
     Raises:
         ValueError: If a column is missing, a line is wrong, or there are fewer than two classes.
     """
     table = Path(path)
     by_part, broken, has_split = _read_rows(table)
-    names = _table_classes(table, by_part, has_split)
-    return _found(str(table), str(table.parent), names, by_part, broken, [])
+    root, aside = str(table.parent), _LeftAside()
+    if skip_broken and "train" in by_part:
+        by_part["train"] = _without_empty(by_part["train"], root, broken, aside)
+    _check_table_classes(table, by_part, has_split)
+    return _found(str(table), root, by_part, broken, [], skip_broken, aside)
 
 
 def _read_rows(
@@ -463,7 +568,7 @@ def _read_rows(
             for row in rows:
                 where = f"Line {rows.line_num} of the CSV file {str(table)!r}"
                 name, label = (_cell(row, column, where) for column in ("path", "label"))
-                name = os.path.normpath(name)
+                name = _existing_form(root, name)
                 part: str | None = "train"
                 if has_split:
                     value = _cell(row, "split", where)
@@ -498,6 +603,13 @@ def _read_rows(
     return by_part, broken, has_split
 
 
+def _existing_form(root: str, name: str) -> str:
+    """Return a path of a table, which may have been written on Windows, as it is here."""
+    if "\\" in name and not os.path.exists(os.path.join(root, name)):
+        name = name.replace("\\", "/")
+    return os.path.normpath(name)
+
+
 def _columns(table: Path, names: Iterable[str] | None) -> list[str]:
     found = [name.strip() for name in names or ()]
     missing = [name for name in ("path", "label") if name not in found]
@@ -518,12 +630,12 @@ def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
     return value.strip()
 
 
-def _table_classes(
+def _check_table_classes(
     table: Path,
     by_part: Mapping[str, Mapping[str, Sequence[str]]],
     has_split: bool,
-) -> list[str]:
-    """Return the classes that a table trains on, and check them."""
+) -> None:
+    """Check that a table has the parts it needs, and that two classes or more are trained on."""
     if "train" not in by_part or (len(by_part) == 1 and has_split):
         raise ValueError(
             f"The column split of the CSV file {str(table)!r} should hold train, and test or "
@@ -536,4 +648,3 @@ def _table_classes(
             f"The CSV file {str(table)!r} has only one class, {next(iter(training))!r}. Expected: "
             "two classes or more."
         )
-    return sorted(training)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.data.images import ImageFileError, problem_of, read_image
+from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels, resize
 from dlr_tf.training.training_data import without_autotuning
 
 # Bytes of decoded images that are kept in memory. More than these are read again in each epoch.
@@ -114,13 +114,13 @@ class ImageFiles:
     def _read_and_resize(self, index: tf.Tensor) -> tf.Tensor:
         image = tf.numpy_function(self._read, [index], tf.uint8)
         image.set_shape((None, None, 3))
-        return tf.image.resize(image, (self.image_size, self.image_size))
+        return resize(image, (self.image_size, self.image_size))
 
     def _read(self, index: np.ndarray) -> np.ndarray:
         if index < 0:
             return _BLANK
         try:
-            return read_image(self.path(int(index)))
+            return read_pixels(self.path(int(index)))
         except ImageFileError as error:
             if self._problems is None:
                 raise

@@ -9,9 +9,13 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+
+from dlr_tf.core._validation import warn_user
 
 # A file with one of these endings should be an image. Its content decides of which format.
 ENDINGS = (
@@ -21,6 +25,8 @@ ENDINGS = (
 # Pillow reads more formats. Some of them start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM")
 _BACKGROUND = "white"  # below transparent pixels
+_LIMIT = "DLR_TF_MAX_IMAGE_PIXELS"  # environment variable
+_MAX_12_BITS = 4095
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _ORIENTATION = 0x0112  # a tag of EXIF
 # What the values of that tag mean. 1: nothing to do.
@@ -69,27 +75,99 @@ def failed_image(error: Exception) -> str | None:
     return None if found is None else found[1]
 
 
-def require_pillow() -> None:
-    """Check that Pillow is installed.
+def require_pillow() -> Any:
+    """Return the module `PIL.Image`, with the limit that an environment variable may set.
 
     Raises:
-        ImportError: If it is not.
+        ImportError: If Pillow is not installed.
+        ValueError: If the environment variable is not a number.
     """
     try:
-        import PIL.Image  # noqa: F401
+        import PIL.Image as Image
     except ImportError as error:
         raise ImportError(
             "Reading image files needs Pillow, which is not installed. "
             'Run: pip install "dlr_tf[demo]"'
         ) from error
+    limit = os.environ.get(_LIMIT)
+    if limit is not None:
+        if not limit.isdecimal() or int(limit) == 0:
+            raise ValueError(
+                f"The environment variable {_LIMIT} should be the largest number of pixels of an "
+                f"image, such as 400000000. Received: {limit!r}"
+            )
+        Image.MAX_IMAGE_PIXELS = int(limit)
+    return Image
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the pixels of an image file.
+def read_image(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    channels: int = 3,
+) -> np.ndarray:
+    """Return an image file as the command `dlr-tf` reads it, for a model that it trained.
 
     The content decides about the format, not the ending. The rotation that EXIF asks for is
     applied. Grey images, palettes and CMYK become RGB; transparent pixels show a white background,
-    as in most programs; 16-bit numbers are divided by 257; an animation gives its first frame.
+    as in most programs; an animation gives its first frame. Of 16-bit values, 65535 becomes 255;
+    where none is above 4095, they are taken as 12-bit values, and 4095 becomes 255.
+
+    Args:
+        path: The file.
+        size: Height and width in pixels, two ints, to resize to (bilinear, without keeping the
+            proportions, as `tf.image.resize`). Defaults to `None`: the size of the image. Models
+            of `dlr-tf finetune` take images of any size and resize them alike.
+        channels: 3 for RGB, 1 for grey. Defaults to 3.
+
+    Returns:
+        Array of float32 and shape `(height, width, channels)`, with values from 0 to 255.
+
+    Raises:
+        ValueError: If the file cannot be read: it is missing, damaged, too large, of a format that
+            the installed Pillow does not read, or its pixels are floating-point numbers or 32-bit
+            integers, which have no known range. The message says which.
+        ImportError: If Pillow is not installed.
+
+    Example:
+
+    >>> from PIL import Image
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/grey.png"
+    >>> Image.new("L", (3, 2), 7).save(path)
+    >>> read_image(path).shape, read_image(path)[0, 0].tolist()
+    ((2, 3, 3), [7.0, 7.0, 7.0])
+    >>> read_image(path, (97, 97), channels=1).shape
+    (97, 97, 1)
+    """
+    return resize(read_pixels(path), size, channels=channels).numpy()
+
+
+def resize(
+    image: np.ndarray | tf.Tensor, size: Sequence[int] | None = None, *, channels: int = 3
+) -> tf.Tensor:
+    """Return an image, or a batch of images, in the size and with the channels that a model takes.
+
+    Args:
+        image: Values from 0 to 255, of shape `(height, width, channels)`, perhaps with a batch
+            before it. It has 1, 3 or 4 channels.
+        size: Height and width in pixels. Defaults to `None`: as it is.
+        channels: 3 for RGB, 1 for grey. Defaults to 3.
+
+    Returns:
+        The image as float32.
+    """
+    if size is not None:
+        image = tf.image.resize(image, size)
+    image = tf.cast(image, tf.float32)
+    if image.shape[-1] == 1:
+        return tf.image.grayscale_to_rgb(image) if channels == 3 else image
+    image = image[..., :3]
+    return tf.image.rgb_to_grayscale(image) if channels == 1 else image
+
+
+def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the pixels of an image file, as described for `read_image`.
 
     Args:
         path: The file.
@@ -98,17 +176,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         Array of uint8 and shape `(height, width, 3)`.
 
     Raises:
-        ImageFileError: If it cannot be read: it is missing, damaged, of a format that the installed
-            Pillow does not read, or its pixels are floating-point numbers or 32-bit integers,
-            which have no known range.
+        ImageFileError: If it cannot be read.
         ImportError: If Pillow is not installed.
-
-    >>> from PIL import Image
-    >>> import tempfile
-    >>> path = f"{tempfile.mkdtemp()}/grey.png"
-    >>> Image.new("L", (3, 2), 7).save(path)
-    >>> read_image(path).shape, read_image(path)[0, 0].tolist()
-    ((2, 3, 3), [7, 7, 7])
     """
     require_pillow()
     name = os.fspath(path)
@@ -142,7 +211,7 @@ def problem_of(path: str | os.PathLike[str]) -> str | None:
             _check_range(image)
             whole = _is_whole(image, name)
         if not whole:
-            read_image(name)
+            read_pixels(name)
     except ImageFileError as error:
         return error.reason
     except MemoryError:
@@ -161,9 +230,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(path: str) -> Any:
-    from PIL import Image
-
-    return Image.open(path, formats=_formats())
+    return require_pillow().open(path, formats=_formats())
 
 
 def _rgb(image: Any, path: str) -> np.ndarray:
@@ -203,8 +270,21 @@ def _check_range(image: Any) -> None:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Return 16-bit numbers as 8-bit numbers: 65535 becomes 255."""
-    return ((values + 128) // 257).astype(np.uint8)
+    """Return 16-bit numbers as 8-bit numbers: 65535 becomes 255, or 4095 if none is larger."""
+    largest = int(values.max())
+    if 0 < largest <= _MAX_12_BITS:
+        _note_12_bits()
+    top = 65535 if largest > _MAX_12_BITS else _MAX_12_BITS
+    return ((255 * values + top // 2) // top).astype(np.uint8)
+
+
+@functools.cache
+def _note_12_bits() -> None:
+    """Warn once in a process: Python's own "once" forgets when other code changes its filters."""
+    warn_user(
+        "There are 16-bit images without a value above 4095. They are taken as 12-bit images, "
+        "in which 4095 is white."
+    )
 
 
 def _like(image: Any, pixels: np.ndarray) -> Any:
@@ -309,7 +389,7 @@ def _boxes_end(file: Any, size: int) -> bool:
 
 def _reason(path: str, error: Exception) -> str:
     """Return why a file cannot be read, in words for a person."""
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
         if os.path.islink(path):
@@ -322,6 +402,12 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return _unknown_format(path)
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        numbers = re.findall(r"(\d+) pixels", text)
+        return (
+            f"it is too large: {' pixels, and at most '.join(numbers)} are allowed. Make it "
+            f"smaller, or set the environment variable {_LIMIT} to a larger number of pixels"
+        )
     if isinstance(error, ValueError) and text.startswith("its pixels"):
         return text
     return f"it is damaged ({text.rstrip('.')})"

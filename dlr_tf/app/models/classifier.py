@@ -72,16 +72,7 @@ class Classifier:
         Raises:
             ValueError: If it cannot be read.
         """
-        return self.prepare(images.read_image(path))
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Return an RGB image in the size and with the channels that the model was trained on."""
-        prepared = tf.cast(image, tf.float32)
-        if self.size is not None:
-            prepared = tf.image.resize(prepared, self.size)
-        if self.channels == 1:
-            prepared = tf.image.rgb_to_grayscale(prepared)
-        return prepared.numpy()
+        return images.read_image(path, self.size, channels=self.channels)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the probabilities of the classes, of shape `(batch, classes)`."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# What a file is called while it is written: `.NAME.partial.ENDING`, in the folder of the file.
 from dlr_tf.app.terminal.messages import CommandError
 
-_PARTIAL = ".partial"
+# A file is written in a new folder of this name and a random ending, beside its final place.
+_PARTIAL = ".dlr_tf.partial-"
 
 
 class WriteError(CommandError):
@@ -84,15 +86,15 @@ def check_writable(folder: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
 
-    The block writes to another name in the same folder. After the block, that file is on the disk
-    and gets the final name in one step. If the block raises, it is removed, and a file that had the
-    final name before stays.
+    The block writes into a new folder beside the final place. After the block, the file is on the
+    disk and gets the final name in one step. If the block raises, it is removed, and a file that
+    had the final name before stays.
 
     Args:
-        path: The final name.
+        path: The final name. A folder is written in the same way; it must not be there before.
 
     Yields:
-        The path to write to, with the same ending.
+        The path to write to, with the same name.
 
     Raises:
         WriteError: If the operating system refuses, for example because the disk is full.
@@ -104,16 +106,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     ...     [path.name for path in Path(folder).iterdir()]
     ['report.json']
     """
-    partial = path.with_name(f".{path.stem}{_PARTIAL}{path.suffix}")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with tempfile.TemporaryDirectory(
+            prefix=_PARTIAL, dir=path.parent, ignore_cleanup_errors=True
+        ) as folder:
+            partial = Path(folder, path.name)
+            yield partial
+            if partial.is_file():
+                with partial.open("rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         reason = _system_error(error)
         if reason is None:
             raise
@@ -167,11 +171,11 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what an earlier process left in a folder when it was killed while it wrote a file."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if _is_partial(path):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and _PARTIAL in path.suffixes and not path.is_dir()
+    return path.name.startswith(_PARTIAL) and path.is_dir()
 
 
 def _sync_folder(folder: Path) -> None:

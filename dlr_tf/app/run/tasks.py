@@ -98,7 +98,7 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
     # Stored, so that the report names them.
     args.model, args.weights, args.image_size = source.name, source.weights, source.image_size
     # Model, groups and rates come before the images, which can take minutes to read.
-    found = image_data.find(args.data)
+    found = image_data.find(args.data, skip_broken=args.skip_broken)
     model = source.build(found.class_names)
     if source.note:
         say(source.note)

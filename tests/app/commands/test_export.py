@@ -81,9 +81,14 @@ def test_an_export_that_is_not_the_same_is_removed(
 
     model = brightness_model()
     wrong = export.Format("wrong", lambda: None, write, lambda _: predict)
+    Path("wrong.partial").mkdir()
+    Path("wrong.partial/precious").write_text("of the user")
     with pytest.raises(ExportError, match=message):
         export.export(model, wrong, Path("wrong"), example_images(model))
-    assert everything_below(Path.cwd()) == []
+    assert everything_below(Path.cwd()) == [
+        f"{Path.cwd()}/wrong.partial",
+        f"{Path.cwd()}/wrong.partial/precious",
+    ]
 
 
 def test_an_error_is_one_line(

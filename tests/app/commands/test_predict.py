@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-pytest.importorskip("PIL")
+Image = pytest.importorskip("PIL.Image")
 
 from app_helpers import write_images
 
 from dlr_tf.app import cli
-from dlr_tf.app.commands.predict import image_files
 from dlr_tf.app.data import images
+from dlr_tf.app.data.folders import image_files
 from dlr_tf.app.models import Classifier, classifier, predictions, write_class_names
 
 NAMES = ["dark", "middle", "bright"]
@@ -145,18 +147,47 @@ def test_predictions_are_those_of_the_model_on_the_raw_image() -> None:
 
 
 def test_a_model_for_grey_images_and_one_with_logits() -> None:
+    (path,) = write_images(Path("white"), 1, size=9, value=255)
     classify = Classifier(brightness_model(channels=1))
-    assert classify.prepare(np.full((9, 5, 3), 255, np.uint8)).shape == (4, 4, 1)
+    assert classify.read(str(path)).shape == (4, 4, 1)
     assert classify(np.full((1, 4, 4, 1), 255, "float32"))[0, 2] == pytest.approx(1, abs=1e-3)
     layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
     logits = keras.Sequential([keras.Input((None, None, 3)), *layers])
     classify = Classifier(logits)
     assert classify.size is None  # every image as it is
-    assert classify.prepare(np.zeros((9, 5, 3), np.uint8)).shape == (9, 5, 3)
+    assert classify.read(str(path)).shape == (9, 9, 3)
     x = np.ones((2, 3, 3, 3), "float32")
     np.testing.assert_allclose(classify(x), keras.ops.softmax(logits(x)), rtol=1e-5)
     with pytest.raises(ValueError, match="should take images"):
         Classifier(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+
+
+def test_the_python_code_of_the_page_predicts_as_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    inputs = keras.Input((4, 4, 3))
+    features = keras.layers.Flatten()(inputs / 255.0)
+    model = classifier(keras.Model(inputs, features, name="pixels"), 2)
+    # Which half is brighter.
+    kernel = np.repeat([[1.0, -1.0], [-1.0, 1.0]], 2 * 4 * 3, axis=0)
+    model.get_layer("probabilities").set_weights([kernel, np.zeros(2)])
+    Path("run").mkdir()
+    model.save("run/model.keras")
+    write_class_names(Path("run/classes.json"), ["sky above", "sky below"])
+    Path("new_photos").mkdir()
+    pixels = np.repeat(np.uint8([[[255] * 3], [[0] * 3]]), 8, axis=0).repeat(16, axis=1)
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    Image.fromarray(pixels).save("new_photos/a.jpg")
+    Image.fromarray(pixels[::-1]).save("new_photos/b.jpg", exif=upside_down)
+    page = (Path(__file__).parents[3] / "docs" / "command.md").read_text(encoding="utf-8")
+    code = page.partition("In Python:\n")[2]
+    exec(textwrap.dedent("\n".join(re.findall("^(?:    .*)?$", code, re.MULTILINE))), {})
+    expected = [f"new_photos/{name}.jpg sky above" for name in "ab"]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert cli.main(["predict", "run", "new_photos", "--top", "1"]) == 0
+    lines = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [" ".join(line).rpartition(" ")[0] for line in lines] == expected
 
 
 def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +200,7 @@ def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
             taken += 1
             yield str(number)
 
-    def read(path: str) -> np.ndarray:
+    def read(path: str, *_: Any, **__: Any) -> np.ndarray:
         return np.full((4, 4, 3), int(path) % 256, np.uint8)
 
     monkeypatch.setattr(images, "read_image", read)

@@ -61,3 +61,11 @@ def test_each_kind_has_numbers_of_its_own() -> None:
     np.testing.assert_array_equal(
         both, augment(augment(IMAGES, ["flip"], (0, 0)), ["colour"], (0, 0))
     )
+
+
+def test_a_crop_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorFlow warns on stderr if it cannot estimate the costs of an operation."""
+    batches = tf.data.Dataset.range(10).batch(4).map(lambda indices: tf.gather(IMAGES, indices))
+    changed = batches.map(lambda images: augment(images, ["crop"], (0, 1)))
+    assert [batch.shape[0] for batch in changed] == [4, 4, 2]
+    assert "PredictCost" not in capfd.readouterr().err

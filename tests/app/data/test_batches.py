@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import types
 from pathlib import Path
@@ -263,8 +264,8 @@ def test_whole_files_are_not_decoded_to_check_many(
         raise AssertionError(f"decoded {path}")
 
     monkeypatch.setattr(image_files, "KEPT_BYTES", 0)
-    monkeypatch.setattr(image_files, "read_image", read)
-    monkeypatch.setattr(images, "read_image", read)
+    monkeypatch.setattr(image_files, "read_pixels", read)
+    monkeypatch.setattr(images, "read_pixels", read)
     data.load_folder(folder, image_size=6)
     assert "pets: checking 20 files\n" in capsys.readouterr().err
 
@@ -274,9 +275,9 @@ def test_few_images_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
     def record(path: str) -> np.ndarray:
         read.append(path)
-        return images.read_image(path)
+        return images.read_pixels(path)
 
-    monkeypatch.setattr(image_files, "read_image", record)
+    monkeypatch.setattr(image_files, "read_pixels", record)
     loaded = data.load_folder(folder, image_size=6)
     for part in (loaded.train, loaded.train, loaded.test):
         levels(part)
@@ -593,3 +594,42 @@ def test_the_fingerprint_tells_other_files_and_classes_apart(folder: Path) -> No
     cat.rename(folder / "dog" / "100.png")
     dog.rename(folder / "cat" / "100.png")
     assert fingerprint() != first
+
+
+def test_an_image_of_two_classes_and_an_empty_class(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    (folder / "dog" / "link.png").symlink_to(folder / "cat" / "003.png")
+    with pytest.raises(ValueError, match="/empty' holds no images"):
+        data.load(str(folder), image_size=4)
+    loaded = data.load(str(folder), image_size=4, skip_broken=True)
+    assert loaded.class_names == ("cat", "dog")
+    expected = [(float(i), 0) for i in range(10) if i != 3] + [(100.0 + i, 1) for i in range(10)]
+    assert sorted(levels(loaded.train) + levels(loaded.test)) == expected
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{folder}: left aside: 1 class without images ['empty']"
+    assert "cat/003.png: it is the same file as" in lines[1]
+    assert "dog/link.png: it is the same file as" in lines[2]
+    assert lines[3] == f"{folder}: 2 files left out (--skip-broken)"
+    (folder / "empty").rmdir()
+    with pytest.raises(ValueError, match="2 files of the data .* cannot be read"):
+        data.load(str(folder), image_size=4)
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["kept", "streamed"])
+def test_names_that_are_not_utf_8_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: bool
+) -> None:
+    monkeypatch.setattr(image_files, "KEPT_BYTES", 1e9 if few else 0)
+    for name in (b"caf\xe9", b"the"):
+        (path, *_) = write_images(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), 3)
+        path.rename(os.fsdecode(os.fsencode(path.parent) + b"/\xe9.png"))
+    loaded = data.load(str(tmp_path), image_size=4)
+    assert loaded.class_counts == {"train": [2, 2], "test": [1, 1]}
+    assert len(levels(loaded.train) + levels(loaded.test)) == 6
+    assert len(loaded.fingerprint) == 64
+    with open(os.fsencode(tmp_path) + b"/the/\xe9.png", "wb"):
+        pass
+    with pytest.raises(ValueError, match=r"1 file of the data .*: \['.*/the/\\udce9.png'\]. Repai"):
+        data.load(str(tmp_path), image_size=4)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dlr_tf.app.data.folders import Found, find_images, find_to_score, part_of
+from dlr_tf.app.data.folders import Found, find_images, find_to_score, image_files, part_of
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -321,3 +322,92 @@ def test_a_table_in_another_encoding(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png")
     with pytest.raises(ValueError, match="labels.csv' is not in UTF-8"):
         find_images(table(tmp_path, "path,label\n1.png,caf\xe9\n", "latin-1"))
+
+
+def test_a_file_that_is_reached_twice_in_one_class_counts_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png", "b/deep/3.png")
+    (tmp_path / "a/again.png").symlink_to("1.png")
+    (tmp_path / "b/other").symlink_to("deep")
+    found = find_images(tmp_path)
+    assert listing(found) == {"train": {"a": ["a/1.png"], "b": ["b/2.png", "b/deep/3.png"]}}
+    assert found.left_aside == "2 links to an image that is there already"
+
+
+def test_a_file_of_two_classes_or_two_parts_is_broken(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/3.png", "test/a/4.png")
+    touch(tmp_path, "test/b/5.png")
+    (tmp_path / "train/b/link.png").symlink_to(tmp_path / "train/a/1.png")
+    (tmp_path / "test/b/deep").symlink_to(tmp_path / "train/b")
+    found = find_images(tmp_path)
+    assert found.broken[str(tmp_path / "test/b/deep/3.png")] == (
+        f"it is the same file as {str(tmp_path / 'train/b/3.png')!r}, and counts as class 'b' to "
+        "test on here, and as class 'b' to train on there"
+    )
+    names = ("train/a/1.png", "train/b/link.png", "test/b/deep/link.png", "train/b/3.png")
+    broken = {str(tmp_path / name) for name in (*names, "test/b/deep/3.png")}
+    assert found.broken.keys() == broken
+    # Nobody knows the class of such an image: without it, the rest can be used.
+    (tmp_path / "train/b/6.png").write_bytes(b"")
+    (tmp_path / "test/b/deep").unlink()
+    assert listing(find_images(tmp_path, skip_broken=True)) == {
+        "train": {"a": ["train/a/2.png"], "b": ["train/b/3.png", "train/b/6.png"]},
+        "test": {"a": ["test/a/4.png"], "b": ["test/b/5.png"]},
+    }
+    assert listing(find_to_score(tmp_path)) == {
+        "test": {"a": ["test/a/4.png"], "b": ["test/b/5.png"]}
+    }
+
+
+def test_a_file_that_a_table_names_twice_by_a_link(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    (tmp_path / "link.png").symlink_to("1.png")
+    found = find_images(table(tmp_path, "path,label\n1.png,a\n2.png,b\nlink.png,b\n"))
+    assert found.broken.keys() == {str(tmp_path / "1.png"), str(tmp_path / "link.png")}
+
+
+def test_classes_without_images_can_be_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png", "empty/notes.txt")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/1.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"/empty' holds no images. .* or give --skip-broken to"):
+        find_images(tmp_path)
+    found = find_images(tmp_path, skip_broken=True)
+    assert found.class_names == ("a", "b")
+    assert found.left_aside.endswith("['.txt'], 2 classes without images ['empty', 'gone']")
+    assert found.broken.keys() == {str(tmp_path / "gone/1.png")}  # it is named, and not used
+    path = table(tmp_path, "path,label\na/1.png,a\nb/2.png,b\nc.png,c\n")
+    found = find_images(path, skip_broken=True)
+    assert (found.class_names, found.left_aside) == (("a", "b"), "1 class without images ['c']")
+
+
+def test_a_table_may_have_the_paths_of_windows(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png", "b/back\\slash.png")
+    path = table(tmp_path, "path,label\na\\1.png,a\n.\\b\\2.png,b\nb/back\\slash.png,b\n")
+    found = find_images(path)
+    assert listing(found) == {"train": {"a": ["a/1.png"], "b": ["b/2.png", "b/back\\slash.png"]}}
+    assert found.broken == {}
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"the"):
+        folder = os.fsencode(tmp_path) + b"/" + name
+        os.mkdir(folder)
+        for image in (b"1.png", b"\xe9.png"):
+            with open(folder + b"/" + image, "wb"):
+                pass
+    found = find_images(tmp_path)
+    assert found.class_names == ("caf\udce9", "the")
+    assert found.files[:2] == ["caf\udce9/1.png", "caf\udce9/\udce9.png"]
+
+
+def test_images_below_the_folders_that_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/b/2.png", "photos/1.png", "photos/.hidden/3.png", "elsewhere/4.png")
+    touch(tmp_path, "notes.txt")
+    (tmp_path / "photos/a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/above").symlink_to(tmp_path / "photos")
+    for name in ("gone.png", "folder"):
+        (tmp_path / "photos" / name).symlink_to("nowhere")
+    names = ["photos/1.png", "photos/gone.png", "photos/a/4.png", "photos/b/2.png"]
+    names += ["photos/folder", "notes.txt"]  # what was named counts as an image
+    named = [str(tmp_path / name) for name in ("photos", "notes.txt")]
+    assert list(image_files(named)) == [str(tmp_path / name) for name in names]

@@ -15,10 +15,12 @@ import pytest
 
 pytest.importorskip("PIL")
 
+import tensorflow as tf
 from PIL import Image, features
 
+import dlr_tf
 from dlr_tf.app.data import images
-from dlr_tf.app.data.images import ImageFileError, problem_of, read_image
+from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels
 
 Image.init()
 HAS_AVIF = "AVIF" in Image.OPEN and features.check("avif")
@@ -75,7 +77,7 @@ def tiff_of_16_bits(path: Path, pixels: np.ndarray, order: str) -> Path:
 def test_lossless_formats(tmp_path: Path, name: str) -> None:
     options = {"lossless": True} if name.endswith("webp") else {}
     path = save(tmp_path / name, RGB, **options)
-    pixels = read_image(path)
+    pixels = read_pixels(path)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, RGB)
     assert problem_of(path) is None
@@ -87,36 +89,36 @@ def test_lossy_formats(tmp_path: Path, name: str) -> None:
         pytest.skip("This Pillow has no AVIF.")
     smooth = np.full((6, 9, 3), (200, 100, 30), np.uint8)
     path = save(tmp_path / name, smooth)
-    assert np.abs(read_image(path).astype(int) - smooth).max() < 6
+    assert np.abs(read_pixels(path).astype(int) - smooth).max() < 6
     assert problem_of(path) is None
 
 
 def test_the_content_decides_not_the_ending(tmp_path: Path) -> None:
     path = save(tmp_path / "a.webp", RGB, lossless=True)
     renamed = path.rename(tmp_path / "a.jpg")
-    np.testing.assert_array_equal(read_image(renamed), RGB)
+    np.testing.assert_array_equal(read_pixels(renamed), RGB)
     assert problem_of(renamed) is None
 
 
 def test_grey_bilevel_and_cmyk(tmp_path: Path) -> None:
     grey = save(tmp_path / "grey.png", RGB[..., 0])
-    np.testing.assert_array_equal(read_image(grey), np.repeat(RGB[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(read_pixels(grey), np.repeat(RGB[..., :1], 3, axis=2))
     bilevel = save(tmp_path / "bilevel.png", RGB[..., 0] > 99)
-    np.testing.assert_array_equal(read_image(bilevel)[..., 1], 255 * (RGB[..., 0] > 99))
+    np.testing.assert_array_equal(read_pixels(bilevel)[..., 1], 255 * (RGB[..., 0] > 99))
     for ending in ("jpg", "tif"):
         path = tmp_path / f"cmyk.{ending}"
         Image.new("CMYK", (9, 6), (0, 255, 255, 0)).save(path)
-        assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 6
+        assert np.abs(read_pixels(path).astype(int) - [255, 0, 0]).max() < 6
 
 
 def test_transparent_pixels_show_a_white_background(tmp_path: Path) -> None:
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 0], pixels[0, :, 3] = 200, (0, 255, 51)
     expected = [[[255, 255, 255], [200, 0, 0], [244, 204, 204]]]
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", pixels)), expected)
+    np.testing.assert_array_equal(read_pixels(save(tmp_path / "a.png", pixels)), expected)
     grey = np.array([[[9, 0], [9, 255]]], np.uint8)
     expected = [[[255] * 3, [9] * 3]]
-    np.testing.assert_array_equal(read_image(save(tmp_path / "grey.png", grey)), expected)
+    np.testing.assert_array_equal(read_pixels(save(tmp_path / "grey.png", grey)), expected)
 
 
 def test_palettes(tmp_path: Path) -> None:
@@ -124,10 +126,10 @@ def test_palettes(tmp_path: Path) -> None:
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
     image.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[10, 20, 30], [40, 50, 60]]])
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), [[[10, 20, 30], [40, 50, 60]]])
     for transparency in (1, b"\xff\0"):
         image.save(tmp_path / "b.png", transparency=transparency)
-        np.testing.assert_array_equal(read_image(tmp_path / "b.png"), [[[10, 20, 30], [255] * 3]])
+        np.testing.assert_array_equal(read_pixels(tmp_path / "b.png"), [[[10, 20, 30], [255] * 3]])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -146,7 +148,7 @@ def test_the_rotation_of_exif_is_applied(tmp_path: Path, ending: str, orientatio
         7: RGB[::-1, ::-1].swapaxes(0, 1),
         8: RGB.swapaxes(0, 1)[::-1],
     }
-    np.testing.assert_array_equal(read_image(path), turned[orientation])
+    np.testing.assert_array_equal(read_pixels(path), turned[orientation])
 
 
 def test_damaged_exif_data_are_no_reason_to_refuse_an_image(
@@ -157,7 +159,7 @@ def test_damaged_exif_data_are_no_reason_to_refuse_an_image(
 
     path = save(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image.Image, "getexif", broken)
-    np.testing.assert_array_equal(read_image(path), RGB)
+    np.testing.assert_array_equal(read_pixels(path), RGB)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -168,7 +170,7 @@ def test_16_bits_are_scaled_in_png(tmp_path: Path, channels: int) -> None:
     path = png_of_16_bits(tmp_path / "a.png", pixels)
     colours = pixels[..., :3] if channels > 2 else np.repeat(pixels[..., :1], 3, axis=2)
     expected = np.round(colours / 257)
-    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_pixels(path), expected)
     assert (expected != colours // 256).any()  # what the high bytes alone would give
 
 
@@ -176,10 +178,10 @@ def test_16_bits_are_scaled_in_png(tmp_path: Path, channels: int) -> None:
 def test_16_bits_are_scaled_in_tiff(tmp_path: Path, order: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 65536, (6, 9, 3)).astype(np.uint16)
     path = tiff_of_16_bits(tmp_path / "a.tif", pixels, order)
-    np.testing.assert_array_equal(read_image(path), np.round(pixels / 257))
+    np.testing.assert_array_equal(read_pixels(path), np.round(pixels / 257))
     assert problem_of(path) is None
     grey = save(tmp_path / "grey.tif", pixels[..., 0])
-    np.testing.assert_array_equal(read_image(grey)[..., 2], np.round(pixels[..., 0] / 257))
+    np.testing.assert_array_equal(read_pixels(grey)[..., 2], np.round(pixels[..., 0] / 257))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path, kind: str, words: st
     path = save(tmp_path / "a.tif", RGB[..., 0].astype(kind))
     message = f"a.tif' cannot be read: its pixels are {words}, whose range is not known; convert it"
     with pytest.raises(ImageFileError, match=message):
-        read_image(path)
+        read_pixels(path)
     assert words in str(problem_of(path))
 
 
@@ -198,7 +200,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     for ending in ("gif", "png", "tif", "webp"):
         path = tmp_path / f"a.{ending}"
         first.save(path, save_all=True, append_images=[second])
-        assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 6, ending
+        assert np.abs(read_pixels(path).astype(int) - [255, 0, 0]).max() < 6, ending
         assert problem_of(path) is None
 
 
@@ -218,7 +220,7 @@ def test_what_is_no_image(tmp_path: Path, content: bytes, reason: str) -> None:
     path.write_bytes(content)
     message = f"a.jpg' cannot be read: {reason}.*Repair or remove"
     with pytest.raises(ImageFileError, match=message) as caught:
-        read_image(path)
+        read_pixels(path)
     assert problem_of(path) == caught.value.reason
 
 
@@ -245,7 +247,7 @@ def test_truncated_files(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
     whole = path.read_bytes()
     # The end of a whole file is enough: nothing is decoded.
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read_image", None)
+        patch.setattr(images, "read_pixels", None)
         assert problem_of(path) is None
     for length in (0, 20, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:length])
@@ -289,7 +291,7 @@ def test_memory_errors_are_not_the_fault_of_a_file(
     path = save(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image, "open", full)
     with pytest.raises(MemoryError, match="no memory"):
-        read_image(path)
+        read_pixels(path)
     with pytest.raises(MemoryError, match="no memory"):
         problem_of(path)
 
@@ -297,7 +299,7 @@ def test_memory_errors_are_not_the_fault_of_a_file(
 def test_pillow_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r'needs Pillow, .* pip install "dlr_tf\[demo\]"'):
-        read_image("a.png")
+        read_pixels("a.png")
 
 
 def test_what_tensorflow_says_of_a_failed_image() -> None:
@@ -311,5 +313,67 @@ def test_an_open_file_is_closed(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", RGB)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        read_image(path)
+        read_pixels(path)
         problem_of(path)
+
+
+def test_an_image_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", RGB)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    reason = (
+        "it is too large: 54 pixels, and at most 40 are allowed. Make it smaller, or set the "
+        "environment variable DLR_TF_MAX_IMAGE_PIXELS to a larger number of pixels"
+    )
+    assert problem_of(path) == reason
+    with pytest.raises(ImageFileError, match=r"it is too large: 54 pixels, and at most 40 are all"):
+        read_pixels(path)
+    monkeypatch.setenv("DLR_TF_MAX_IMAGE_PIXELS", "54")
+    np.testing.assert_array_equal(read_pixels(path), RGB)
+    assert problem_of(path) is None
+    monkeypatch.setenv("DLR_TF_MAX_IMAGE_PIXELS", "many")
+    with pytest.raises(ValueError, match="should be the largest number .* Received: 'many'"):
+        images.require_pillow()
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_12_bits_in_a_file_of_16_are_not_black(tmp_path: Path, kind: str) -> None:
+    channels = 1 if kind == "grey" else 3
+    pixels = np.random.default_rng(1).integers(0, 4096, (6, 9, channels)).astype(np.uint16)
+    pixels[0, 0] = 4095
+    images._note_12_bits.cache_clear()
+    with pytest.warns(UserWarning, match="taken as 12-bit images, in which 4095 is white"):
+        read = read_pixels(png_of_16_bits(tmp_path / "a.png", pixels))
+    expected = np.repeat(np.round(pixels / 4095 * 255), 3 // channels, axis=2)
+    np.testing.assert_array_equal(read, expected)
+    # Said once.
+    read_pixels(png_of_16_bits(tmp_path / "b.png", pixels))
+    pixels[0, 0] = 4096
+    assert read_pixels(png_of_16_bits(tmp_path / "b.png", pixels)).max() == 16
+
+
+def test_black_is_no_sign_of_12_bits(tmp_path: Path) -> None:
+    images._note_12_bits.cache_clear()
+    black = np.zeros((6, 9, 1), np.uint16)
+    assert read_pixels(png_of_16_bits(tmp_path / "a.png", black)).max() == 0
+
+
+def test_the_size_and_the_channels_of_a_model(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", RGB)
+    as_it_is = dlr_tf.read_image(path)
+    assert (as_it_is.dtype, as_it_is.shape) == ("float32", (6, 9, 3))
+    np.testing.assert_array_equal(as_it_is, RGB)
+    resized = dlr_tf.read_image(path, (4, 5))
+    np.testing.assert_array_equal(resized, tf.image.resize(RGB, (4, 5)))
+    grey = dlr_tf.read_image(path, (4, 5), channels=1)
+    np.testing.assert_array_equal(grey, tf.image.rgb_to_grayscale(resized))
+    batch = images.resize(RGB[np.newaxis, ..., :1], (4, 5))
+    np.testing.assert_array_equal(batch[0, ..., 2], tf.image.resize(RGB[..., :1], (4, 5))[..., 0])
+    assert images.resize(RGB[..., :1], channels=1).shape == (6, 9, 1)
+
+
+def test_a_damaged_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png")
+    with open(path, "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(ImageFileError, match=r"\\udce9.png' cannot be read: it is not an image"):
+        read_pixels(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_file_is_whole_or_not_there() -> None:
     path = Path("model.keras")
     with whole_file(path) as partial:
         partial.write_text("new")
-        assert partial.suffix == ".keras"
+        assert partial.name == "model.keras"
         assert not path.exists()
     assert path.read_text() == "new"
     for error in (KeyError("a defect"), KeyboardInterrupt("signal 2")):
@@ -113,12 +114,34 @@ def test_a_folder_that_does_not_exist() -> None:
 
 def test_what_a_killed_process_left() -> None:
     Path("out").mkdir()
-    Path("out/.model.partial.keras").write_text("half")
+    with whole_file(Path("out/model.keras")) as partial:
+        partial.write_text("half")
+        shutil.copytree(partial.parent, f"{partial.parent}-of-a-killed-process")
+    Path("out/model.keras").unlink()
+    assert len(os.listdir("out")) == 1
     check_output_folder(Path("out"))
-    Path("out/.hidden").write_text("precious")
+    # Files of others, whatever they are called.
+    names = {".hidden", ".model.partial.keras", "model.keras.partial"}
+    for name in names:
+        Path("out", name).write_text("precious")
+    with pytest.raises(ValueError, match="'out' is not empty"):
+        check_output_folder(Path("out"))
+    with whole_file(Path("out/model.keras")) as partial:
+        partial.write_text("new")
+    Path("out/model.keras").unlink()
     remove_partial_files(Path("out"))
     remove_partial_files(Path("nowhere"))
-    assert os.listdir("out") == [".hidden"]
+    assert {path.name for path in Path("out").iterdir()} == names
+    assert {path.read_text() for path in Path("out").iterdir()} == {"precious"}
+
+
+def test_a_folder_is_whole_or_not_there() -> None:
+    with whole_file(Path("saved")) as partial:
+        partial.mkdir()
+        (partial / "model").write_text("new")
+        assert not Path("saved").exists()
+    assert Path("saved/model").read_text() == "new"
+    assert os.listdir() == ["saved"]
 
 
 def test_two_processes_do_not_write_to_one_folder() -> None:
