@@ -18,10 +18,12 @@ from dlr_tf.core import _keras
 from dlr_tf.core._validation import warn_user
 from dlr_tf.core.inner_optimizers import ValueView
 from dlr_tf.core.learning_rates import check_rate
-from dlr_tf.core.schedules import is_own, known_peak, stack_schedules
+from dlr_tf.core.schedules import is_own, known_end, known_peak, stack_schedules
 
 # A rate that was read as float32 and is set again gives a factor this near to 1.
 _ROUNDING = 1e-6
+# A rate that a schedule ends at is near 0 below this fraction of its peak.
+_NEAR_ZERO = 0.01
 # The rows of `GroupRates.record`: what is known of each group beside its factor.
 _ROWS = ("limits", "set_steps", "last_rates", "last_steps")
 
@@ -67,6 +69,12 @@ class GroupRates:
         )
         self._is_scheduled = np.array([schedule is not None for schedule in self._schedules])
         self._stacked = tuple(stack_schedules(self._schedules))
+        # The steps at which schedules end, by group, until a warning was given.
+        self.ends: dict[int, int] = {
+            number: end
+            for number, schedule in enumerate(self._schedules)
+            if (end := known_end(schedule)) is not None
+        }
         self._iterations = iterations
         self._updates_in_progress = 0
         count = len(self._names)
@@ -81,6 +89,11 @@ class GroupRates:
         self.record.assign(
             [self._known_peaks(), [-1.0] * count, [math.nan] * count, [-1.0] * count]
         )
+
+    @property
+    def schedules(self) -> tuple[Any, ...]:
+        """The schedule or function of each group, `None` for a constant rate."""
+        return self._schedules
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -130,6 +143,24 @@ class GroupRates:
                     f"{source} of group {name!r} {verb} {rate} at step {self._iterations()}. "
                     "A rate should be finite and not negative. Nothing was updated."
                 )
+
+    def warn_beyond_end(self, step: int) -> None:
+        """Warn once of a step at or beyond the end of a schedule that ends near 0.
+
+        Args:
+            step: The number of the step, from 0. Not called while a function is traced.
+        """
+        for group, end in self.ends.items():
+            rate, peak = float(self.of_group(group)), known_peak(self._schedules[group])
+            if step >= end and peak is not None and rate < peak * _NEAR_ZERO:
+                self.ends = {}
+                warn_user(
+                    f"The schedule of group {self._names[group]!r} ended at step {end}, and the "
+                    f"training goes on at its last rate, {rate:.3g}. The schedule: "
+                    f"{self._schedules[group]!r}. To train further, compile the model with a new "
+                    "`MultiGroupOptimizer` whose schedule covers the further steps."
+                )
+                return
 
     def of_group(self, group: int) -> tf.Tensor:
         """Return the rate of a group now; during an update, the rate it is updated with."""

@@ -17,6 +17,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import GroupAssignment
+from dlr_tf.core.batch_norm import BatchNormCheck
 from dlr_tf.core.checkpointing import CheckpointManifest, OptimizerState, SavedState
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.groups import LayerGroup, check_groups
@@ -163,6 +164,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         # Exclusions that `from_config` received; a function hides them from Keras' tracking.
         self._waiting_exclusions: Callable[[], Sequence[Any]] = tuple
         self._group_optimizers = GroupOptimizers(inner)
+        self._batch_norm = BatchNormCheck()
         self._has_strategy = tf.distribute.has_strategy()
         self._rates: GroupRates = GroupRates(
             sources,
@@ -476,6 +478,9 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 for variable in fresh:
                     _keras.register_variable(self, variable)
                     self._variable_state.add(variable)
+            model = self._assignment.model
+            if model is not None and not in_trace and not self._state.is_loading:
+                self._batch_norm.add(model, fresh)
             if not self._state.is_loading:
                 self._state.load_waiting(checkpoint=True)
                 self._restore_parts()
@@ -557,6 +562,11 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                     f"Received: {_keras.current_rate_object(inner)!r}"
                 )
         self._ensure_built(variables)
+        if self._batch_norm.waiting:
+            self._batch_norm.warn([v for g, v in zip(grads, variables) if g is not None])
+        if self._rates.ends and _keras.is_initialized(self.step_counter):
+            with tf.init_scope():  # a step that is traced now is the next one
+                self._rates.warn_beyond_end(self._iterations_now())
         with keras.name_scope(self.name, caller=self):
             grads, variables = _keras.filter_gradients(self, grads, variables)
             if variables:
@@ -575,8 +585,12 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Overwrite variables with their averages.
 
-        Each average is found by its variable; Keras finds it by position.
+        Each average is found by its variable; Keras finds it by position. `fit` calls this at its
+        end, with and without averages.
         """
+        if self._rates.ends:
+            # A step that was traced before does not notice that its schedule ends.
+            self._rates.warn_beyond_end(self._iterations_now() - 1)
         if not self.use_ema:
             return
         wanted = {_keras.variable_key(v) for v in var_list}

@@ -468,7 +468,8 @@ class OneCycle(_Schedule):
     `pct_start * total_steps` is an integer.
 
     Do not use it where the number of steps is not known in advance, or where training may continue
-    afterwards: the last rate is close to 0.
+    afterwards: the last rate is close to 0. `MultiGroupOptimizer` warns of a step beyond the end;
+    a step that was compiled before notices it at the end of `fit`.
 
     Args:
         max_learning_rate: Float, 0 or more. Peak.
@@ -779,6 +780,22 @@ def known_peak(schedule: Any) -> float | None:
         return None
     values = [config[argument] for argument in _KERAS_PEAKS[name]]
     return float(max(np.max(value) for value in values if value is not None))
+
+
+def known_end(schedule: Any) -> int | None:
+    """Return the step from which a schedule stays at its last rate; `None` if it has no end.
+
+    >>> known_end(OneCycle(0.1, 50)), known_end(SGDR(0.1, 5))
+    (50, None)
+    """
+    if type(schedule) is OneCycle:
+        return schedule.total_steps
+    decays = keras.optimizers.schedules
+    if type(schedule) is decays.CosineDecay:
+        return schedule.decay_steps + (schedule.warmup_steps if schedule.warmup_target else 0)
+    if type(schedule) is decays.PolynomialDecay and not schedule.cycle:
+        return schedule.decay_steps
+    return None
 
 
 def is_own(schedule: Any) -> bool:

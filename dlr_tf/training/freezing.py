@@ -31,6 +31,7 @@ from dlr_tf.core._validation import (
     unwrap_optimizer,
 )
 from dlr_tf.core.assignment import assign_layers, assign_variables
+from dlr_tf.core.batch_norm import BATCH_NORM_CHOSEN
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.model_tree import LeafLayer, leaf_layers
 
@@ -161,6 +162,8 @@ def freeze_batch_norm(model: keras.Model) -> None:
     """
     before = _flags_now(check_model(model))
     for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            _mark(layer, BATCH_NORM_CHOSEN, True)
         if isinstance(layer, keras.layers.BatchNormalization) and not _is_held(layer):
             if layer.trainable:
                 for variable in flagged_variables(layer):
@@ -173,8 +176,10 @@ def freeze_batch_norm(model: keras.Model) -> None:
 def unfreeze_batch_norm(model: keras.Model) -> None:
     """Undo `freeze_batch_norm`.
 
-    Each layer that `freeze_batch_norm` froze gets the flag that it would have without it: layers in
-    a group that `freeze_to` froze stay frozen with their group.
+    Called before training, it says that batch normalization is to be trained: the warning about
+    that in a pretrained network is not given. Each layer that `freeze_batch_norm` froze gets the
+    flag that it would have without it: layers in a group that `freeze_to` froze stay frozen with
+    their group.
 
     Args:
         model: Any model; on a compiled one it takes effect at the next step.
@@ -191,6 +196,8 @@ def unfreeze_batch_norm(model: keras.Model) -> None:
     """
     before = _flags_now(check_model(model))
     for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            _mark(layer, BATCH_NORM_CHOSEN, True)
         if _is_held(layer):
             layer.trainable = getattr(layer, BATCH_NORM_FROZEN)
             for variable in flagged_variables(layer):

@@ -241,7 +241,11 @@ class LearningRateLogger(CheckedCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._collect()
-        if logs is None or self._optimizer is None or not self._iterations:
+        if self._optimizer is None or not self._iterations:
+            return
+        if self._optimizer.rates.ends:
+            self._optimizer.rates.warn_beyond_end(self._iterations[-1] - 1)
+        if logs is None:
             return
         for group in self._optimizer.groups:
             rate = self._rates[group.name][-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf._names import some_of
+from dlr_tf.core._keras import learning_rate_of
 from dlr_tf.core._validation import unwrap_optimizer, warn_user
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.checked_callback import CheckedCallback
+from dlr_tf.training.distribution import is_chief
 from dlr_tf.training.restoring import restore_on_exit
 from dlr_tf.training.training_data import without_autotuning
 
@@ -32,18 +36,21 @@ class SnapshotEnsemble(CheckedCallback):
     optimizer's step, so a resumed run continues with the right one. The files hold the weights as
     `model.save_weights` writes them, without the state of the optimizer.
 
+    On several machines only the first worker writes.
+
     With `steps_per_execution` above 1, a cycle should end where an execution ends. Otherwise its
     weights are saved at the end of the execution, with a warning.
 
     Args:
-        schedule: The `SGDR` that the optimizer follows.
+        schedule: The `SGDR` that the optimizer follows, or one with cycles of the same length.
         directory: Folder of the files, created when training starts. If it holds files that this
             training would overwrite, training does not start.
         overwrite: Whether to remove such files when training starts. Defaults to `False`.
 
     Raises:
         TypeError: If `schedule` is not an `SGDR`.
-        ValueError: When training starts, if the directory holds files of later cycles.
+        ValueError: When training starts, if the optimizer does not follow the cycles of `schedule`,
+            or the directory holds files of later cycles.
 
     Example:
 
@@ -174,8 +181,11 @@ class SnapshotEnsemble(CheckedCallback):
                 "end after as many steps. Use `MultiGroupOptimizer`, whose schedules count steps. "
                 f"Received: {optimizer!r}"
             )
+        self._check_followed(optimizer)
         steps = self._steps_at_most = int(self.model.optimizer.iterations)
         self._next_end = self._end_after(steps)
+        if not is_chief(self.model.distribute_strategy):
+            return
         later = [path for cycle, path in self._files() if cycle > self._n_ended(steps)]
         if later and not self.overwrite:
             raise ValueError(
@@ -184,8 +194,26 @@ class SnapshotEnsemble(CheckedCallback):
                 f"to remove them. Received: {sorted(path.name for path in later)}"
             )
         for path in later:
-            path.unlink()
+            path.unlink(missing_ok=True)
         self.directory.mkdir(parents=True, exist_ok=True)
+
+    def _check_followed(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Raise if the optimizer's rates do not follow the cycles of the schedule."""
+        if isinstance(optimizer, MultiGroupOptimizer):
+            rates = optimizer.rates.schedules
+        else:
+            rate = learning_rate_of(optimizer)
+            rates = (rate if callable(rate) else None,)
+        schedules = [rate for rate in rates if rate is not None]
+        cycles = _cycles_of(self.schedule)
+        if not schedules or any(_cycles_of(schedule) != cycles for schedule in schedules):
+            raise ValueError(
+                "The optimizer does not follow `schedule`, so the weights would be saved in the "
+                "middle of its own course. Give both the same `SGDR`, or one with the same "
+                "`first_decay_steps`, `t_mul` and `warmup_steps`. Received: "
+                f"schedule={self.schedule!r}, and an optimizer with "
+                f"{some_of(schedules) if schedules else 'a constant rate'}"
+            )
 
     def _save_cycle(self, steps: int) -> None:
         first, cycle = self._n_ended(self._next_end), self._n_ended(steps)
@@ -195,8 +223,11 @@ class SnapshotEnsemble(CheckedCallback):
                 f"{self.model.steps_per_execution} steps. The weights of step {steps} were saved, "
                 f"for cycle {cycle}. Let `steps_per_execution` divide the cycles and the epochs."
             )
+        if not is_chief(self.model.distribute_strategy):
+            return
         path = self.directory / f"cycle-{cycle:02d}.weights.h5"
-        unfinished = self.directory / f"unfinished-{os.getpid()}.weights.h5"
+        # Processes of several machines may have one number.
+        unfinished = self.directory / f"unfinished-{uuid.uuid4().hex}.weights.h5"
         try:
             keras.saving.save_weights(self.model, unfinished, objects_to_skip=self._not_weights())
             os.replace(unfinished, path)
@@ -220,6 +251,13 @@ class SnapshotEnsemble(CheckedCallback):
         """Return the first step after `steps` at which a cycle has ended."""
         # During the warm-up, the next restart would be the start of cycle 0.
         return self.schedule.next_restart(max(steps, self.schedule.warmup_steps))
+
+
+def _cycles_of(schedule: Any) -> tuple[Any, ...] | None:
+    """Return what the lengths of the cycles follow from; `None` for another schedule."""
+    if not isinstance(schedule, SGDR):
+        return None
+    return schedule.first_decay_steps, schedule.t_mul, schedule.warmup_steps
 
 
 _CYCLE_FILE = re.compile(r"cycle-(\d+)\.weights\.h5")

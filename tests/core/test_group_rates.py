@@ -16,7 +16,7 @@ from keras.optimizers.schedules import InverseTimeDecay
 
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.schedules import SGDR, OneCycle
 from tests.core.core_helpers import assert_same, everything, ones_for, two_weights, values
 
 GROUPS = (LayerGroup("body", ("a",)), LayerGroup("head", ("b",)))
@@ -676,3 +676,72 @@ def test_an_optimizer_prints_its_groups_and_rates():
         assert repr(optimizer) == "MultiGroupOptimizer(group_0: FusedAdam, group_1: FusedAdam)"
 
     traced()
+
+
+BEYOND = r"schedule of group 'group_1' ended at step 2, .* its last rate, 1e-06. .*OneCycle"
+
+
+def test_a_step_beyond_the_end_of_a_schedule_is_warned_of_once():
+    model = two_weights()
+    optimizer = model.optimizer([1e-3, OneCycle(0.1, 2)])
+    for _ in range(2):
+        model.step(optimizer, [[1.0]])
+    with pytest.warns(UserWarning, match=BEYOND):
+        model.step(optimizer, [[1.0]])
+    model.step(optimizer, [[1.0]])
+
+
+def test_a_step_that_is_traced_beyond_the_end_is_warned_of():
+    model = two_weights()
+    optimizer = model.optimizer([1e-3, OneCycle(0.1, 2)])
+    optimizer.build(model.trainable_variables)
+    optimizer.iterations.assign(2)
+    step = tf.function(lambda: model.step(optimizer, [[1.0]]), autograph=False)
+    with pytest.warns(UserWarning, match=BEYOND):
+        step()
+
+
+def test_a_step_that_was_traced_before_is_warned_of_at_the_end_of_fit():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="only")])
+    groups = (LayerGroup("only", ("only",)),)
+    model.compile(MultiGroupOptimizer(groups, OneCycle(0.1, 4)), "mse")
+    x = np.ones((4, 1))
+    model.fit(x, x, batch_size=1, verbose=0)
+    with pytest.warns(UserWarning, match="ended at step 4, .* at its last rate, 1e-06"):
+        model.fit(x, x, batch_size=1, verbose=0)
+    model.fit(x, x, batch_size=1, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        SCHEDULES.PolynomialDecay(0.1, 2, 0.01),
+        SCHEDULES.CosineDecay(0.1, 2, alpha=0.1),
+        SCHEDULES.PolynomialDecay(0.1, 2, 0.0, cycle=True),
+        SCHEDULES.ExponentialDecay(0.1, 2, 0.01),
+    ],
+)
+def test_a_schedule_that_ends_high_or_never_is_not_warned_of(rate):
+    model = two_weights()
+    optimizer = model.optimizer([1e-3, rate])
+    for _ in range(4):
+        model.step(optimizer, [[1.0]])
+
+
+def test_the_end_of_a_schedule_of_keras_is_known():
+    model = two_weights()
+    rates = [SCHEDULES.CosineDecay(0.0, 1, warmup_target=0.1, warmup_steps=1), 0.2]
+    optimizer = model.optimizer(rates)
+    for _ in range(2):
+        model.step(optimizer, [[1.0]])
+    with pytest.warns(UserWarning, match="group 'group_0' ended at step 2, .* rate, 0."):
+        model.step(optimizer, [[1.0]])
+
+
+def test_a_rate_set_by_hand_beyond_the_end_is_not_warned_of():
+    model = two_weights()
+    optimizer = model.optimizer([1e-3, OneCycle(0.1, 2)])
+    optimizer.iterations.assign(5)
+    with pytest.warns(UserWarning, match=LIMITED):
+        optimizer.learning_rates = [1e-3, 1e-2]
+    model.step(optimizer, [[1.0]])

@@ -294,3 +294,67 @@ def test_arguments_of_the_ensemble_are_checked(tmp_path):
     model = make_model(optimizer=optimizer)
     with pytest.raises(ValueError, match="every batch under gradient accumulation"):
         ensemble(model, tmp_path)
+
+
+OTHER = keras.optimizers.schedules.CosineDecay(5e-2, 9)
+
+
+@pytest.mark.parametrize(
+    ("rates", "received"),
+    [
+        (1e-2, "a constant rate"),
+        (SGDR(5e-2, 4), r"\[SGDR\(initial_learning_rate=0.05, first_decay_steps=4"),
+        (SGDR(5e-2, 3, warmup_steps=2), r"warmup_steps=2"),
+        ([1e-2, OTHER], "CosineDecay"),
+        ([SGDR(5e-2, 3), OTHER], "CosineDecay"),
+    ],
+)
+def test_an_optimizer_that_does_not_follow_the_schedule_is_refused(tmp_path, rates, received):
+    model = make_model(rates)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=f"does not follow `schedule`.*{received}"):
+        ensemble(model, tmp_path / "new")
+    if not isinstance(rates, list):
+        plain = make_model(optimizer=keras.optimizers.SGD(rates))
+        with pytest.raises(ValueError, match=f"does not follow `schedule`.*{received}"):
+            ensemble(plain, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_groups_may_follow_the_cycles_at_their_own_peaks_or_at_constant_rates(tmp_path):
+    snapshots = ensemble(make_model([1e-3, SGDR(1e-2, 3, m_mul=0.5)]), tmp_path)
+    assert len(snapshots.members) == 3
+
+
+def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
+    ensemble(make_model(SCHEDULE), tmp_path, epochs=2)
+    contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(snapshot_ensemble, "is_chief", lambda strategy: False)
+    ensemble(make_model(SCHEDULE), tmp_path, overwrite=True)
+    assert contents == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    ensemble(make_model(SCHEDULE), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_unfinished_files_of_two_processes_have_two_names(tmp_path, monkeypatch):
+    """Processes of two machines may have one number; a file may be removed by another one."""
+    names = []
+    replace = snapshot_ensemble.os.replace
+
+    def keep(source, target):
+        names.append(source.name)
+        replace(source, target)
+
+    monkeypatch.setattr(snapshot_ensemble.os, "replace", keep)
+    ensemble(make_model(SCHEDULE), tmp_path)
+    assert len(set(names)) == 3
+    unlink = snapshot_ensemble.pathlib.Path.unlink
+
+    def twice(path, missing_ok=False):
+        unlink(path, missing_ok=True)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(snapshot_ensemble.pathlib.Path, "unlink", twice)
+    assert len(ensemble(make_model(SCHEDULE), tmp_path, overwrite=True).members) == 3
