@@ -206,6 +206,7 @@ def test_the_check_of_what_is_loaded_can_fail():
     assert result.stdout == "['keras', 'numpy', 'tensorflow']\n", result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statements",
     [
