@@ -492,7 +492,7 @@ def _add_find_lr(commands: Any) -> None:
     )
     _add_task(parser)
     parser.add_argument(
-        "--start", type=positive, default=1e-7, metavar="X", help="first rate (default: 1e-7)"
+        "--start", type=positive, default=1e-5, metavar="X", help="first rate (default: 1e-5)"
     )
     parser.add_argument(
         "--end", type=positive, default=10.0, metavar="X", help="last rate (default: 10)"
@@ -500,9 +500,9 @@ def _add_find_lr(commands: Any) -> None:
     parser.add_argument(
         "--steps",
         type=integer(1),
-        default=100,
+        default=60,
         metavar="N",
-        help="number of steps (default: 100)",
+        help="number of steps (default: 60)",
     )
     parser.add_argument(
         "--output",

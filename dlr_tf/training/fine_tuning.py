@@ -22,8 +22,17 @@ from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
+from dlr_tf.training.lr_finder import LearningRateSweep
 from dlr_tf.training.named_schedules import ends_within_a_cycle, first_cycle_steps, make_schedule
-from dlr_tf.training.rate_choice import RateChoice, choose_rates, relative_rates, usual_rates
+from dlr_tf.training.rate_choice import (
+    SWEEP,
+    RateChoice,
+    SweepSettings,
+    range_test,
+    rates_from_sweep,
+    relative_rates,
+    usual_rates,
+)
 from dlr_tf.training.training_data import batch_of, fit_arguments, labels_of, steps_in_epoch
 
 __all__ = [
@@ -235,16 +244,34 @@ def auto_rates(
     groups: Sequence[LayerGroup],
     ratios: Sequence[float],
     train_data: Any,
+    **options: Any,
+) -> RateChoice:
+    """Choose the peak rates as `fine_tune(..., learning_rate="auto")` does.
+
+    The arguments are those of `auto_sweep`.
+
+    Raises:
+        ValueError: If no rate can be suggested, or for the reasons of `auto_sweep`.
+    """
+    return rates_from_sweep(auto_sweep(model, groups, ratios, train_data, **options), ratios)
+
+
+def auto_sweep(
+    model: keras.Model,
+    groups: Sequence[LayerGroup],
+    ratios: Sequence[float],
+    train_data: Any,
     *,
     batch_norm: str = "frozen",
     head_only: bool = False,
     fit: Mapping[str, Any] = types.MappingProxyType({}),
     verbose: int | str = 0,
+    settings: SweepSettings = SWEEP,
     optimizer: Any = None,
     loss: Any = None,
     metrics: Any = None,
-) -> RateChoice:
-    """Choose the peak rates as `fine_tune(..., learning_rate="auto")` does.
+) -> LearningRateSweep:
+    """Make the range test of `fine_tune(..., learning_rate="auto")`.
 
     The model is compiled, its batch normalization is set, and its groups become trainable, or the
     head alone. Its variables are as they were.
@@ -256,16 +283,17 @@ def auto_rates(
         train_data: As in `fine_tune`, but not a generator.
         batch_norm: As in `fine_tune`.
         head_only: Whether only the head is trained. Defaults to `False`.
-        fit: The arguments for `fit`, as in `choose_rates`.
+        fit: The arguments for `fit`, as in `range_test`.
         verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
+        settings: The settings of the range test.
         optimizer: As in `compile_groups`.
         loss: As in `compile_groups`.
         metrics: As in `compile_groups`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If no rate can be suggested, the model is trained on several machines, or for
-            the reasons of `compile_groups`.
+        ValueError: If the model is trained on several machines, or for the reasons of
+            `compile_groups`.
     """
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
@@ -280,7 +308,7 @@ def auto_rates(
     set_batch_norm(model, batch_norm)
     freeze_to(model, groups, -1 if head_only else 0)
     with distributed_fit(model, batch_of(train_data)):
-        return choose_rates(model, ratios, train_data, fit, verbose)
+        return range_test(model, train_data, fit, verbose, settings)
 
 
 def _check_auto(learning_rate: str, optimizer: Any) -> None:

@@ -23,7 +23,7 @@ from dlr_tf.core._validation import check_integer, check_model, check_number, un
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import LARGEST_RATE
 from dlr_tf.training.loss_curve import LossCurve
-from dlr_tf.training.lr_suggestions import LABELS, SUGGESTIONS
+from dlr_tf.training.lr_suggestions import SUGGESTIONS
 from dlr_tf.training.restoring import (
     restore_attributes_on_exit,
     restore_generators_on_exit,
@@ -77,7 +77,8 @@ class LearningRateSweep:
     def suggest(self, method: str = "valley") -> float:
         """Return a rate for the head.
 
-        The first tenth of the sweep and its last 5 points are left out.
+        The first tenth of the sweep and its last 5 points are left out. A rate below all rates of
+        the sweep is not suggested: nothing was measured there.
 
         Args:
             method: `"valley"` (the middle of the longest fall of the loss: a safe choice, the
@@ -86,7 +87,8 @@ class LearningRateSweep:
 
         Raises:
             ValueError: If there is no such method, or the curve gives it no result: too few
-                points, no finite loss, or a loss that never falls.
+                points, no finite loss, a loss that never falls, or a lowest loss near the lowest
+                rate.
 
         Example:
 
@@ -104,7 +106,15 @@ class LearningRateSweep:
         count = len(self.losses)
         kept = slice(count // 10, max(count - 5, 0))
         try:
-            return SUGGESTIONS[method](self.learning_rates[kept], self.losses[kept])
+            rate = SUGGESTIONS[method](self.learning_rates[kept], self.losses[kept])
+            if rate < self.learning_rates[0]:
+                raise ValueError(
+                    f"The loss is lowest at the rate {10 * rate:.1e}, near the lowest rate of the "
+                    "sweep, and rises from there: no rate makes this model better on these data, "
+                    f"or the first batches are easier than others. Received: {rate:.1e}, below "
+                    f"the first rate {self.learning_rates[0]:.1e}."
+                )
+            return rate
         except ValueError as error:
             raise ValueError(
                 f"The sweep of {count} points, without its first tenth and its last 5, has no "
@@ -139,7 +149,7 @@ class LearningRateSweep:
         suggestions = {}
         for method in SUGGESTIONS:
             with contextlib.suppress(ValueError):
-                suggestions[LABELS.get(method, method)] = self.suggest(method)
+                suggestions[method] = self.suggest(method)
         return plotting.plot_sweep(self.learning_rates, self.losses, suggestions, path, title=title)
 
 

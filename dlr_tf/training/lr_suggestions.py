@@ -108,7 +108,7 @@ def minimum(learning_rates: Any, losses: Any) -> float:
         losses: The smoothed loss at each rate. Points that are not finite are left out.
 
     Raises:
-        ValueError: If fewer than 2 losses are finite.
+        ValueError: If fewer than 2 losses are finite, or the loss never falls.
 
     Example:
 
@@ -117,16 +117,13 @@ def minimum(learning_rates: Any, losses: Any) -> float:
 
     Source: fastai's `minimum`, https://docs.fast.ai/callback.schedule.html.
     """
-    rates, values = _finite_curve(learning_rates, losses)
+    rates, values = _falling_curve(learning_rates, losses)
     return float(rates[np.argmin(values)] / 10)
 
 
 SUGGESTIONS: Mapping[str, Callable[[Any, Any], float]] = types.MappingProxyType(
     {"valley": valley, "slide": slide, "steep": steep, "minimum": minimum}
 )
-
-# What a suggestion is called in a plot or a table, where its name would say something else.
-LABELS: Mapping[str, str] = types.MappingProxyType({"minimum": "minimum/10"})
 
 MEANINGS: Mapping[str, str] = types.MappingProxyType(
     {
@@ -138,9 +135,10 @@ MEANINGS: Mapping[str, str] = types.MappingProxyType(
 )
 
 
-def _finite_curve(
+def _falling_curve(
     learning_rates: Any, losses: Any, minimum_points: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points with a finite loss, of a curve that falls below its first point."""
     rates, values = np.asarray(learning_rates, np.float64), np.asarray(losses, np.float64)
     if rates.ndim != 1 or rates.shape != values.shape:
         raise ValueError(
@@ -158,16 +156,10 @@ def _finite_curve(
             f"The curve should have at least {minimum_points} points with a finite loss. "
             f"Received: {finite.sum()} of {finite.size} points."
         )
-    return rates[finite], values[finite]
-
-
-def _falling_curve(
-    learning_rates: Any, losses: Any, minimum_points: int = 2
-) -> tuple[np.ndarray, np.ndarray]:
-    rates, values = _finite_curve(learning_rates, losses, minimum_points)
-    if not np.any(np.diff(values) < 0):
+    rates, values = rates[finite], values[finite]
+    if not np.any(values < values[0]):
         raise ValueError(
-            "The loss never falls on the curve, so the curve suggests no rate. "
+            "The loss never falls below that of the lowest rate, so the curve suggests no rate. "
             f"Received: losses from {values[0]:.5g} to {values[-1]:.5g} at rates from "
             f"{rates[0]:.3g} to {rates[-1]:.3g}."
         )

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from dlr_tf.core._validation import warn_user
 from dlr_tf.training.plot_limits import highest_shown_loss, highest_shown_step_loss
 
 if TYPE_CHECKING:
@@ -86,10 +85,12 @@ def _save(figure: Figure, target: Any, **options: Any) -> None:
                 warning.message, warning.category, warning.filename, warning.lineno
             )
     if missing:
-        warn_user(
+        warnings.warn(
             "Matplotlib's font lacks some characters, which are drawn as boxes: "
             f"{''.join(sorted({*missing}))}. Name an installed font that has them in the file "
-            "matplotlibrc: `font.family: NAME`."
+            "matplotlibrc: `font.family: NAME`.",
+            UserWarning,
+            stacklevel=4,
         )
 
 

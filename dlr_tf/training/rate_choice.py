@@ -109,31 +109,28 @@ def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
     return tuple(head * ratio for ratio in ratios)
 
 
-def choose_rates(
+def range_test(
     model: keras.Model,
-    ratios: Sequence[float],
     train_data: Any,
     fit: Mapping[str, Any],
     verbose: int | str = 0,
-) -> RateChoice:
-    """Choose the peak rates, and leave the model as it was.
-
-    A range test suggests a tenth of the head's rate with the lowest loss. Of the rates within a
-    factor of 3 of that, the one nearest to the usual rate is chosen: see `rates_near`.
+    settings: SweepSettings = SWEEP,
+) -> LearningRateSweep:
+    """Sweep the rate of the head for `rates_from_sweep`, and leave the model as it was.
 
     What is trained in the test is what is trainable now.
 
     Args:
-        model: A model that is compiled with a `MultiGroupOptimizer` at rates in these ratios.
-        ratios: The ratio of the rate of each group to that of the head, which all rates keep.
+        model: A model that is compiled with a `MultiGroupOptimizer`. Its rates keep their ratios.
         train_data: As in `fine_tune`, but not a generator.
         fit: The arguments for `fit`. The test takes the batch size, the weights and the validation
             split from them.
         verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
+        settings: The settings of the range test.
 
     Raises:
         TypeError: If the data can be read only once.
-        ValueError: If no rate can be suggested.
+        ValueError: If the data have no batch.
 
     Example:
 
@@ -148,7 +145,8 @@ def choose_rates(
     >>> ratios = relative_rates(2)
     >>> model.compile(MultiGroupOptimizer(split_layers(model, ["top"]), ratios), loss="mse")
     >>> x = np.random.default_rng(0).normal(size=(64, 4))
-    >>> choice = choose_rates(model, ratios, (x, x.sum(axis=1)), {"batch_size": 16})
+    >>> sweep = range_test(model, (x, x.sum(axis=1)), {"batch_size": 16})
+    >>> choice = rates_from_sweep(sweep, ratios)
     >>> [round(rate / choice.rates[-1], 6) for rate in choice.rates]
     [0.1, 1.0]
 
@@ -167,13 +165,28 @@ def choose_rates(
         if fit.get("validation_split"):
             data = trained_on(data, fit["validation_split"])
         data["batch_size"] = fit.get("batch_size")
-    sweep = find_learning_rate(
+    return find_learning_rate(
         model,
         **data,
         class_weight=fit.get("class_weight"),
         verbose=verbose,
-        **dataclasses.asdict(SWEEP),
+        **dataclasses.asdict(settings),
     )
+
+
+def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateChoice:
+    """Choose the peak rates from a range test.
+
+    It suggests a tenth of the head's rate with the lowest loss. Of the rates within a factor of 3
+    of that, the one nearest to the usual rate is chosen: see `rates_near`.
+
+    Args:
+        sweep: The sweep.
+        ratios: The ratio of the rate of each group to that of the head.
+
+    Raises:
+        ValueError: If no rate can be suggested.
+    """
     try:
         suggestion = sweep.suggest("minimum")
     except ValueError as error:

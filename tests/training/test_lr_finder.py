@@ -89,6 +89,15 @@ def test_a_short_sweep_says_what_to_do(count, method):
         sweep.suggest(method)
 
 
+def test_a_rate_below_the_sweep_is_refused_with_the_reason():
+    rates = np.geomspace(1e-7, 10, 100)
+    losses = np.concatenate([np.full(10, 0.017), [0.0171, 0.0169], np.geomspace(0.03, 0.07, 88)])
+    with pytest.raises(
+        ValueError, match=r"'minimum' suggestion. The loss is lowest at the rate 7.8e-07, near the"
+    ):
+        LearningRateSweep(rates, losses).suggest("minimum")
+
+
 def test_plot_marks_every_suggestion(tmp_path):
     path = tmp_path / "sweep.png"
     figure = LearningRateSweep(*fastai_curve()).plot(path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import keras
 import numpy as np
 
-from dlr_tf import find_learning_rate, freeze_batch_norm
 from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.results.files import check_new_file
@@ -18,22 +19,20 @@ from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, one_line,
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.lr_finder import SUGGESTIONS
-from dlr_tf.training.lr_suggestions import LABELS, MEANINGS
-from dlr_tf.training.rate_choice import RATIO
+from dlr_tf.training.lr_suggestions import MEANINGS
+from dlr_tf.training.rate_choice import RATIO, SWEEP, WITHIN, SweepSettings, rates_from_sweep
 
-STOP_FACTOR = 4.0
-# The first of these that a curve gives is the one to use.
-PREFERRED = ("valley", "steep", "minimum", "slide")
+RECOMMENDED = "recommended"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sweep the rate of the head, print the suggestions, and write the plot.
+    """Sweep the rate of the head, print the rate that `finetune` takes, and write the plot.
 
     Args:
         args: What `parse_arguments` returns for `find-lr`.
 
     Returns:
-        The exit code: 0, or 1 if no method suggests a rate.
+        The exit code: 0, or 1 if no rate can be recommended.
 
     Raises:
         MistakeError: If something is wrong with the arguments, before anything is written.
@@ -59,60 +58,59 @@ def run(args: argparse.Namespace) -> int:
             optimizer=OPTIMIZERS[args.optimizer],
         )
     with messages_to_stderr():
-        if args.batch_norm == "frozen":
-            freeze_batch_norm(task.model)
-        sweep = find_learning_rate(
+        keras.utils.set_random_seed(args.seed)
+        ratios = [rate / task.rates[-1] for rate in task.rates]
+        sweep = fine_tuning.auto_sweep(
             task.model,
-            task.data.train_from(0),
-            start=args.start,
-            end=args.end,
-            steps=args.steps,
-            class_weight=task.data.class_weights(args.class_weights),
-            stop_factor=STOP_FACTOR,
+            task.groups,
+            ratios,
+            task.data.train_from(0, args.seed),
+            batch_norm=args.batch_norm,
+            fit={"class_weight": task.data.class_weights(args.class_weights)},
+            settings=SweepSettings(steps=args.steps, start=args.start, end=args.end),
             verbose=1 if on_terminal() else 0,
+            optimizer=OPTIMIZERS[args.optimizer],
         )
-        title = f"{model_on_data(args, task.data.name)}: learning-rate range test"
-        sweep.plot(output, title=title)
     if len(sweep.losses) < args.steps:
         say(why_it_stopped(sweep.learning_rates, sweep.losses, args.steps))
     suggestions: dict[str, float] = {}
+    try:
+        suggestions[RECOMMENDED] = rates_from_sweep(sweep, ratios).rates[-1]
+    except ValueError as error:
+        say(f"no rate can be recommended. {one_line(error.__cause__ or error)}")
     for method in SUGGESTIONS:
-        try:
+        with contextlib.suppress(ValueError):
             suggestions[method] = sweep.suggest(method)
-        except ValueError as error:
-            say(f"{method}: {one_line(error)}")
+    with messages_to_stderr():
+        plotting.plot_sweep(
+            sweep.learning_rates,
+            sweep.losses,
+            suggestions,
+            output,
+            title=f"{model_on_data(args, task.data.name)}: learning-rate range test",
+        )
     for line in table(suggestions):
         print_result(line)
     print_result(written_line(output))
-    if not suggestions:
+    if RECOMMENDED not in suggestions:
         return 1
-    rate = suggestions[preferred(suggestions)]
-    changes = {"learning_rate": rates_with_head(args.learning_rate, rate)}
+    changes = {"learning_rate": rates_with_head(args.learning_rate, suggestions[RECOMMENDED])}
     print_result(next_line(command_with("finetune", given, defaults, changes)))
     return 0
 
 
-def preferred(suggestions: Mapping[str, float]) -> str:
-    """Return the method whose suggestion to use.
-
-    >>> preferred({"minimum": 1e-2, "slide": 1e-1})
-    'minimum'
-    """
-    return next(method for method in PREFERRED if method in suggestions)
-
-
 def table(suggestions: Mapping[str, float]) -> list[str]:
-    """Return one line per suggestion: name, rate, meaning, and which one to use.
+    """Return one line per suggestion: name, rate and meaning.
 
-    >>> print(*table({"valley": 0.002, "minimum": 0.01}), sep="\\n")
-    valley      2.00e-03  the middle of the longest fall of the loss; use this one
-    minimum/10  1.00e-02  a tenth of the rate with the lowest loss
+    >>> print(*table({"recommended": 0.001, "minimum": 0.01}), sep="\\n")
+    recommended  1.00e-03  what finetune takes: at most 3 times from minimum
+    minimum      1.00e-02  a tenth of the rate with the lowest loss
     """
-    return [
-        f"{LABELS.get(method, method):10s}  {rate:.2e}  {MEANINGS[method]}"
-        + ("; use this one" if method == preferred(suggestions) else "")
-        for method, rate in suggestions.items()
-    ]
+    meanings = {
+        RECOMMENDED: f"what finetune takes: at most {WITHIN:g} times from minimum",
+        **MEANINGS,
+    }
+    return [f"{name:11s}  {rate:.2e}  {meanings[name]}" for name, rate in suggestions.items()]
 
 
 def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -> str:
@@ -127,7 +125,7 @@ def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -
     'stopped after 2 of 100 steps, at the rate 1.00e+00: the loss is more than 4 times its lowest'
     """
     reason = (
-        f"the loss is more than {STOP_FACTOR:g} times its lowest"
+        f"the loss is more than {SWEEP.stop_factor:g} times its lowest"
         if np.isfinite(losses[-1])
         else "the loss is not finite"
     )

@@ -14,7 +14,9 @@ from dlr_tf.app.arguments import parse_arguments
 
 pytest.importorskip("matplotlib")
 
+from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.find_lr import why_it_stopped
+from dlr_tf.training.rate_choice import SWEEP
 
 
 def test_suggestions_picture_and_the_next_command(
@@ -26,19 +28,18 @@ def test_suggestions_picture_and_the_next_command(
     out, err = capsys.readouterr()
     *lines, written, last = out.splitlines()
     suggestions = {line.split()[0]: float(line.split()[1]) for line in lines}
-    assert set(suggestions) <= {"valley", "slide", "steep", "minimum/10"}
+    assert next(iter(suggestions)) == "recommended"
+    assert set(suggestions) <= {"recommended", "valley", "slide", "steep", "minimum"}
     assert all(1e-5 < rate < 1e3 for rate in suggestions.values())
-    (chosen,) = (line for line in lines if line.endswith("; use this one"))
-    assert chosen.startswith("valley ")
     assert "a tenth of the rate with the lowest loss" in out
     assert written == "written to sweep.svg"
-    rate = f":{suggestions['valley']:.1e}"
+    rate = f":{suggestions['recommended']:.1e}"
     command = f"finetune --groups 2 --learning-rate {rate} --optimizer sgd"
     assert last == f"next: dlr-tf {command}"
     args = parse_arguments(command.split())
     assert (args.groups, args.optimizer, args.learning_rate) == (2, "sgd", rate)
     assert re.search(r"stopped after \d+ of 60 steps, at the rate .*: the loss is ", err)
-    assert max(map(len, [*lines, *err.splitlines()])) <= 100
+    assert max(map(len, lines)) <= 80
     picture = Path("sweep.svg").read_text()
     assert picture.startswith("<?xml")
 
@@ -47,7 +48,7 @@ def test_without_a_suggestion(quick_digits: None, capsys: pytest.CaptureFixture[
     assert cli.main(["find-lr", "--steps", "2", "--batch-norm", "train"]) == 1
     out, err = capsys.readouterr()
     assert out == "written to find-lr.png\n"
-    assert "valley: The sweep of 2 points" in err
+    assert "no rate can be recommended. The sweep of 2 points" in err
     assert "stopped" not in err
     assert Path("find-lr.png").read_bytes().startswith(b"\x89PNG")
 
@@ -62,6 +63,29 @@ def test_the_next_command_has_the_images_and_what_was_chosen(
     if "next" in out:
         last = out.splitlines()[-1]
         assert last.startswith("next: dlr-tf finetune 'my photos' --weights none --image-size 16")
+
+
+def test_the_rate_is_the_one_that_finetune_takes(
+    quick_digits: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_training(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert cli.main(["find-lr", "--seed", "3", "--optimizer", "sgd", "--output", "a.svg"]) == 0
+    (line, *_) = capsys.readouterr().out.splitlines()
+    shown = Path("a.svg").read_text()
+    assert "<!-- recommended: " in shown
+    assert "<!-- minimum: " in shown
+    monkeypatch.setattr(finetune, "train", no_training)
+    argv = ["finetune", "--seed", "3", "--optimizer", "sgd", "--no-compare", "--output", "run"]
+    assert cli.main(argv) == 130
+    (chosen,) = re.findall(r"peak learning rates .* / (.*): for", capsys.readouterr().err)
+    assert float(chosen) == pytest.approx(float(line.split()[1]), rel=0.05)
+
+
+def test_its_sweep_is_that_of_finetune_unless_options_say_otherwise() -> None:
+    args = parse_arguments(["find-lr"])
+    assert (args.start, args.end, args.steps) == (SWEEP.start, SWEEP.end, SWEEP.steps)
 
 
 def test_why_it_stopped() -> None:
