@@ -426,6 +426,7 @@ def plot_history(
     compare: Mapping[str, Sequence[float]] | None = None,
     frozen_epochs: int = 0,
     labels: tuple[str, str] = ("differential rates", "one rate"),
+    after_epoch: str = "validation",
     title: str = "Loss and accuracy after each epoch",
 ) -> Figure:
     """Draw the loss and the accuracy over the epochs, of training and of validation.
@@ -439,6 +440,7 @@ def plot_history(
         frozen_epochs: Number of epochs in which only the head was trained; they are shaded.
             Defaults to 0.
         labels: Names of the two runs in the legend.
+        after_epoch: What `val_loss` and `val_accuracy` were computed on.
         title: Heading of the plot.
 
     Returns:
@@ -466,7 +468,7 @@ def plot_history(
     figure.suptitle(_filled(title, 98), x=0.01, ha="left", color=INK, fontsize=11)
     panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
     for axes, metric in zip(panels, from_loss, strict=True):
-        _draw_history(axes, runs, metric, frozen_epochs)
+        _draw_history(axes, runs, metric, frozen_epochs, after_epoch)
     handles, names = panels[0].get_legend_handles_labels()
     # More than three in two lines, so that the curves of a run stand below each other.
     columns = math.ceil(len(handles) / 2) if len(handles) > 3 else len(handles)
@@ -482,6 +484,7 @@ def _draw_history(
     runs: Sequence[tuple[str, Mapping[str, Sequence[float]], str]],
     metric: str,
     frozen_epochs: int,
+    after_epoch: str,
 ) -> None:
     """Draw one metric of one or two runs, given as label, history and colour."""
     from matplotlib.ticker import MaxNLocator
@@ -489,7 +492,7 @@ def _draw_history(
     curves = {
         (label, part): (np.asarray(run[key], np.float64), colour)
         for label, run, colour in runs
-        for part, key in (("validation", f"val_{metric}"), ("training", metric))
+        for part, key in ((after_epoch, f"val_{metric}"), ("training", metric))
         if key in run
     }
     everything = [values for values, _ in curves.values()]
@@ -504,8 +507,8 @@ def _draw_history(
     for (label, part), (values, colour) in curves.items():
         epochs = np.arange(1, len(values) + 1)
         lost = ~np.isfinite(values)
-        style: dict[str, Any] = {"linestyle": "-" if part == "validation" else (0, (4, 2))}
-        if part == "validation" and len(values) <= 15:
+        style: dict[str, Any] = {"linestyle": "-" if part == after_epoch else (0, (4, 2))}
+        if part == after_epoch and len(values) <= 15:
             style["marker"] = "o"
         elif alone := _alone(~lost):
             style |= {"marker": "x", "markevery": alone}
@@ -524,7 +527,10 @@ def _draw_history(
 
 
 def history_panel(
-    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]], metric: str, frozen_epochs: int = 0
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+    metric: str,
+    frozen_epochs: int = 0,
+    after_epoch: str = "validation",
 ) -> Figure:
     """Draw one metric over the epochs in a small figure, for a page.
 
@@ -532,6 +538,7 @@ def history_panel(
         runs: One or two labels, each with the `history` of a `History`.
         metric: `"loss"` or another key of the histories.
         frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
+        after_epoch: As in `plot_history`.
 
     Returns:
         The `matplotlib.figure.Figure`, without title and legend.
@@ -544,7 +551,7 @@ def history_panel(
     """
     figure = _figure(*PANEL)
     coloured = [(label, run, colour) for (label, run), colour in zip(runs, COLOURS)]
-    _draw_history(figure.add_subplot(), coloured, metric, frozen_epochs)
+    _draw_history(figure.add_subplot(), coloured, metric, frozen_epochs, after_epoch)
     return figure
 
 

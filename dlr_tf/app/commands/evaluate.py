@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         args: What `parse_arguments` returns for `evaluate`.
 
     Returns:
-        The exit code: 0, or 1 if an image cannot be read.
+        The exit code: 0, or 1 if an image cannot be read or has no finite probabilities.
 
     Raises:
         MistakeError: If there is no such model, or the images do not fit it, before anything is
@@ -100,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     mistaken = worst_mistakes(evaluation, scored.names)
     print(f"accuracy on {examples.name}: {share(evaluation)}")
     print(class_table(evaluation))
+    if evaluation.not_finite:
+        say(
+            f"the model's probabilities are not finite for {evaluation.not_finite} of "
+            f"{len(scored.names)} images, which count as wrong. Its training diverged: train again "
+            "at lower rates, such as those of dlr-tf find-lr"
+        )
     if mistaken:
         print("the worst mistakes:")
         print(mistake_table(mistaken))
@@ -114,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
             "count": len(scored.names),
             "accuracy": evaluation.accuracy,
             "unreadable": list(scored.unreadable),
+            "not_finite": evaluation.not_finite,
             "classes": [vars(score) for score in evaluation.class_scores()],
             "confusion_matrix": evaluation.confusion_matrix().tolist(),
             "worst_mistakes": mistaken,
@@ -130,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         ),
     )
     print(f"written to {output}: confusion.png, evaluation.json")
-    return 1 if scored.unreadable else 0
+    return 1 if scored.unreadable or evaluation.not_finite else 0
 
 
 def share(evaluation: Evaluation) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer
+from dlr_tf.app.data.batches import ImageData
 from dlr_tf.app.models import (
     CHECKPOINTS,
     CLASSES_FILE,
@@ -287,6 +288,7 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
                 compare=other["history"] if other else None,
                 frozen_epochs=args.frozen_epochs,
                 labels=(label, comparison.ONE_RATE),
+                after_epoch="test" if task.data.validation is task.data.test else "validation",
                 title=f"{names}: loss and accuracy",
             ),
         )
@@ -492,6 +494,13 @@ class _ShowGroups(keras.callbacks.Callback):
         unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=say)
 
 
+def _validation_images(data: ImageData) -> int | None:
+    """Return the number of validation images, 0 if the test images serve, `None` if unknown."""
+    if data.validation is data.test:
+        return 0
+    return sum(data.class_counts.get("validation", ())) or None
+
+
 def _report(
     args: argparse.Namespace,
     task: Task,
@@ -506,6 +515,7 @@ def _report(
             "class_names": data.class_names,
             "image_shape": data.image_shape,
             "train_images": data.train_images,
+            "validation_images": _validation_images(data),
             "test_images": data.test_images,
         },
         "settings": settings.settings_of(args),

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         args: What `parse_arguments` returns for `predict`.
 
     Returns:
-        The exit code: 0, or 1 if an image cannot be read.
+        The exit code: 0, or 1 if an image has no prediction.
 
     Raises:
         MistakeError: If there is no such model, a path does not exist, or there are no images.
@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{', '.join(images.ENDINGS)}."
             )
     everything = itertools.chain([first], paths)
-    readable = _Readable(predictions(classify, everything, batch_size=args.batch_size))
+    readable = _Predicted(predictions(classify, everything, batch_size=args.batch_size))
     write = _write_csv if args.csv else _write_json if args.json else _write_text
     top = min(args.top, len(trained.class_names))
     write(readable, trained.class_names, top)
     sys.stdout.flush()
-    if readable.n_unreadable:
-        say(f"{readable.n_unreadable} of {readable.n_images} images cannot be read")
-    return 1 if readable.n_unreadable else 0
+    if readable.n_failed:
+        say(f"{readable.n_failed} of {readable.n_images} images have no prediction")
+    return 1 if readable.n_failed else 0
 
 
 def best_classes(
@@ -71,8 +71,8 @@ def best_classes(
 
 
 @dataclasses.dataclass
-class _Readable:
-    """The predictions of the images that can be read. The others are named on stderr, and counted.
+class _Predicted:
+    """The predictions of the images that have one. The others are named on stderr, and counted.
 
     Args:
         found: All predictions.
@@ -80,19 +80,22 @@ class _Readable:
 
     found: Iterable[Prediction]
     n_images: int = 0
-    n_unreadable: int = 0
+    n_failed: int = 0
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         for path, probabilities, error in self.found:
             self.n_images += 1
+            if probabilities is not None and not np.isfinite(probabilities).all():
+                probabilities = None
+                error = f"{path}: the model answers with numbers that are not finite"
             if probabilities is None:
-                self.n_unreadable += 1
+                self.n_failed += 1
                 say(error)
             else:
                 yield printable_name(path), probabilities
 
 
-def _write_text(readable: _Readable, class_names: Sequence[str], top: int) -> None:
+def _write_text(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
     name_width = max(map(len, class_names))
     path_width = 0
     items = iter(readable)
@@ -106,7 +109,7 @@ def _write_text(readable: _Readable, class_names: Sequence[str], top: int) -> No
             print(f"{path:{path_width}}  {cells}")
 
 
-def _write_csv(readable: _Readable, class_names: Sequence[str], top: int) -> None:
+def _write_csv(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     header = [f"{word}_{n}" for n in range(1, top + 1) for word in ("class", "probability")]
     writer.writerow(["path", *header])
@@ -115,12 +118,12 @@ def _write_csv(readable: _Readable, class_names: Sequence[str], top: int) -> Non
         writer.writerow([path, *itertools.chain(*((name, f"{p:.6f}") for name, p in best))])
 
 
-def _write_json(readable: _Readable, class_names: Sequence[str], top: int) -> None:
+def _write_json(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
     separator = "["
     for path, probabilities in readable:
         best = best_classes(probabilities, class_names, top)
         classes = [{"class": name, "probability": round(p, 6)} for name, p in best]
-        item = json.dumps({"path": path, "classes": classes}, ensure_ascii=False)
+        item = json.dumps({"path": path, "classes": classes}, ensure_ascii=False, allow_nan=False)
         print(f"{separator}\n  {item}", end="")
         separator = ","
     print("[]" if separator == "[" else "\n]")

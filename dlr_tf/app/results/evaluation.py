@@ -32,6 +32,8 @@ class ClassScore:
 class Evaluation:
     """What a classifier does on examples whose classes are known.
 
+    Where a probability is not finite, the classifier predicts no class, which counts as wrong.
+
     Args:
         class_names: The classes, in the order of the labels.
         labels: The right classes, int array of shape `(examples,)`.
@@ -44,8 +46,14 @@ class Evaluation:
 
     @property
     def predictions(self) -> np.ndarray:
-        """The class with the highest probability, int array of shape `(examples,)`."""
-        return self.probabilities.argmax(axis=1)
+        """The class with the highest probability, int array of shape `(examples,)`; -1 if none."""
+        finite = np.isfinite(self.probabilities).all(axis=1)
+        return np.where(finite, self.probabilities.argmax(axis=1), -1)
+
+    @property
+    def not_finite(self) -> int:
+        """The number of examples for which a probability is not finite."""
+        return int((self.predictions < 0).sum())
 
     @property
     def right(self) -> int:
@@ -58,20 +66,25 @@ class Evaluation:
         return self.right / len(self.labels)
 
     def confusion_matrix(self) -> np.ndarray:
-        """Return the numbers of examples, int array `[right class, predicted class]`."""
+        """Return the numbers of examples, int array `[right class, predicted class]`.
+
+        Examples without a predicted class are left out.
+        """
         n_classes = len(self.class_names)
         matrix = np.zeros((n_classes, n_classes), np.int64)
-        np.add.at(matrix, (self.labels, self.predictions), 1)
+        predicted = self.predictions >= 0
+        np.add.at(matrix, (self.labels[predicted], self.predictions[predicted]), 1)
         return matrix
 
     def class_scores(self) -> list[ClassScore]:
         """Return the scores of every class, in the order of the labels."""
         matrix = self.confusion_matrix()
+        support = np.bincount(self.labels, minlength=len(self.class_names))
         with np.errstate(invalid="ignore"):
             precision = matrix.diagonal() / matrix.sum(axis=0)
-            recall = matrix.diagonal() / matrix.sum(axis=1)
-            f1 = 2 * matrix.diagonal() / (matrix.sum(axis=0) + matrix.sum(axis=1))
-        columns = zip(self.class_names, precision, recall, f1, matrix.sum(axis=1), strict=True)
+            recall = matrix.diagonal() / support
+            f1 = 2 * matrix.diagonal() / (matrix.sum(axis=0) + support)
+        columns = zip(self.class_names, precision, recall, f1, support, strict=True)
         return [
             ClassScore(name, float(of_predicted), float(of_class), float(mean), int(count))
             for name, of_predicted, of_class, mean, count in columns
@@ -86,6 +99,6 @@ class Evaluation:
         Returns:
             Indices of the examples.
         """
-        wrong = np.flatnonzero(self.predictions != self.labels)
+        wrong = np.flatnonzero((self.predictions != self.labels) & (self.predictions >= 0))
         confidence = self.probabilities[wrong].max(axis=1)
         return wrong[np.argsort(-confidence, kind="stable")][:count].tolist()

@@ -130,6 +130,8 @@ def _reached(report: Mapping[str, Any], history: History, evaluation: Evaluation
     ]
     if "train_images" in data:
         tiles.append((f"{data['train_images']:,}", "images to train on"))
+    if data.get("validation_images"):
+        tiles.append((f"{data['validation_images']:,}", "images to validate on"))
     seconds = report.get("seconds", {}).get("training")
     if seconds is not None:
         tiles.append((duration(seconds), "training"))
@@ -142,6 +144,8 @@ def _reached(report: Mapping[str, Any], history: History, evaluation: Evaluation
     ]
     if report.get("kept_epoch", epochs) != epochs:
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
+    if evaluation.not_finite:
+        facts.append(f"no finite probabilities for {evaluation.not_finite:,} test images")
     losses = [*history.get("loss", ()), *history.get("val_loss", ())]
     diverged = [value for value in losses if not math.isfinite(value)]
     warning = element(
@@ -256,10 +260,12 @@ def _curves(
     if other:
         runs.append((ONE_RATE, {key: _floats(values) for key, values in other.items()}))
     frozen = report["settings"].get("frozen_epochs") or 0
+    # Without validation images, the test images are scored after each epoch.
+    after_epoch = "test" if report["data"].get("validation_images") == 0 else "validation"
     figures = []
     for metric in ("loss", "accuracy"):
         if metric in history:
-            figure = plotting.history_panel(runs, metric, frozen)
+            figure = plotting.history_panel(runs, metric, frozen, after_epoch)
             figures.append((metric.capitalize(), metric, figure))
     names = [group["name"] for group in report["groups"]]
     if steps and all(name in steps for name in names):
@@ -420,7 +426,9 @@ def _mistakes(
 ) -> Content:
     worst = evaluation.worst_mistakes(MISTAKES)
     if not worst:
-        return _section("Mistakes", element("p", "Every test image is classified right."))
+        text = f"{evaluation.not_finite:,} test images have no prediction, and every other one"
+        text = text if evaluation.not_finite else "Every test image"
+        return _section("Mistakes", element("p", f"{text} is classified right."))
     pictures = []
     for index in worst:
         right = evaluation.class_names[evaluation.labels[index]]
@@ -440,7 +448,7 @@ def _mistakes(
         caption = element(
             "figcaption",
             element("b", said),
-            f" ({share:.0%})" if math.isfinite(share) else " (not finite)",
+            f" ({share:.0%})",
             element("br"),
             "right: ",
             element("b", right),
@@ -456,10 +464,11 @@ def _mistakes(
 
 
 def _settings(report: Mapping[str, Any]) -> Content:
+    given = report["settings"]
     settings = {
         name.replace("_", " "): value
-        for name, value in report["settings"].items()
-        if value not in (None, [], ()) and name != "command"
+        for name, value in given.items()
+        if value not in (None, [], ()) and name != "command" and _has_effect(name, given)
     }
     accuracy = report.get("pretraining_accuracy")
     if accuracy is not None:
@@ -472,6 +481,19 @@ def _settings(report: Mapping[str, Any]) -> Content:
         ),
         _section("Command", element("pre", command_line(command))) if command else None,
     )
+
+
+# Settings that have an effect only with this value of another one.
+_ONLY_WITH: Mapping[str, tuple[str, Any]] = {
+    "compare_seeds": ("compare", True),
+    "t_mul": ("schedule", "sgdr"),
+    "wait": ("strategy", "multi-worker"),
+}
+
+
+def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
+    other, value = _ONLY_WITH.get(name, (name, settings[name]))
+    return bool(settings.get(other) == value)
 
 
 def _pairs(values: Mapping[str, Any]) -> Html:

@@ -106,7 +106,13 @@ pre { padding: .8rem 1rem; border: 1px solid var(--line); border-radius: .5rem;
 @media screen and (max-width: 36rem) {
   th, td { padding: .3rem .35rem; }
   table { font-size: .8rem; }
+  thead th, .number { white-space: normal; overflow-wrap: normal; }
   .bar { display: none; }
+  .strip { min-width: 3rem; }
+  .matrix { font-size: .7rem; }
+  .matrix th, .matrix td { padding: 0; }
+  .matrix td { min-width: 1.5rem; height: 1.5rem; }
+  .matrix tbody th { max-width: 5rem; padding-right: .25rem; }
 }
 @media print {
   body { padding: 0; max-width: none; font-size: 10pt; }

@@ -26,7 +26,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         path: The JSON file.
         report: Numbers, texts, and lists and dicts of these.
     """
-    write_text(path, json.dumps(jsonable(report), indent=2) + "\n")
+    write_text(path, json_text(report))
 
 
 def describe_groups(
@@ -49,6 +49,15 @@ def describe_groups(
         {"name": group.name, "layers": group.layers, "parameters": count, "learning_rate": rate}
         for group, count, rate in zip(groups, parameters, learning_rates, strict=True)
     ]
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON, which has no NaN and no infinity: they become `null`.
+
+    >>> json_text({"loss": [0.5, float("nan")]}).split()
+    ['{', '"loss":', '[', '0.5,', 'null', ']', '}']
+    """
+    return json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n"
 
 
 def jsonable(value: Any) -> Any:

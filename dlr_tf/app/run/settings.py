@@ -13,7 +13,7 @@ from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.data.batches import ImageData
 from dlr_tf.app.models import application_names
 from dlr_tf.app.results.files import write_text
-from dlr_tf.app.results.report import jsonable, versions
+from dlr_tf.app.results.report import json_text, versions
 from dlr_tf.app.terminal.messages import MistakeError
 
 FILE = "settings.json"
@@ -46,7 +46,7 @@ def write_settings(folder: Path, args: argparse.Namespace, data: ImageData) -> N
         "data": _numbers(data),
         "versions": versions(),
     }
-    write_text(folder / FILE, json.dumps(jsonable(content), indent=2) + "\n")
+    write_text(folder / FILE, json_text(content))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -221,6 +221,7 @@ class Progress(keras.callbacks.Callback):
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False, table_column=text),
             rich.progress.BarColumn(bar_width=None),
+            rich.progress.TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             expand=True,
@@ -270,7 +271,7 @@ class Progress(keras.callbacks.Callback):
         return self.params.get("steps")
 
     def _text(self, logs: Mapping[str, float]) -> str:
-        return bar_text(self._epoch, self._all_epochs, self._step, self._steps, logs, WIDTH - 8)
+        return bar_text(self._epoch, self._all_epochs, self._step, self._steps, logs, WIDTH - 14)
 
     def _show(self, logs: Mapping[str, float]) -> None:
         if self._bar is not None:

@@ -339,6 +339,43 @@ def test_folders_and_links_that_cannot_be_read(
     assert written["count"] == 8
 
 
+def test_a_model_that_gives_nan_says_so(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = keras.Input((4, 4, 3))
+    means = keras.layers.GlobalAveragePooling2D()(inputs)
+    # Dark images have a mean of 0: 0 / 0.
+    scaled = keras.layers.Rescaling(1.0)(means) / means
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(scaled))
+    run = write_run("run", model)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert cli.main(["evaluate", "run", "photos"]) == 1
+    out, err = capsys.readouterr()
+    assert "the model's probabilities are not finite for 4 of 8 images, which count as wrong" in err
+    written = json.loads((run / "evaluation/evaluation.json").read_text(), parse_constant=refuse)
+    assert written["not_finite"] == 4
+    assert np.sum(written["confusion_matrix"]) == 4
+    assert all(mistake["probability"] <= 1 for mistake in written["worst_mistakes"])
+    assert f"{written['right']} of 8" in out
+    assert cli.main(["predict", "run", "photos", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert len(json.loads(out, parse_constant=refuse)) == 4
+    assert err.count("the model answers with numbers that are not finite") == 4
+    assert "4 of 8 images have no prediction" in err
+
+
+def test_class_names_with_dollars_are_drawn(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run("run")
+    for name, other in (("bright", "$bright_{"), ("dark", "dark$")):
+        (photos / name).rename(photos / other)
+    write_class_names(run / "classes.json", ["dark$", "middle", "$bright_{"])
+    assert cli.main(["evaluate", "run", "photos"]) == 0
+    assert "confusion.png" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("sklearn")

@@ -188,7 +188,9 @@ def test_a_training_that_diverged() -> None:
     made = make({**REPORT, "test_loss": NAN}, history, broken, steps=STEPS)
     assert "the training diverged" in made.text
     assert "not finite test loss" in made.text
-    assert "ant (not finite)" in made.text
+    assert "no finite probabilities for 8 test images" in made.text
+    assert "8 test images have no prediction, and every other one is classified" in made.text
+    assert "Every test image" not in made.text
     assert "nan" not in made.text
     assert "diverged" not in make().text
     # As from report.json, which has no NaN.
@@ -201,6 +203,24 @@ def test_settings_in_words() -> None:
     assert "augment flip, crop skip broken yes compare no dlr_tf" in made.text
     assert "the model is that of epoch 2" in made.text
     assert "the model is that" not in make({**REPORT, "kept_epoch": 3}).text
+
+
+def test_settings_without_an_effect_are_left_out() -> None:
+    settings = {"schedule": "onecycle", "t_mul": 2.0, "wait": 600.0, "compare_seeds": 3}
+    made = make({**REPORT, "settings": {**settings, "compare": False, "strategy": None}})
+    for name in ("t mul", "wait", "compare seeds"):
+        assert name not in made.text
+    settings |= {"schedule": "sgdr", "compare": True, "strategy": "multi-worker"}
+    made = make({**REPORT, "settings": settings})
+    assert "schedule sgdr t mul 2.0 wait 600.0 compare seeds 3 compare yes" in made.text
+
+
+@pytest.mark.parametrize(("count", "name"), [(0, "test"), (3, "validation"), (None, "validation")])
+def test_test_images_are_not_called_validation_images(count: int | None, name: str) -> None:
+    made = make({**REPORT, "data": {**REPORT["data"], "validation_images": count}})
+    assert f"this run, {name}" in made.text
+    assert ("this run, validation" in made.text) == (name == "validation")
+    assert ("3 images to validate on" in made.text) == (count == 3)
 
 
 def test_several_seeds() -> None:

@@ -130,6 +130,8 @@ def test_on_a_terminal_no_line_is_wider_than_80_columns(
     assert any("3/3" in line for line in bars)
     assert any(line.split("  ")[1].startswith("validation") for line in bars)
     assert max(map(len, bars)) <= min(columns, 80)
+    if columns >= 80:
+        assert all(re.search(r" (\d\d|--):(\d\d|--)$", line) for line in bars)  # time left
     assert any(line.lstrip().startswith("3/3") for line in lines)
     assert max(map(len, lines)) <= 80
 
