@@ -93,7 +93,7 @@ def test_a_rate_below_the_sweep_is_refused_with_the_reason():
     rates = np.geomspace(1e-7, 10, 100)
     losses = np.concatenate([np.full(10, 0.017), [0.0171, 0.0169], np.geomspace(0.03, 0.07, 88)])
     with pytest.raises(
-        ValueError, match=r"'minimum' suggestion. The loss is lowest at the rate 7.8e-07, near the"
+        ValueError, match=r"'minimum' suggestion. The loss is lowest at the rate 7.7e-07, near the"
     ):
         LearningRateSweep(rates, losses).suggest("minimum")
 
