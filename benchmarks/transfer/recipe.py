@@ -96,6 +96,10 @@ def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
 
 
 WAVES = (
+    # A run of the digits takes seconds, one of the texts minutes.
+    *_seed_by_seed(FEATURES, *BY_RATIO[10], tasks=TWENTY[:1]),
+    *_seed_by_seed(*(arm for arm in ARMS if arm not in TUNED_RIVALS), tasks=TWENTY[:1]),
+    *_seed_by_seed(*_SHORT, tasks=TWENTY[:3]),
     *_seed_by_seed(*_SHORT),
     *_seed_by_seed(BY_RATIO[10][2]),
     *_seed_by_seed(BY_RATIO[1][1], SOLVED[1], SOLVED[0]),

@@ -1,0 +1,155 @@
+"""A prototype: features that are computed once, and a head of any loss that is solved on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # from strong to weak; each starts from the one before
+N_FOLDS = 5
+MAX_ITERATIONS = 500
+
+
+class Cut(NamedTuple):
+    """A model in two parts: what can be computed once, and what has to run in every step."""
+
+    body: keras.Model
+    tail: keras.Model
+
+
+def cut_before_head(model: keras.Model, first: str, x: Any) -> Cut:
+    """Cut a functional model at the latest place before which training is the same as inference.
+
+    What stands before the cut can be computed once per example, if it does not train. Dropout right
+    before the head is after the cut.
+
+    Args:
+        model: A functional model with one chain of layers around the head.
+        first: The name of the first layer that trains.
+        x: A batch of inputs, to try what the layers do.
+
+    Raises:
+        ValueError: If nothing before that layer is the same in training.
+    """
+    tensor = model.get_layer(first).input
+    while not any(tensor is one for one in [*model.inputs, None]):
+        body = keras.Model(model.inputs, tensor)
+        if is_exact(body, x):
+            return Cut(body, keras.Model(tensor, model.outputs))
+        before = tensor._keras_history.operation.input
+        tensor = None if isinstance(before, list) else before  # no single place to cut before it
+    raise ValueError(
+        f"Layer {first!r} should come after layers that do the same in training and in inference. "
+        "Random layers and statistics that move reach down to the input, so nothing can be cached."
+    )
+
+
+def is_exact(body: keras.Model, x: Any) -> bool:
+    """Return whether training mode gives what inference gives, and moves no variable.
+
+    What moved is put back.
+    """
+    before = [(variable, variable.numpy()) for variable in body.variables]
+    outputs = [np.asarray(body(x, training=mode)) for mode in (True, True, False)]
+    moved = [(variable, value) for variable, value in before if np.any(variable.numpy() != value)]
+    for variable, value in moved:
+        variable.assign(value)
+    return not moved and all(np.array_equal(outputs[0], other) for other in outputs[1:])
+
+
+def solve(
+    tail: keras.Model,
+    loss: Callable[[Any, Any], Any],
+    features: np.ndarray,
+    y: np.ndarray,
+    penalty: float,
+) -> float:
+    """Train the tail to convergence by L-BFGS, and return the mean loss that it reaches.
+
+        mean loss + penalty / 2 * sum of the squares of the kernels
+
+    For one dense layer that is the logistic or the ridge regression, whose minimum is unique.
+    Dropout is off.
+
+    Args:
+        tail: The model from features to outputs. It starts from the weights that it has.
+        loss: A function of `y` and the outputs, such as a Keras loss: the mean over the examples.
+        features: The features of all examples.
+        y: What the loss compares with.
+        penalty: Float, 0 or more.
+    """
+    from scipy import optimize
+
+    variables = tail.trainable_variables
+    shapes = [tuple(variable.shape) for variable in variables]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    x, y_true = tf.constant(features), tf.constant(y)
+
+    @tf.function
+    def losses() -> tuple[Any, Any, list[Any]]:
+        with tf.GradientTape() as tape:
+            mean = loss(y_true, tail(x, training=False))
+            squares = [tf.reduce_sum(v.value**2) for v in variables if len(v.shape) > 1]
+            total = mean + penalty / 2 * tf.add_n(squares)
+        return mean, total, tape.gradient(total, [variable.value for variable in variables])
+
+    def write(flat: np.ndarray) -> None:
+        for variable, part, shape in zip(variables, np.split(flat, ends[:-1]), shapes, strict=True):
+            variable.assign(part.reshape(shape))
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        write(flat)
+        _, total, gradients = losses()
+        return float(total), np.concatenate([g.numpy().ravel() for g in gradients]).astype(float)
+
+    start = np.concatenate([variable.numpy().ravel() for variable in variables]).astype(float)
+    found = optimize.minimize(
+        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS}
+    )
+    write(found.x)
+    return float(losses()[0])
+
+
+def start_head(
+    tail: keras.Model,
+    loss: Callable[[Any, Any], Any],
+    features: np.ndarray,
+    y: np.ndarray,
+    *,
+    seed: int,
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[float, float]:
+    """Solve the head with the penalty that does best on parts that are held out in turn.
+
+    Args:
+        tail: The model from features to outputs.
+        loss: As in `solve`.
+        features: The features of all training examples.
+        y: What the loss compares with. Integers of one axis are classes: each part has all.
+        seed: Int: seed of the parts.
+        penalties: What is tried, from strong to weak.
+
+    Returns:
+        The penalty, and the mean loss that it had on the held-out parts.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    is_classes = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+    kind = StratifiedKFold if is_classes else KFold
+    first = tail.get_weights()
+    sums = np.zeros(len(penalties))
+    for rest, held_out in kind(N_FOLDS, shuffle=True, random_state=seed).split(features, y):
+        tail.set_weights(first)
+        for number, penalty in enumerate(penalties):
+            solve(tail, loss, features[rest], y[rest], penalty)
+            outputs = tail(features[held_out], training=False)
+            sums[number] += float(loss(y[held_out], outputs)) * len(held_out)
+    best = int(np.argmin(sums))
+    tail.set_weights(first)
+    for penalty in penalties[: best + 1]:
+        solve(tail, loss, features, y, penalty)
+    return penalties[best], float(sums[best] / len(y))
