@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dlr_tf._names import SCHEDULES, did_you_mean
 from dlr_tf.core._validation import check_integer, check_number
 from dlr_tf.core.learning_rates import Rate
-from dlr_tf.core.schedules import SGDR, OneCycle, cycle_length
+from dlr_tf.core.schedule_formulas import cycle_length
+from dlr_tf.core.schedules import SGDR, OneCycle
 
 
 def make_schedule(

@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core.schedules import (
-    _RATE_ARGUMENTS,
-    SGDR,
-    OneCycle,
-    Triangular,
+from dlr_tf.core.schedule_formulas import (
     cosine_weight,
     cycle_at,
     cycle_length,
     cycle_runs,
     mix,
-    stack_schedules,
 )
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
+from dlr_tf.core.stacked_schedules import _RATE_ARGUMENTS, stack_schedules
 from tests import reference
 from tests.core.core_helpers import with_floatx
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from dlr_tf.app.results.files import check_new_file
 from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular, cycle_length
+from dlr_tf.core.schedule_formulas import cycle_length
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training import plotting
 
 MAX_STEPS = 1_000_000
