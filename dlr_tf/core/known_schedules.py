@@ -9,6 +9,7 @@ import numpy as np
 
 from dlr_tf.core.schedules import OneCycle
 from dlr_tf.core.stacked_schedules import is_own
+from dlr_tf.core.warm_up import WarmUp
 
 # The arguments of Keras' schedules that bound their values.
 _KERAS_PEAKS: dict[str, tuple[str, ...]] = {
@@ -24,9 +25,13 @@ _KERAS_PEAKS: dict[str, tuple[str, ...]] = {
 def known_peak(schedule: Any) -> float | None:
     """Return the highest rate of one of our schedules or of Keras'; `None` for any other.
 
+    >>> from dlr_tf.core.schedules import SGDR
     >>> known_peak(SGDR(0.1, 5)), known_peak(keras.optimizers.schedules.CosineDecay(0.2, 5))
     (0.1, 0.2)
     """
+    if type(schedule) is WarmUp:
+        inner = schedule.schedule
+        return known_peak(inner) if callable(inner) else inner
     if is_own(schedule):
         return schedule.peak_learning_rate
     name = type(schedule).__name__
@@ -42,9 +47,13 @@ def known_peak(schedule: Any) -> float | None:
 def known_end(schedule: Any) -> int | None:
     """Return the step from which a schedule stays at its last rate; `None` if it has no end.
 
+    >>> from dlr_tf.core.schedules import SGDR
     >>> known_end(OneCycle(0.1, 50)), known_end(SGDR(0.1, 5))
     (50, None)
     """
+    if type(schedule) is WarmUp:
+        end = known_end(schedule.schedule)
+        return None if end is None else end + schedule.warmup_steps
     if type(schedule) is OneCycle:
         return schedule.total_steps
     decays = keras.optimizers.schedules

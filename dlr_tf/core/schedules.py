@@ -119,8 +119,8 @@ class SGDR(Schedule):
         name: str = "SGDR",
     ) -> None:
         super().__init__()
-        self.initial_learning_rate = _check_rate("initial_learning_rate", initial_learning_rate)
-        self.first_decay_steps = _check_steps("first_decay_steps", first_decay_steps)
+        self.initial_learning_rate = check_peak("initial_learning_rate", initial_learning_rate)
+        self.first_decay_steps = check_steps("first_decay_steps", first_decay_steps)
         self.t_mul = check_number("t_mul", t_mul, minimum=1.0, hint="Cycles cannot get shorter.")
         self.m_mul = check_number("m_mul", m_mul)
         self.alpha = check_number(
@@ -129,7 +129,7 @@ class SGDR(Schedule):
             maximum=1.0,
             hint="It is the floor as a fraction of the peak, not a rate.",
         )
-        self.warmup_steps = _check_steps("warmup_steps", warmup_steps, minimum=0)
+        self.warmup_steps = check_steps("warmup_steps", warmup_steps, minimum=0)
         self.name = name
 
     @property
@@ -169,7 +169,7 @@ class SGDR(Schedule):
         >>> SGDR(0.1, 10, t_mul=2.0, warmup_steps=5).restart_steps(76)
         [5, 15, 35, 75]
         """
-        until = _check_steps("until", until, minimum=0)
+        until = check_steps("until", until, minimum=0)
         runs = cycle_runs(self.first_decay_steps, self.t_mul).tolist()
         ends = [start + self.warmup_steps for start, _, _ in runs[1:]] + [until]
         steps: list[int] = []
@@ -186,7 +186,7 @@ class SGDR(Schedule):
         >>> SGDR(0.1, 10, t_mul=2.0, warmup_steps=5).n_restarts(76)
         4
         """
-        last = _check_steps("until", until, minimum=0) - self.warmup_steps - 1
+        last = check_steps("until", until, minimum=0) - self.warmup_steps - 1
         if last < 0:
             return 0
         return cycle_at(last, cycle_runs(self.first_decay_steps, self.t_mul))[0] + 1
@@ -201,7 +201,7 @@ class SGDR(Schedule):
         >>> schedule.next_restart(0), schedule.next_restart(5), schedule.next_restart(34)
         (5, 15, 35)
         """
-        t = _check_steps("step", step, minimum=0) - self.warmup_steps
+        t = check_steps("step", step, minimum=0) - self.warmup_steps
         if t < 0:
             return self.warmup_steps
         _, start, length = cycle_at(t, cycle_runs(self.first_decay_steps, self.t_mul))
@@ -274,8 +274,8 @@ class OneCycle(Schedule):
         name: str = "OneCycle",
     ) -> None:
         super().__init__()
-        self.max_learning_rate = _check_rate("max_learning_rate", max_learning_rate)
-        self.total_steps = _check_steps("total_steps", total_steps, minimum=2)
+        self.max_learning_rate = check_peak("max_learning_rate", max_learning_rate)
+        self.total_steps = check_steps("total_steps", total_steps, minimum=2)
         self.pct_start = check_number("pct_start", pct_start)
         if not 0.0 < self.pct_start < 1.0:
             raise ValueError(
@@ -375,15 +375,15 @@ class Triangular(Schedule):
         name: str = "Triangular",
     ) -> None:
         super().__init__()
-        self.base_learning_rate = _check_rate("base_learning_rate", base_learning_rate)
-        self.max_learning_rate = _check_rate("max_learning_rate", max_learning_rate)
+        self.base_learning_rate = check_peak("base_learning_rate", base_learning_rate)
+        self.max_learning_rate = check_peak("max_learning_rate", max_learning_rate)
         if self.max_learning_rate < self.base_learning_rate:
             raise ValueError(
                 "Argument `max_learning_rate` should not be below `base_learning_rate`. Received: "
                 f"base_learning_rate={base_learning_rate!r}, "
                 f"max_learning_rate={max_learning_rate!r}. Swap the two."
             )
-        self.step_size = _check_steps("step_size", step_size)
+        self.step_size = check_steps("step_size", step_size)
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(
                 "Argument `mode` should be 'triangular', 'triangular2' or 'exp_range'. "
@@ -439,11 +439,12 @@ class Triangular(Schedule):
         }
 
 
-def _check_rate(name: str, value: Any) -> float:
+def check_peak(name: str, value: Any) -> float:
+    """Return a rate as a float; not negative, and at most the largest float32."""
     return check_number(name, value, maximum=LARGEST_RATE)
 
 
-def _check_steps(name: str, value: Any, *, minimum: int = 1) -> int:
+def check_steps(name: str, value: Any, *, minimum: int = 1) -> int:
     """Return a number of steps as an int. Floats are accepted where they are integers."""
     if isinstance(value, (float, np.floating)):
         if not float(value).is_integer():

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dlr_tf.core.schedules import SGDR, OneCycle, Schedule, Triangular
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
+from dlr_tf.core.warm_up import WarmUp
 
 # The arguments that are rates. In each of them the formula is linear, so an array of rates gives an
 # array of results. A subclass may have another formula, so it is not here.
@@ -22,7 +23,7 @@ _RATE_ARGUMENTS: dict[type, tuple[str, ...]] = {
 def stack_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
     """Return which schedules to call in a step, so that nothing is computed twice.
 
-    Schedules of one class of this module that differ only in their rates and names become one
+    Schedules of one class of this package that differ only in their rates and names become one
     schedule, which computes the position in the cycle once.
 
     Args:
@@ -52,26 +53,40 @@ def stack_schedules(schedules: Sequence[Any]) -> list[tuple[Any, list[int]]]:
 
 
 def is_own(schedule: Any) -> bool:
-    """Whether a schedule is one of this module, and not of a subclass with another formula.
+    """Whether a schedule is one of this package, and not of a subclass with another formula.
 
+    >>> import keras
     >>> is_own(SGDR(0.1, 5)), is_own(keras.optimizers.schedules.CosineDecay(0.1, 5))
     (True, False)
     """
-    return type(schedule) in _RATE_ARGUMENTS
+    return type(schedule) is WarmUp or type(schedule) in _RATE_ARGUMENTS
 
 
 def _stack_key(schedule: Any) -> Any:
     """Return a key that is equal for schedules which can be stacked."""
     if not is_own(schedule):
         return id(schedule)
+    if isinstance(schedule, WarmUp):
+        inner = schedule.schedule
+        return WarmUp, schedule.warmup_steps, callable(inner) and _stack_key(inner)
     apart = (*_RATE_ARGUMENTS[type(schedule)], "name")
     shared = ((key, value) for key, value in schedule.get_config().items() if key not in apart)
     return (type(schedule), *shared)
 
 
-def _stack(schedules: Sequence[Schedule]) -> Schedule:
-    """Return one schedule of a scalar step with values of shape `(len(schedules),)`."""
+def _stack(schedules: Sequence[Any]) -> Any:
+    """Return one schedule of a scalar step with values of shape `(len(schedules),)`.
+
+    If they are warm-ups of one schedule of another package, the value is one rate for all.
+    """
     stacked = copy.copy(schedules[0])
+    if isinstance(stacked, WarmUp):
+        inner = [schedule.schedule for schedule in schedules]
+        if not callable(inner[0]):
+            stacked.schedule = np.array(inner, np.float64)
+        elif is_own(inner[0]):
+            stacked.schedule = _stack(inner)
+        return stacked  # others have one key only if they are one object
     for name in _RATE_ARGUMENTS[type(stacked)]:
         setattr(stacked, name, np.array([getattr(s, name) for s in schedules], np.float64))
     return stacked

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core.known_schedules import known_end, known_peak
 from dlr_tf.core.schedule_formulas import (
     cosine_weight,
     cycle_at,
@@ -21,6 +22,7 @@ from dlr_tf.core.schedule_formulas import (
 )
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.core.stacked_schedules import _RATE_ARGUMENTS, stack_schedules
+from dlr_tf.core.warm_up import WarmUp
 from tests import reference
 from tests.core.core_helpers import with_floatx
 
@@ -337,6 +339,52 @@ def test_triangular_is_exact_at_large_steps(mode: str) -> None:
     np.testing.assert_array_equal(rates, np.array([0.1, 0.3, 0.1], np.float32))
 
 
+def linear(peak: float, steps: int) -> Any:
+    return keras.optimizers.schedules.PolynomialDecay(peak, steps, end_learning_rate=0.0)
+
+
+WARM_UPS = [0.1, SGDR(0.1, 10, 1.5, 0.9, 0.05, 3), OneCycle(0.1, 48), linear(0.1, 48)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("inner", [*WARM_UPS, WarmUp(0.2, 3)], ids=lambda s: type(s).__name__)
+def test_a_warm_up_is_linear_and_then_the_schedule_begins(inner: Any, mode: str) -> None:
+    call = caller(WarmUp(inner, 4), mode)
+    after = caller(inner, mode) if callable(inner) else lambda step: np.float32(inner)
+    expected = [after(0) * np.float32(k / 4) for k in range(4)] + [after(k) for k in range(60)]
+    np.testing.assert_allclose([call(k) for k in range(64)], expected, rtol=2e-7)
+    np.testing.assert_array_equal(call(4 + 2**30), after(2**30))
+
+
+@pytest.mark.parametrize("inner", WARM_UPS, ids=lambda s: type(s).__name__)
+def test_a_warm_up_is_saved_shown_and_known(inner: Any) -> None:
+    schedule = WarmUp(inner, 4, name="rise")
+    saved = json.loads(json.dumps(keras.optimizers.schedules.serialize(schedule)))
+    loaded = keras.optimizers.schedules.deserialize(saved)
+    assert loaded.get_config() == schedule.get_config()
+    np.testing.assert_array_equal(loaded(np.arange(100)), schedule(np.arange(100)))
+    assert repr(schedule) == f"WarmUp({inner!r}, warmup_steps=4)"
+    assert known_peak(schedule) == 0.1
+    ends = {"OneCycle": 52, "PolynomialDecay": 52}
+    assert known_end(schedule) == ends.get(type(inner).__name__)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_warm_ups_are_stacked(mode: str) -> None:
+    shared = linear(0.1, 50)
+    for inner in ([0.1, 0.3], [OneCycle(0.1, 50), OneCycle(0.3, 50)], [shared, shared]):
+        members = [WarmUp(one, 4) for one in inner]
+        ((stacked, groups),) = stack_schedules(members)
+        assert groups == [0, 1]
+        together, alone = caller(stacked, mode), [caller(member, mode) for member in members]
+        for step in (0, 1, 4, 5, 30, 60):
+            expected = [call(step) for call in alone]
+            np.testing.assert_array_equal(np.broadcast_to(together(step), 2), expected)
+    apart = [WarmUp(0.1, 4), WarmUp(0.1, 5), WarmUp(SGDR(0.1, 5), 4), WarmUp(linear(0.1, 5), 4)]
+    apart.append(WarmUp(linear(0.1, 5), 4))
+    assert stack_schedules(apart) == [(one, [number]) for number, one in enumerate(apart)]
+
+
 ALL = [
     SGDR(0.1, 10, 1.5, 0.9, 0.05, 3),
     SGDR(0.1, 10, 1.0),
@@ -609,6 +657,10 @@ def test_the_graph_is_small() -> None:
         (lambda: OneCycle(0.1, 10, div_final=0), ValueError, r"`div_final`.*at least 1.* end is"),
         (lambda: Triangular(-0.1, 1.0, 5), ValueError, r"`base_learning_rate`.*in \[0, 3"),
         (lambda: Triangular(0.1, np.inf, 5), ValueError, r"`max_learning_rate`.*finite.*inf"),
+        (lambda: WarmUp("0.1", 5), TypeError, "`schedule` should be a number.*'0.1' of type str"),
+        (lambda: WarmUp(-0.1, 5), ValueError, "`schedule` should be a finite number, .*=-0.1"),
+        (lambda: WarmUp(0.1, 0), ValueError, "`warmup_steps` should be at least 1.*=0"),
+        (lambda: WarmUp(0.1, 1.5), ValueError, "`warmup_steps` should be an integer.*=1.5"),
         (lambda: Triangular(0.2, 0.1, 5), ValueError, r"not be below.*=0\.2.*=0\.1.* Swap"),
         (lambda: Triangular(0.1, 0.2, 0), ValueError, r"`step_size`.*at least 1.*step_size=0"),
         (lambda: Triangular(0.1, 0.2, 5, "saw"), ValueError, r"'exp_range'.*mode='saw'"),
