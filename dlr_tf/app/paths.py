@@ -22,15 +22,23 @@ def check_data(source: str) -> None:
 
 
 def check_run(run: str) -> None:
-    """Check that a run exists.
+    """Check that a run or a `.keras` file exists.
 
     Raises:
-        ValueError: If there is no such folder or file.
+        ValueError: If there is no such folder or file, or it is a file of another format.
     """
-    if not Path(run).exists():
+    path = Path(run)
+    if not path.exists():
         raise ValueError(
-            f"The run {run!r} does not exist: expected a folder that `dlr-tf finetune` wrote, or a "
-            ".keras file."
+            f"The model {run!r} does not exist: expected a .keras file, or a folder that `dlr-tf "
+            "finetune` wrote."
+        )
+    if path.is_file() and path.suffix != ".keras":
+        # Keras before 3.11.3 runs code that a file of the old format holds.
+        target = str(path.with_suffix(".keras"))
+        raise ValueError(
+            f"The model {run!r} is no .keras file, and no other format is read. Convert it in "
+            f"Python: keras.models.load_model({run!r}, compile=False).save({target!r})"
         )
 
 

@@ -582,6 +582,14 @@ def tensor_source(tensor: Any) -> tuple[Any, list[Any]]:
     return operation, list(operation._inbound_nodes[node].input_tensors)
 
 
+def output_index(tensor: Any) -> int:
+    """Return which of the outputs of its operation a symbolic tensor is.
+
+    No public attribute tells the outputs of a nested model apart.
+    """
+    return tensor._keras_history.tensor_index
+
+
 def first_inputs(layer: keras.layers.Layer) -> list[Any]:
     """Return the symbolic tensors that a layer was first called on; empty without a graph."""
     nodes = layer._inbound_nodes

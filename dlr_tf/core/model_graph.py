@@ -1,4 +1,4 @@
-"""What the graph of a model shows: which layers give its outputs, and what a layer normalises."""
+"""What the graph of a model shows: its outputs, their activations, what a layer normalises."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from dlr_tf.core.model_tree import LayerVariables
 
 # A custom normalisation layer, such as KerasHub's `RMSNormalization`, is recognised by its name.
 _NORMALISATION_NAMES = ("Norm", "Normalization", "Normalisation")
+# Keras' operations and layers after which each value means what it meant before, as long as the
+# last axis stays: the mean of probabilities is a probability, and the mean of logits a logit.
+_KEEP_MEANING = frozenset(
+    ("ActivityRegularization", "Average", "Cast", "ExpandDims", "Flatten", "Identity", "Reshape")
+    + ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+    + ("Squeeze", "StopGradient")
+)
+# Those that give logits if all their inputs are logits.
+_ARITHMETIC = frozenset(("Add", "Divide", "Multiply", "Rescaling", "Subtract", "TrueDivide"))
 
 
 def is_normalisation(layer: keras.layers.Layer) -> bool:
@@ -125,3 +134,73 @@ def _positions_behind(
         else:
             waiting += inputs
     return found
+
+
+def output_activations(model: keras.Model) -> tuple[str | None, ...]:
+    """Return the activation behind each output of a model.
+
+    It is found in the graph, so an operation, such as `keras.ops.softmax`, counts as a layer does.
+
+    Returns:
+        For each output `"softmax"` (over the last axis), `"sigmoid"`, or `"linear"`: logits, of
+        which `log_softmax` gives a kind. `None` for any other activation, and where the graph does
+        not tell, as after a `Lambda` layer. Empty for a model without a graph (a subclassed one).
+
+    >>> inputs = keras.Input((2,))
+    >>> x = keras.layers.Dense(3)(inputs)
+    >>> output_activations(keras.Model(inputs, [x, keras.ops.softmax(x)]))
+    ('linear', 'softmax')
+    """
+    if not _keras.is_graph_model(model):
+        return ()
+    if not _keras.calls_only_its_graph(model):
+        return (None,) * len(model.outputs)
+    return tuple(_activation_behind(tensor) for tensor in model.outputs)
+
+
+def _activation_behind(tensor: Any) -> str | None:
+    operation, inputs = _keras.tensor_source(tensor)
+    if _keras.is_graph_model(operation):
+        inside = output_activations(operation)
+        return inside[_keras.output_index(tensor)]
+    kind = type(operation).__name__
+    if kind in _KEEP_MEANING | _ARITHMETIC and _is_of_keras(operation):
+        if any(before.shape[-1] != tensor.shape[-1] for before in inputs):
+            return None
+        found = {_activation_behind(before) for before in inputs}
+        if len(found) != 1 or (kind in _ARITHMETIC and found != {"linear"}):
+            return None
+        return found.pop()
+    return operation_activation(operation, n_axes=len(tensor.shape))
+
+
+def operation_activation(operation: Any, n_axes: int) -> str | None:
+    """Return the activation that an operation or a layer applies to its output.
+
+    Args:
+        operation: An operation of Keras, which a layer is too.
+        n_axes: The number of axes of its output.
+
+    Returns:
+        As in `output_activations`.
+
+    >>> operation_activation(keras.layers.Dense(3, activation=keras.ops.softmax), 2)
+    'softmax'
+    """
+    if isinstance(operation, keras.layers.TimeDistributed):
+        operation = operation.layer
+    # The attribute of a user's own class may mean something else than the last step of its call.
+    if not _is_of_keras(operation):
+        return None
+    activation = getattr(operation, "activation", operation)
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    if getattr(activation, "axis", -1) not in (-1, n_axes - 1):
+        return None
+    if name in ("logsoftmax", "log_softmax"):
+        return "linear"
+    return name if name in ("softmax", "sigmoid", "linear") else None
+
+
+def _is_of_keras(operation: Any) -> bool:
+    call = getattr(type(operation), "call", None)
+    return getattr(call, "__module__", "").partition(".")[0] in ("keras", "keras_hub")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from dlr_tf.core.model_graph import output_activations
 from dlr_tf.training.training_data import label_range, labels_of
 
 
@@ -85,13 +86,13 @@ def cross_entropy_for(model: keras.Model, train_data: Any) -> LossChoice:
         ValueError: If no loss fits, or a label is not one of those that the loss needs.
     """
     labels = labels_of(train_data)
-    outputs: Any = getattr(model, "outputs", None)
-    activation = last_activation(model)
-    if labels is None or not outputs or len(outputs) != 1 or activation is None:
+    activations = output_activations(model)
+    activation = activations[0] if len(activations) == 1 else None
+    if labels is None or activation is None:
         choice: LossChoice | str = "one output with a known last activation, and labels for it"
     else:
         # Without the batch axis, whose size is not always known.
-        shape, label_shape = outputs[0].shape[1:], labels.shape[1:]
+        shape, label_shape = model.outputs[0].shape[1:], labels.shape[1:]
         choice = choose_cross_entropy(activation, shape, label_shape, labels.dtype)
     if isinstance(choice, str):
         found = "none" if labels is None else f"shape {tuple(labels.shape)}, dtype {labels.dtype}"
@@ -100,7 +101,7 @@ def cross_entropy_for(model: keras.Model, train_data: Any) -> LossChoice:
             f"Received: last activation {activation!r}, labels of {found}. Pass `loss=...`"
         )
     if choice.last_label is not None:
-        check_labels(choice.last_label, train_data, outputs[0].shape[-1])
+        check_labels(choice.last_label, train_data, model.outputs[0].shape[-1])
     return choice
 
 
@@ -139,16 +140,3 @@ def last_label_of(loss: Any, model: keras.Model) -> int | None:
         and loss.get_config().get("ignore_class") is None
     )
     return outputs[0].shape[-1] - 1 if is_sparse and len(outputs) == 1 else None
-
-
-def last_activation(model: keras.Model) -> str | None:
-    """Return `"softmax"`, `"sigmoid"` or `"linear"`; `None` where it cannot be known."""
-    if not model.layers:
-        return None
-    layer = model.layers[-1]
-    if isinstance(layer, keras.Model):
-        return last_activation(layer)
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
-    return name if name in ("softmax", "sigmoid", "linear") else None

@@ -735,6 +735,14 @@ def test_where_a_tensor_comes_from():
     assert _keras.first_inputs(keras.layers.Dense(1)) == []
 
 
+def test_which_output_of_a_nested_model_a_tensor_is():
+    inputs = keras.Input((2,))
+    inner = keras.Model(inputs, {"a": inputs + 1.0, "b": [inputs + 2.0, inputs + 3.0]})
+    found = inner(keras.Input((2,)))
+    assert [_keras.output_index(tensor) for tensor in keras.tree.flatten(found)] == [0, 1, 2]
+    assert [_keras.output_index(tensor) for tensor in inner.outputs] == [0, 0, 0]
+
+
 # --- `fit`
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 from dlr_tf.core.groups import split_layers
-from dlr_tf.training import losses
 from dlr_tf.training.fine_tuning import compile_groups
 from tests.training.test_fine_tuning import N_INPUTS, small_model, three_groups
 
@@ -39,12 +41,32 @@ def test_default_loss(
     assert model.loss.get_config()["from_logits"] is from_logits
 
 
-def test_default_loss_looks_inside_and_behind() -> None:
-    inner = small_model("sigmoid", 1)
-    assert losses.last_activation(keras.Sequential([keras.Input((6,)), inner])) == "sigmoid"
-    inputs = keras.Input((6,))
-    softmax = keras.Model(inputs, keras.layers.Softmax()(keras.layers.Dense(3)(inputs)))
-    assert losses.last_activation(softmax) == "softmax"
+@pytest.mark.parametrize(
+    ("end", "units", "from_logits"),
+    [
+        (keras.ops.softmax, 3, False),
+        (keras.activations.softmax, 3, False),
+        (keras.ops.log_softmax, 3, True),
+        (keras.ops.sigmoid, 1, False),
+        (lambda x: x / 2.0, 3, True),
+    ],
+)
+def test_the_loss_fits_an_operation_at_the_end(
+    end: Callable[[Any], Any], units: int, from_logits: bool
+) -> None:
+    base = small_model(None, units)
+    model = keras.Model(base.inputs, end(base.outputs[0]))
+    data = (np.ones((4, N_INPUTS), "float32"), WHOLE)
+    compile_groups(model, split_layers(model, []), 1e-3, data)
+    assert model.loss.get_config()["from_logits"] is from_logits
+
+
+def test_probabilities_in_percent_ask_for_a_loss() -> None:
+    base = small_model("softmax", 3)
+    model = keras.Model(base.inputs, base.outputs[0] * 100.0)
+    data = (np.ones((4, N_INPUTS), "float32"), WHOLE)
+    with pytest.raises(ValueError, match=r"last activation None, .* Pass `loss=\.\.\.`"):
+        compile_groups(model, split_layers(model, []), 1e-3, data)
 
 
 def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:

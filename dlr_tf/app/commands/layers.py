@@ -22,7 +22,7 @@ from dlr_tf.core.groups import LayerGroup
 WIDTH = 80
 # A model with more layers is shown by blocks.
 MAX_ROWS = 24
-# The classes of the head that is shown. The number does not matter for the groups.
+# The classes of the head of a network that has none. The number does not matter for the groups.
 CLASSES = 10
 # What names the block of a layer, as in `block_6_expand`, `conv2_block1_1_bn`, `block2a_se_reduce`.
 _BLOCK = re.compile(
@@ -113,8 +113,9 @@ def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:
         image_size=args.image_size,
         keep_head=args.keep_head,
     )
-    model = source.build(source.kept_classes or [str(number) for number in range(CLASSES)])
-    head = "its own head" if args.keep_head else f"a head for {CLASSES} classes"
+    n_classes = source.own_classes or CLASSES
+    model = source.build(source.kept_classes or [str(number) for number in range(n_classes)])
+    head = "its own head" if args.keep_head else f"a head for {n_classes} classes"
     return f"{source.name}, images of {source.image_size} x {source.image_size}, {head}", model
 
 

@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{', '.join(images.ENDINGS)}."
             )
     everything = itertools.chain([first], paths)
-    readable = _Predicted(predictions(classify, everything, batch_size=args.batch_size))
+    predicted = _Predicted(predictions(classify, everything, batch_size=args.batch_size))
     write = _write_csv if args.csv else _write_json if args.json else _write_text
     top = min(args.top, len(trained.class_names))
-    write(readable, trained.class_names, top)
+    write(predicted, trained.class_names, top)
     sys.stdout.flush()
-    if readable.n_failed:
-        say(f"{readable.n_failed} of {readable.n_images} images have no prediction")
-    return 1 if readable.n_failed else 0
+    if predicted.n_failed:
+        say(f"{predicted.n_failed} of {predicted.n_images} images have no prediction")
+    return 1 if predicted.n_failed else 0
 
 
 def best_classes(
@@ -95,10 +95,10 @@ class _Predicted:
                 yield printable_name(path), probabilities
 
 
-def _write_text(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
+def _write_text(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
     name_width = max(map(len, class_names))
     path_width = 0
-    items = iter(readable)
+    items = iter(predicted)
     # The width follows the paths seen so far, since the rest is not known yet.
     while group := list(itertools.islice(items, 32)):
         lengths = [len(path) for path, _ in group]
@@ -109,18 +109,18 @@ def _write_text(readable: _Predicted, class_names: Sequence[str], top: int) -> N
             print(f"{path:{path_width}}  {cells}")
 
 
-def _write_csv(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
+def _write_csv(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     header = [f"{word}_{n}" for n in range(1, top + 1) for word in ("class", "probability")]
     writer.writerow(["path", *header])
-    for path, probabilities in readable:
+    for path, probabilities in predicted:
         best = best_classes(probabilities, class_names, top)
         writer.writerow([path, *itertools.chain(*((name, f"{p:.6f}") for name, p in best))])
 
 
-def _write_json(readable: _Predicted, class_names: Sequence[str], top: int) -> None:
+def _write_json(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
     separator = "["
-    for path, probabilities in readable:
+    for path, probabilities in predicted:
         best = best_classes(probabilities, class_names, top)
         classes = [{"class": name, "probability": round(p, 6)} for name, p in best]
         item = json.dumps({"path": path, "classes": classes}, ensure_ascii=False, allow_nan=False)

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.data import images
-from dlr_tf.app.models.inputs import image_shape
+from dlr_tf.app.models.inputs import example_images, image_shape
+from dlr_tf.app.models.outputs import to_probabilities
 from dlr_tf.app.terminal.messages import one_line
-from dlr_tf.training.losses import last_activation
 
 
 class Prediction(NamedTuple):
@@ -39,7 +39,7 @@ class Classifier:
         model: A model from images with values from 0 to 255 to probabilities or logits.
 
     Raises:
-        ValueError: If the model takes no images.
+        ValueError: If the model takes no images, or gives no probabilities or logits.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -51,12 +51,12 @@ class Classifier:
             )
         height, width, self.channels = shape
         self.size = None if height is None or width is None else (height, width)
-        self._has_logits = last_activation(model) == "linear"
+        probabilities = to_probabilities(model, "The model", example_images(model))
 
         @tf.function(reduce_retracing=True)
         def predict(batch: tf.Tensor) -> tf.Tensor:
             # `Model.predict_on_batch` gives one copy per device under a strategy.
-            return model(batch, training=False)
+            return probabilities(model(batch, training=False))
 
         self._predict = predict
 
@@ -76,8 +76,7 @@ class Classifier:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the probabilities of the classes, of shape `(batch, classes)`."""
-        outputs = self._predict(tf.convert_to_tensor(batch))
-        return (tf.nn.softmax(outputs) if self._has_logits else outputs).numpy()
+        return self._predict(tf.convert_to_tensor(batch)).numpy()
 
 
 def predictions(

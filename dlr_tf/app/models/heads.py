@@ -9,7 +9,7 @@ import keras
 
 from dlr_tf.app.models.inputs import raw_images
 from dlr_tf.core import _keras
-from dlr_tf.core.model_graph import output_positions
+from dlr_tf.core.model_graph import operation_activation, output_positions
 from dlr_tf.core.model_tree import variables_by_layer
 
 # The layer that gives the probabilities of the classes.
@@ -100,17 +100,19 @@ def head_paths(model: keras.Model) -> list[str]:
 
 
 def features_of(
-    model: keras.Model, label: str = "The model"
+    model: keras.Model, label: str = "The model", *, keep_dropout: bool = False
 ) -> tuple[Any, keras.layers.Layer | None]:
     """Return what stands before the head of a model, and the head.
 
     The head is a dense layer, without an activation or with a softmax or sigmoid, from which only
     layers without weights lead to the output; or, where such an activation stands before the
-    output, any layer. Dropout before it belongs to it.
+    output, any layer.
 
     Args:
         model: A model with a graph, also with nested ones.
         label: What to call the model in an error.
+        keep_dropout: Whether dropout before the head belongs to the features. Defaults to `False`:
+            it belongs to the head.
 
     Returns:
         A symbolic tensor, the features; and the head, or `None` if the model ends with features.
@@ -128,12 +130,12 @@ def features_of(
             f"{label} should have one output. Received: {len(model.outputs)} outputs. Save a model "
             "of one of them."
         )
-    features, head, _ = _cut(model.outputs[0], False, label)
+    features, head, _ = _cut(model.outputs[0], False, label, keep_dropout)
     return features, head
 
 
 def _cut(
-    tensor: Any, is_probability: bool, label: str
+    tensor: Any, is_probability: bool, label: str, keep_dropout: bool
 ) -> tuple[Any, keras.layers.Layer | None, bool]:
     """Follow a tensor back to the head.
 
@@ -141,6 +143,7 @@ def _cut(
         tensor: A symbolic tensor.
         is_probability: Whether a softmax or sigmoid stands between it and the output.
         label: What to call the model in an error.
+        keep_dropout: As in `features_of`.
 
     Returns:
         The features, the head if there is one, and whether an activation was passed.
@@ -148,26 +151,31 @@ def _cut(
     current = tensor
     while True:
         operation, inputs = _keras.tensor_source(current)
+        activation = operation_activation(operation, len(current.shape))
         if isinstance(operation, keras.layers.InputLayer):
             return tensor, None, is_probability
         if _keras.is_graph_model(operation):
-            inside, head, is_probability = _cut(operation.outputs[0], is_probability, label)
+            output = operation.outputs[_keras.output_index(current)]
+            inside, head, is_probability = _cut(output, is_probability, label, keep_dropout)
             if head is not None:
                 body = keras.Model(operation.inputs, inside, name=operation.name)
                 return body(inputs if len(inputs) > 1 else inputs[0]), head, is_probability
             if operation.weights:
                 return tensor, None, is_probability
         elif getattr(operation, "weights", None):
-            is_probability |= _activation(operation) in _PROBABILITIES
+            is_probability |= activation in _PROBABILITIES
             if is_probability and (len(inputs) != 1 or isinstance(operation, keras.Model)):
                 break
-            is_logits = isinstance(operation, keras.layers.Dense) and (
-                _activation(operation) == "linear" and len(current.shape) == 2
+            is_logits = (
+                isinstance(operation, keras.layers.Dense)
+                and activation == "linear"
+                and len(current.shape) == 2
             )
             if is_probability or is_logits:
-                return _before_dropout(inputs[0]), operation, is_probability
+                before = inputs[0] if keep_dropout else _before_dropout(inputs[0])
+                return before, operation, is_probability
             return tensor, None, is_probability
-        is_probability |= _activation(operation) in _PROBABILITIES
+        is_probability |= activation in _PROBABILITIES
         if len(inputs) != 1:
             if is_probability:
                 break
@@ -178,13 +186,6 @@ def _cut(
         f"{operation.name!r}, which is not one layer with one input. Save a model that ends with "
         "the features, or give --keep-head."
     )
-
-
-def _activation(operation: Any) -> str:
-    """Return the name of the activation that an operation applies, `"linear"` if it has none."""
-    if type(operation).__name__.lower() in _PROBABILITIES:
-        return type(operation).__name__.lower()
-    return getattr(getattr(operation, "activation", None), "__name__", "linear")
 
 
 def _before_dropout(tensor: Any) -> Any:

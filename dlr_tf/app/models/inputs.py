@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from dlr_tf.app.terminal.messages import one_line
 from dlr_tf.core import _keras
 
 INPUT = "images"
@@ -72,24 +75,75 @@ def resizing_of(model: keras.Model) -> keras.layers.Resizing | None:
     return layers[0] if takes_any_size and is_first else None
 
 
-def input_size(label: str, shape: Sequence[int | None], wanted: int | None) -> int:
-    """Return the size that images are resized to."""
-    height, width = shape[:2]
+def example_images(model: keras.Model) -> np.ndarray:
+    """Return two images of random noise, with values from 0 to 255, for a model that takes images.
+
+    >>> example_images(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])).shape
+    (2, 8, 8, 1)
+    """
+    height, width, channels = image_shape(model) or (None, None, 3)
+    size = (2, height or 64, width or 64, channels)
+    return np.random.default_rng(0).uniform(0, 255, size).astype("float32")
+
+
+def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.Model, int]:
+    """Return a model for square images of a size, and the size.
+
+    Args:
+        label: What to call the model in an error.
+        model: A model that takes images.
+        wanted: Height and width in pixels. `None` for those of the model.
+
+    Raises:
+        ValueError: If the model has no size and none is wanted, is not for squares, or has layers
+            for one size only.
+    """
+    height, width = (image_shape(model) or (None, None))[:2]
     if height is None or width is None:
         if wanted is None:
             raise ValueError(
                 f"{label} takes images of any size. Give --image-size, the height and width that "
                 "all images are resized to."
             )
-        return wanted
+        return model, wanted
+    if wanted is not None and (height, width) != (wanted, wanted):
+        return _rebuilt(label, model, wanted), wanted
     if height != width:
         raise ValueError(
             f"{label} takes images of {height} x {width} pixels, and images are resized to "
-            "squares. Save it with a square input."
+            "squares. Give --image-size, or save it with a square input."
         )
-    if wanted not in (None, height):
+    return model, height
+
+
+def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
+    """Build a convolutional network again, with the same weights, for images of another size."""
+    resizing = resizing_of(model)
+
+    def change(node: Any) -> None:
+        if isinstance(node, list):
+            for entry in node:
+                change(entry)
+        elif isinstance(node, dict):
+            kind, config = node.get("class_name"), node.get("config", {})
+            if kind == "InputLayer" and len(config["batch_shape"]) == 4:
+                batch, _, _, channels = config["batch_shape"]
+                config["batch_shape"] = [batch, None, None, channels]
+            elif kind == "Resizing" and resizing and config["name"] == resizing.name:
+                config.update(height=size, width=size)
+            for entry in node.values():
+                change(entry)
+
+    try:
+        config = keras.saving.serialize_keras_object(model)
+        change(config)
+        rebuilt = keras.saving.deserialize_keras_object(config)
+        rebuilt.set_weights(model.get_weights())
+        rebuilt(np.zeros((1, size, size, model.input_shape[-1]), "float32"), training=False)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        height, width = (image_shape(model) or (None, None))[:2]
         raise ValueError(
-            f"{label} takes images of {height} x {height} pixels alone. Leave --image-size out. "
-            f"Received: --image-size {wanted}"
-        )
-    return height
+            f"{label} takes images of {height} x {width} pixels alone: its layers do not fit "
+            f"{size} x {size}. Leave --image-size out. Received: {one_line(error)[:300]}"
+        ) from error
+    return rebuilt

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import keras
 
-from dlr_tf._names import some_of
 from dlr_tf.app.models.heads import classifier, features_of, with_head
-from dlr_tf.app.models.inputs import image_shape, input_size, raw_images, resizing_of
+from dlr_tf.app.models.inputs import image_shape, in_size, raw_images, resizing_of
+from dlr_tf.app.models.kept_head import KeptHead
+from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.models.source import Source
-from dlr_tf.app.models.trained import known_class_names, load_model_file
-from dlr_tf.training.losses import last_activation
+from dlr_tf.app.models.trained import load_model_file
+from dlr_tf.core.model_graph import output_activations
+
+WEIGHTS = "of the file"
 
 
 def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = False) -> Source:
@@ -40,65 +43,57 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
             f"{label} should take RGB images, of shape (batch, height, width, 3). "
             f"Received: {received}"
         )
-    size = input_size(label, shape, image_size)
-    known, kept_classes = known_class_names(path) if keep_head else None, None
+    network, size = in_size(label, model, image_size)
+    notes = []
+    if network is not model:
+        notes.append(
+            f"{str(path)!r} was trained on images of {shape[0]} x {shape[1]} pixels, and is built "
+            f"for {size} x {size} now"
+        )
     if keep_head:
-        n_outputs = _kept_outputs(label, model)
-        note = f"the head of {str(path)!r} is kept"
-        kept_classes = known or tuple(str(number) for number in range(n_outputs))
+        head = KeptHead.of(path, label, network)
+        return Source(
+            name=str(path),
+            weights=WEIGHTS,
+            image_size=size,
+            build=lambda class_names: _with_raw_images(head.build(class_names), size),
+            note="; ".join([*notes, head.note()]),
+            own_classes=head.n_classes,
+            kept_classes=head.classes,
+        )
+    features, layer = features_of(network, label)
+    if layer is None:
+        notes.append(f"{label} ends with features: it gets a head")
     else:
-        features, head = features_of(model, label)
-        note = f"{label} ends with features: it gets a head"
-        if head is not None:
-            note = (
-                f"the head of {str(path)!r}, layer {head.name!r}, is replaced (--keep-head keeps "
-                "it)"
-            )
+        notes.append(
+            f"the head of {str(path)!r}, layer {layer.name!r}, is replaced (--keep-head keeps it)"
+        )
 
     def build(class_names: Sequence[str]) -> keras.Model:
-        is_raw = resizing_of(model) is not None
-        if not keep_head:
-            if is_raw:
-                return with_head(model.inputs[0], features, len(class_names), name=model.name)
-            body = keras.Model(model.inputs, features, name=model.name)
-            return classifier(body, len(class_names), image_size=size)
-        if n_outputs != len(class_names):
-            raise ValueError(
-                f"{label} gives {n_outputs} outputs and DATA has {len(class_names)} classes. Leave "
-                "--keep-head out, to get a new head."
-            )
-        if known is not None and list(known) != list(class_names):
-            raise ValueError(
-                f"{label} knows the classes {some_of(known)}, and DATA has {some_of(class_names)}. "
-                "Leave --keep-head out, to get a new head."
-            )
-        has_logits = last_activation(model) == "linear"
-        if is_raw and not has_logits:
-            return model
-        if is_raw:
-            inputs, x, name = model.inputs[0], model.outputs[0], model.name
-        else:
-            inputs, images = raw_images(shape, size)
-            x, name = model(images), f"{model.name}_classifier"
-        if has_logits:
-            x = keras.layers.Softmax(dtype="float32", name="softmax")(x)
-        return keras.Model(inputs, x, name=name)
+        if resizing_of(network) is not None:
+            return with_head(network.inputs[0], features, len(class_names), name=network.name)
+        body = keras.Model(network.inputs, features, name=network.name)
+        return classifier(body, len(class_names), image_size=size)
 
-    return Source(str(path), "of the file", size, build, note, kept_classes)
+    return Source(
+        name=str(path),
+        weights=WEIGHTS,
+        image_size=size,
+        build=build,
+        note="; ".join(notes),
+        own_classes=None if layer is None else class_count(network),
+    )
 
 
-def _kept_outputs(label: str, model: keras.Model) -> int:
-    """Return the number of outputs of a head that stays, and check its activation."""
-    shape = model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
-        raise ValueError(
-            f"{label} has no head to keep: expected one output per class. Leave --keep-head out. "
-            f"Received: output shape {shape}"
-        )
-    activation = last_activation(model)
-    if activation not in ("softmax", "linear"):
-        raise ValueError(
-            f"{label} has a head that cannot be kept: expected a softmax, or no activation. Leave "
-            f"--keep-head out. Received: activation {activation!r}"
-        )
-    return shape[1]
+def _with_raw_images(model: keras.Model, size: int) -> keras.Model:
+    """Return a classifier that takes images of any size and gives probabilities."""
+    if resizing_of(model) is not None:
+        inputs, outputs, name = model.inputs[0], model.outputs[0], model.name
+    else:
+        inputs, images = raw_images(model.input_shape[1:], size)
+        outputs, name = model(images), f"{model.name}_classifier"
+    if output_activations(model) == ("linear",):
+        outputs = keras.layers.Softmax(dtype="float32", name="softmax")(outputs)
+    elif inputs is model.inputs[0]:
+        return model
+    return keras.Model(inputs, outputs, name=name)

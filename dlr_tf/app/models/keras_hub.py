@@ -11,7 +11,7 @@ import numpy as np
 
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.models.heads import classifier
-from dlr_tf.app.models.inputs import image_shape, input_size
+from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 from dlr_tf.app.terminal.messages import one_line
@@ -57,7 +57,7 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
     size = image_size
     if size is None and shape[0] is None and getattr(converter, "image_size", None):
         size = converter.image_size[0]
-    size = input_size(label, shape, size)
+    backbone, size = in_size(label, backbone, size)
     if weights not in (None, "imagenet", "none"):
         load_backbone_weights(
             backbone, weights, preset, f"keras_hub.models.Backbone.from_preset({preset!r})"

@@ -19,6 +19,7 @@ class Source:
         build: A function from the names of the classes to a classifier, not compiled. It takes raw
             images of any size, with values from 0 to 255.
         note: What is done to the network, to be told to the user. May be empty.
+        own_classes: The number of classes of its own head; `None` if it has no head.
         kept_classes: If the head stays, the names of its classes, or their numbers where the names
             are not known.
     """
@@ -28,4 +29,5 @@ class Source:
     image_size: int
     build: Callable[[Sequence[str]], keras.Model]
     note: str = ""
+    own_classes: int | None = None
     kept_classes: tuple[str, ...] | None = None

@@ -11,7 +11,7 @@ from dlr_tf.app.models import applications
 from dlr_tf.app.models.keras_files import file_source
 from dlr_tf.app.models.keras_hub import HUB, hub_source
 from dlr_tf.app.models.source import Source
-from dlr_tf.app.models.trained import MODEL_FILE
+from dlr_tf.app.models.trained import MODEL_FILE, model_path
 from dlr_tf.app.models.weights import check_weights
 
 
@@ -75,16 +75,8 @@ def model_file(name: str) -> Path | None:
         ValueError: If it should be a file, and there is none.
     """
     path = Path(name)
-    if (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
-    if path.suffix == ".keras" and path.is_file():
-        return path
     known = [application.lower() for application in applications.application_names()]
-    is_folder = path.is_dir() and name.lower() not in known
-    is_path = is_folder or path.suffix == ".keras" or len(path.parts) > 1
-    if is_path and not name.startswith(HUB):
-        raise ValueError(
-            f"The model {name!r} {'holds no ' + MODEL_FILE if is_folder else 'does not exist'}: "
-            f"expected a .keras file, or a folder that holds {MODEL_FILE}."
-        )
-    return None
+    if name.startswith(HUB) or (name.lower() in known and not (path / MODEL_FILE).is_file()):
+        return None
+    is_path = path.exists() or len(path.parts) > 1 or path.suffix in (".keras", ".h5", ".hdf5")
+    return model_path(name) if is_path else None

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.paths import check_run
 from dlr_tf.app.terminal.messages import one_line
 
@@ -109,11 +111,11 @@ def load_trained(run: str) -> TrainedModel:
             "of the classes, in the order of the outputs of the model."
         )
     model = load_model_file(path)
-    shape = model.output_shape
-    if not isinstance(shape, tuple) or shape != (None, len(class_names)):
+    if class_count(model) != len(class_names):
         raise ValueError(
             f"The model {str(path)!r} should give one probability for each of the "
-            f"{len(class_names)} classes in {CLASSES_FILE}. Received: output shape {shape}"
+            f"{len(class_names)} classes in {CLASSES_FILE}. "
+            f"Received: output shape {model.output_shape}"
         )
     return TrainedModel(path, model, class_names)
 
@@ -122,7 +124,7 @@ def load_model_file(path: Path) -> keras.Model:
     """Load a `.keras` file without its optimizer.
 
     Raises:
-        ValueError: If it cannot be loaded.
+        ValueError: If it cannot be loaded, or its weights are no numbers.
     """
     try:
         model = keras.models.load_model(path, compile=False)
@@ -132,4 +134,13 @@ def load_model_file(path: Path) -> keras.Model:
             "layers are Keras' own or registered. Save it again with `model.save`. "
             f"Received: {one_line(error)[:300]}"
         ) from error
+    if any(
+        np.isnan(variable).any()
+        for variable in model.weights
+        if keras.backend.is_float_dtype(variable.dtype)
+    ):
+        raise ValueError(
+            f"The model {str(path)!r} holds weights that are NaN: its training has diverged. Train "
+            "it again with smaller learning rates."
+        )
     return model

@@ -110,7 +110,7 @@ def test_mistakes(
     monkeypatch: pytest.MonkeyPatch,
     assert_mistake: Callable[[list[str], str], None],
 ) -> None:
-    assert_mistake(["export", "nowhere"], "The run 'nowhere' does not exist")
+    assert_mistake(["export", "nowhere"], "The model 'nowhere' does not exist")
     assert_mistake(["export", "run", "--format", "pb"], "invalid choice: 'pb'")
     assert_mistake(["export", "run", "--output", "run"], "'run' exists already. Give another")
     assert_mistake(["export", "run", "--output", "no/x"], "folder 'no' of the output does not")

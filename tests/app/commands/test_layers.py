@@ -71,6 +71,15 @@ def test_a_file_with_its_own_head(capsys: pytest.CaptureFixture[str]) -> None:
     assert "probabilities" not in out
 
 
+def test_a_run_has_as_many_classes_as_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    layers = [keras.layers.Flatten(), keras.layers.Dense(8, "softmax", name="mine")]
+    keras.Sequential([keras.Input((4, 4, 3)), *layers], name="net").save("run/model.keras")
+    out = listed(capsys, "run")
+    assert "images of 4 x 4, a head for 8 classes: " in out
+    assert re.search(r"\nprobabilities +8 +392 +head\n", out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

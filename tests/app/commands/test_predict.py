@@ -104,7 +104,7 @@ def test_unreadable_images_are_named_and_the_others_predicted(
     out, err = capsys.readouterr()
     assert "'photos/a/001.png' cannot be read" in err
     assert "'photos/notes.txt' cannot be read" in err
-    assert err.splitlines()[-1] == "2 of 6 images cannot be read"
+    assert err.splitlines()[-1] == "2 of 6 images have no prediction"
     assert all(f"photos/{name}.png" in out for name in ("a/000", "a/002", "b/000", "b/001"))
     assert "001.png" not in out.replace("photos/b/001.png", "")
     if form == ["--json"]:
@@ -126,11 +126,11 @@ def test_mistakes(run_folder: Path, assert_mistake: Callable[[list[str], str], N
     write_class_names(Path("other/classes.json"), NAMES)
     assert_mistake(["predict", "run", "missing.png"], "'missing.png' does not exist")
     assert_mistake(["predict", "run", "empty"], "There are no images in 'empty'")
-    assert_mistake(["predict", "nowhere", "empty"], "The run 'nowhere' does not exist")
+    assert_mistake(["predict", "nowhere", "empty"], "The model 'nowhere' does not exist")
     assert_mistake(["predict", "empty", "empty"], "holds no model.keras. Give a folder that")
     assert_mistake(["predict", "unfinished", "empty"], "finetune --resume unfinished")
     assert_mistake(["predict", "not finished", "empty"], "finetune --resume 'not finished'")
-    assert_mistake(["predict", "other/some.txt", "empty"], "cannot be loaded: expected a .keras")
+    assert_mistake(["predict", "other/some.txt", "empty"], "'other/some.txt' is no .keras file")
     write_class_names(Path("run/classes.json"), NAMES[:2])
     assert_mistake(["predict", "run", "empty"], "one probability for each of the 2 classes in cl")
     Path("run/classes.json").unlink()
@@ -188,6 +188,97 @@ def test_the_python_code_of_the_page_predicts_as_the_command(
     assert cli.main(["predict", "run", "new_photos", "--top", "1"]) == 0
     lines = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()]
     assert [" ".join(line).rpartition(" ")[0] for line in lines] == expected
+
+
+def network(*end: Any) -> keras.Model:
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    for layer in end:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        keras.ops.softmax,
+        keras.activations.softmax,
+        # The graph does not show that these are probabilities.
+        lambda x: keras.ops.clip(keras.ops.softmax(x), 1e-7, 1.0),
+        lambda x: keras.ops.exp(x) / keras.ops.sum(keras.ops.exp(x), axis=-1, keepdims=True),
+    ],
+)
+def test_probabilities_that_an_operation_gives(end: Callable[[Any], Any]) -> None:
+    model = network(keras.layers.Rescaling(1 / 255), keras.layers.Dense(3), end)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    np.testing.assert_allclose(Classifier(model)(x), model(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: 100.0 * keras.ops.softmax(x),
+        keras.ops.relu,
+        lambda x: keras.layers.Dense(1, activation="relu")(x),
+    ],
+)
+def test_outputs_that_are_no_probabilities(end: Callable[[Any], Any]) -> None:
+    model = network(keras.layers.Dense(3), end)
+    with pytest.raises(ValueError, match="should give probabilities .* or logits. .* Save it with"):
+        Classifier(model)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_unit_for_two_classes(
+    photos: Path, capsys: pytest.CaptureFixture[str], activation: str | None
+) -> None:
+    model = network(keras.layers.Rescaling(1 / 255), keras.layers.Dense(1, activation=activation))
+    model.layers[-1].set_weights([np.full((3, 1), 4.0), np.array([-6.0])])
+    Path("run").mkdir()
+    model.save("run/model.keras")
+    write_class_names(Path("run/classes.json"), ["dark", "bright"])
+    assert cli.main(["predict", "run", "photos/b/000.png", "photos/a/000.png"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "photos/b/000.png  bright 0.997  dark   0.003",
+        "photos/a/000.png  dark   0.998  bright 0.002",
+    ]
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_a_model_whose_probabilities_are_nan(
+    photos: Path, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    """The weights are finite: it divides 0 by 0 for black images alone."""
+    model = network(lambda x: x / keras.ops.max(x, axis=-1, keepdims=True), keras.layers.Dense(3))
+    Path("run").mkdir()
+    model.save("run/model.keras")
+    write_class_names(Path("run/classes.json"), NAMES)
+    assert cli.main(["predict", "run", "photos/a", *form]) == 1
+    out, err = capsys.readouterr()
+    assert "nan" not in out.lower()
+    assert "photos/a/002.png" in out
+    assert "photos/a/000.png: the model answers with numbers that are not finite" in err
+    assert err.splitlines()[-1] == "1 of 3 images have no prediction"
+    if form == ["--json"]:
+        assert len(json.loads(out)) == 2
+
+
+def test_a_model_that_diverged(
+    run_folder: Path, photos: Path, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    model = brightness_model()
+    model.get_layer("probabilities").bias.assign([np.nan] * 3)
+    model.save("run/model.keras")
+    assert_mistake(["predict", "run", "photos", "--json"], "'run/model.keras' holds weights that")
+
+
+def test_files_of_the_old_format(
+    photos: Path, assert_mistake: Callable[[list[str], str], None]
+) -> None:
+    brightness_model().save("x.h5")
+    write_class_names(Path("classes.json"), NAMES)
+    convert = "keras.models.load_model('x.h5', compile=False).save('x.keras')"
+    assert_mistake(["predict", "x.h5", "photos"], convert)
 
 
 def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ from dlr_tf import MultiGroupOptimizer, split_layers
 from dlr_tf.app import models
 from dlr_tf.app.models.heads import features_of
 from dlr_tf.app.models.inputs import raw_images
+from dlr_tf.app.models.trained import write_class_names
 from dlr_tf.app.run.tasks import split_task
+from dlr_tf.core.model_graph import output_activations
 from dlr_tf.core.model_tree import leaf_layers
 from dlr_tf.training import fine_tuning
 
@@ -175,18 +177,34 @@ def test_a_folder_with_a_model_is_a_model() -> None:
     assert models.open_source("run").name == "run/model.keras"
 
 
-@pytest.mark.parametrize("activation", ["softmax", None])
-def test_a_head_is_kept(activation: str | None) -> None:
-    model = functional([*body(), POOL(), dense(activation, units=3)])
+# The ends of a network for three classes, and whether a softmax is missing.
+KEPT_ENDS: dict[str, tuple[list[Any], bool]] = {
+    "softmax": ([dense("softmax", 3)], False),
+    "logits": ([dense(None, 3)], True),
+    "softmax operation": ([dense(None, 3), keras.ops.softmax], False),
+    "softmax function": ([dense(None, 3), keras.activations.softmax], False),
+    "log_softmax": ([dense(None, 3), keras.ops.log_softmax], True),
+    "temperature": ([dense(None, 3), lambda x: x / 2.0], True),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT_ENDS)
+def test_a_head_is_kept(kind: str) -> None:
+    end, needs_softmax = KEPT_ENDS[kind]
+    model = functional([*body(), POOL(), *end])
+    write_class_names(Path("classes.json"), NAMES)
     source = opened(model, keep_head=True)
-    assert source.kept_classes == ("0", "1", "2")
-    assert source.note == "the head of 'net.keras' is kept"
+    assert source.kept_classes == tuple(NAMES)
+    assert source.note == (
+        "the head of 'net.keras' is kept; its outputs are the classes ['cat', 'dog', 'eel']"
+    )
     built = source.build(NAMES)
     x = images(2, SIZE, SIZE, 3)
     expected = model(x, training=False)
-    if activation is None:
+    if needs_softmax:
         expected = keras.ops.softmax(expected)
     np.testing.assert_allclose(built(x, training=False), expected, rtol=1e-5)
+    assert output_activations(built) == ("softmax",)
     assert models.head_paths(built) == ["net/old_head"]
     groups = split_task(built, 3)
     assert [layer for layer in groups[-1].layers if "old_head" in layer] == ["net/old_head"]
@@ -194,24 +212,184 @@ def test_a_head_is_kept(activation: str | None) -> None:
         source.build(NAMES[:2])
 
 
+def test_a_kept_head_without_names_has_numbers_as_classes() -> None:
+    model = functional([*body(), POOL(), dense(units=12)])
+    source = opened(model, keep_head=True)
+    assert source.kept_classes == tuple(str(number) for number in range(12))
+    assert "its outputs are the classes ['0', '1', " in source.note
+    x = images(2, SIZE, SIZE, 3)
+    for names in (
+        [str(number) for number in range(12)],
+        sorted(str(number) for number in range(12)),  # 0, 1, 10, 11, 2, ...
+        [f"{number:02}" for number in range(12)],
+    ):
+        expected = np.asarray(model(x))[:, [int(name) for name in names]]
+        np.testing.assert_allclose(source.build(names)(x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [NAMES, ["1", "2", "3"], ["0", "0.5", "1"]])
+def test_classes_that_a_kept_head_does_not_name_are_asked_for(names: list[str]) -> None:
+    source = opened(functional([*body(), POOL(), dense(units=3)]), keep_head=True)
+    message = (
+        "It is not known which output .* is which class. Write .*'classes.json', in the order of "
+        rf"the outputs; if that is the order here: \[\"{names[0]}\", \"{names[1]}\", "
+    )
+    with pytest.raises(ValueError, match=message):
+        source.build(names)
+
+
 def test_a_kept_head_has_the_classes_of_the_data() -> None:
-    models.write_class_names(Path("classes.json"), NAMES)
+    write_class_names(Path("classes.json"), NAMES)
     model = models.classifier(functional(body(), "body"), 3)
     source = opened(model, keep_head=True)
     assert source.kept_classes == tuple(NAMES)
     built = source.build(NAMES)
     assert [leaf.path for leaf in leaf_layers(built)] == [leaf.path for leaf in leaf_layers(model)]
     with pytest.raises(ValueError, match=r"knows the classes \['cat', .* has \['cat', 'eel'"):
-        source.build(["cat", "eel", "dog"])
+        source.build(["cat", "eel", "fox"])
     Path("classes.json").write_text(json.dumps({"cat": 0}))
     with pytest.raises(ValueError, match="'classes.json' should hold a JSON list of the names"):
         opened(model, keep_head=True)
+    write_class_names(Path("classes.json"), NAMES[:2])
+    with pytest.raises(ValueError, match="gives 3 outputs, and 'classes.json' names 2 classes"):
+        opened(model, keep_head=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.classifier(functional([*body(), POOL()], "body"), 3),
+        lambda: functional([*body(), POOL(), keras.layers.Dropout(0.5), dense(units=3)]),
+        lambda: functional([*body(), POOL(), dense(None, 3), lambda x: keras.ops.softmax(x)]),
+        lambda: nested([dense(units=3)]),
+    ],
+)
+def test_the_outputs_of_a_kept_head_follow_the_classes_of_the_data(
+    make: Callable[[], keras.Model],
+) -> None:
+    model = make()
+    write_class_names(Path("classes.json"), ["eel", "cat", "dog"])
+    built = opened(model, keep_head=True).build(NAMES)
+    x = images(2, SIZE, SIZE, 3)
+    np.testing.assert_allclose(
+        built(x, training=False), np.asarray(model(x, training=False))[:, [1, 2, 0]], rtol=1e-4
+    )
+    assert output_activations(built) == ("softmax",)
+    n_dropouts = [
+        sum(isinstance(leaf.layer, keras.layers.Dropout) for leaf in leaf_layers(one))
+        for one in (built, model)
+    ]
+    assert n_dropouts[0] == n_dropouts[1]
+
+
+def test_a_head_whose_outputs_cannot_be_reordered() -> None:
+    write_class_names(Path("classes.json"), ["eel", "cat", "dog"])
+    end = [keras.layers.Conv2D(3, 1), POOL(), keras.layers.Softmax()]
+    source = opened(functional([*body(), *end]), keep_head=True)
+    message = r"\['eel', 'cat', 'dog'\], and DATA has \['cat', .* another order"
+    with pytest.raises(ValueError, match=message):
+        source.build(NAMES)
+    source.build(["eel", "cat", "dog"])
+
+
+ONE_UNIT: dict[str, list[Any]] = {
+    "sigmoid": [dense("sigmoid", 1)],
+    "sigmoid operation": [dense(None, 1), keras.ops.sigmoid],
+    "logit": [dense(None, 1)],
+    "dropout": [keras.layers.Dropout(0.5), dense("sigmoid", 1)],
+}
+
+
+@pytest.mark.parametrize("kind", ONE_UNIT)
+def test_one_unit_for_two_classes_is_kept(kind: str) -> None:
+    model = functional([*body(), POOL(), *ONE_UNIT[kind]])
+    write_class_names(Path("classes.json"), ["no", "yes"])
+    source = opened(model, keep_head=True)
+    assert "one unit for two classes" in source.note
+    x = images(2, SIZE, SIZE, 3)
+    yes = np.asarray(model(x, training=False))
+    if kind == "logit":
+        yes = 1 / (1 + np.exp(-yes))
+    expected = np.concatenate([1 - yes, yes], axis=1)
+    for names, order in ((["no", "yes"], [0, 1]), (["yes", "no"], [1, 0])):
+        built = source.build(names)
+        np.testing.assert_allclose(built(x, training=False), expected[:, order], rtol=1e-4)
+        assert output_activations(built) == ("softmax",)
+        assert models.head_paths(built) == ["net/old_head"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.classifier(functional(body(), "body"), 3),
+        lambda: functional([*body(), POOL(), dense(units=3)]),
+        lambda: keras.Sequential([*body(), POOL(), dense(units=3)], name="net"),
+        lambda: keras.Sequential(
+            [functional(body(), "body"), keras.Sequential([POOL(), dense(units=3)])], name="net"
+        ),
+    ],
+)
+@pytest.mark.parametrize("size", [9, 20])
+def test_a_convolutional_network_takes_another_size(
+    make: Callable[[], keras.Model], size: int
+) -> None:
+    write_class_names(Path("classes.json"), NAMES)
+    model = make()
+    source = opened(model, image_size=size, keep_head=True)
+    assert source.image_size == size
+    assert f"images of 12 x 12 pixels, and is built for {size} x {size} now" in source.note
+    built = source.build(NAMES)
+    assert models.image_shape(built) == (size, size, 3)
+    for ours, theirs in zip(built.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # The layers are the same as before, at another size.
+    x = images(2, size, size, 3)
+    stem, norm, top, head = (
+        next(leaf.layer for leaf in leaf_layers(model) if leaf.layer.name in names)
+        for names in (["stem"], ["norm"], ["top"], ["probabilities", "old_head"])
+    )
+    features = top(norm(stem(x / 255.0), training=False))
+    expected = head(keras.ops.mean(features, axis=(1, 2)))
+    np.testing.assert_allclose(built(x, training=False), expected, rtol=1e-4)
+    replaced = opened(model, image_size=size).build(NAMES[:2])
+    assert replaced(x).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.Flatten(), dense()],
+        [keras.layers.Reshape((9, 6)), keras.layers.GlobalAveragePooling1D(), dense()],
+    ],
+)
+def test_a_network_that_takes_one_size_only(layers: list[Any]) -> None:
+    with pytest.raises(ValueError, match="12 x 12 pixels alone: .* Leave --image-size out"):
+        opened(functional([*body(), *layers]), image_size=20)
+
+
+def test_only_keras_files_are_models() -> None:
+    """Keras opens the old format without `safe_mode`."""
+    functional([*body(), POOL(), dense()]).save("net.h5")
+    message = (
+        r"'net\.h5' is no \.keras file.* it in Python: "
+        r"keras\.models\.load_model\(.*\)\.save\('net\.keras'\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        models.open_source("net.h5")
+
+
+def test_weights_that_are_not_numbers() -> None:
+    model = functional([*body(), POOL(), dense()])
+    model.get_layer("old_head").bias.assign(np.full(5, np.nan))
+    with pytest.raises(ValueError, match=r"'net\.keras' holds weights that are NaN: .* diverged"):
+        opened(model)
 
 
 def test_a_kept_head_of_raw_logits_gets_a_softmax() -> None:
     inputs, resized = raw_images((SIZE, SIZE, 3))
     network = functional([*body(), POOL(), dense(None, units=3)])
     model = keras.Model(inputs, network(resized), name="own")
+    write_class_names(Path("classes.json"), NAMES)
     built = opened(model, keep_head=True).build(NAMES)
     x = images(2, SIZE + 3, SIZE, 3)
     expected = keras.ops.softmax(model(x, training=False))
@@ -255,7 +433,6 @@ def several_inputs() -> keras.Model:
         (several_inputs, {}, "should take RGB images, .* Received: other inputs"),
         (lambda: functional(body(channels=1)), {}, "Received: images with 1 channels"),
         (lambda: functional(body(size=None)), {}, "images of any size. Give --image-size"),
-        (lambda: functional(body()), {"image_size": 20}, "12 x 12 pixels alone. Leave --image"),
         (lambda: functional(body()), {"weights": "none"}, "--weights is not for a .keras file"),
         (lambda: functional(body()), {"keep_head": True}, "has no head to keep"),
         (lambda: two_branches("softmax"), {}, "from 'sum', which is not one layer with one input"),
@@ -295,7 +472,7 @@ def test_files_that_cannot_be_loaded() -> None:
     with pytest.raises(ValueError, match="'net.keras' cannot be loaded: expected a .keras file of"):
         models.open_source("net.keras")
     Path("empty").mkdir()
-    with pytest.raises(ValueError, match="model 'empty' holds no model.keras: expected a .keras"):
+    with pytest.raises(ValueError, match="folder 'empty' holds no model.keras. Give a folder"):
         models.open_source("empty")
     for name in ("missing.keras", "some/where"):
         with pytest.raises(ValueError, match=f"model '{name}' does not exist: expected a .keras"):
