@@ -13,7 +13,7 @@ from typing import Any
 
 import dlr_tf
 from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, STRATEGIES, WAIT, did_you_mean
-from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.app.terminal import UsageError
 
 # A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
 IMAGE_DEFAULTS = {"epochs": 7, "compare": False}
@@ -37,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: Arguments after the name of the command. Defaults to those of the process.
 
     Raises:
-        MistakeError: If an argument is missing, unknown or out of range.
+        UsageError: If an argument is missing, unknown or out of range.
         SystemExit: After `--help` and `--version`.
 
     >>> args = parse_arguments(["finetune"])
@@ -56,12 +56,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         _complete(args)
     args.command_line = command_line
     if args.command == "finetune" and args.frozen_epochs > args.epochs:
-        raise MistakeError(
+        raise UsageError(
             "--frozen-epochs should not be above --epochs, which counts all epochs. "
             f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"
         )
     if args.command == "find-lr" and not args.start < args.end:
-        raise MistakeError(
+        raise UsageError(
             f"--start should be below --end. Received: --start {args.start:g} --end {args.end:g}"
         )
     return args
@@ -74,14 +74,14 @@ def _complete(args: argparse.Namespace) -> None:
         defaults = {**IMAGE_DEFAULTS, **MODEL_DEFAULTS}
     for name in MODEL_DEFAULTS:
         if args.data is None and given[name] not in (None, False):
-            raise MistakeError(
+            raise UsageError(
                 f"--{name.replace('_', '-')} needs DATA: give a folder of images, a CSV file "
                 "or tfds:NAME. "
                 "Without DATA, a small network is trained on the digits of scikit-learn."
             )
     if args.data is None and (args.augment != "none" or args.skip_broken):
         option = "--skip-broken" if args.skip_broken else "--augment"
-        raise MistakeError(f"{option} needs DATA: give a folder of images, a CSV file or tfds:NAME")
+        raise UsageError(f"{option} needs DATA: give a folder of images, a CSV file or tfds:NAME")
     if given.get("strategy") == "multi-worker":
         _check_multi_worker(args)
         defaults["compare"] = False
@@ -90,14 +90,14 @@ def _complete(args: argparse.Namespace) -> None:
             setattr(args, name, value)
     for name in ("cycle_epochs", "t_mul"):
         if given.get(name) is not None and args.schedule != "sgdr":
-            raise MistakeError(
+            raise UsageError(
                 f"--{name.replace('_', '-')} is for cycles: give --schedule sgdr too. "
                 f"Received: --schedule {args.schedule}"
             )
     if "t_mul" in given and args.t_mul is None:
         args.t_mul = T_MUL
     if given.get("compare_seeds") is not None and not args.compare:
-        raise MistakeError("--compare-seeds needs --compare. Give both, or leave it out.")
+        raise UsageError("--compare-seeds needs --compare. Give both, or leave it out.")
     if "compare_seeds" in given and args.compare_seeds is None:
         args.compare_seeds = COMPARE_SEEDS
     # Images that choose an epoch must not be those that the result is tested on.
@@ -107,21 +107,21 @@ def _complete(args: argparse.Namespace) -> None:
 
 def _check_multi_worker(args: argparse.Namespace) -> None:
     if args.checkpoint_every is not None:
-        raise MistakeError(
+        raise UsageError(
             "--checkpoint-every does not work with --strategy multi-worker, which writes no "
             "checkpoints. Leave it out."
         )
     if args.compare:
-        raise MistakeError("--compare does not work with --strategy multi-worker. Leave it out.")
+        raise UsageError("--compare does not work with --strategy multi-worker. Leave it out.")
     if args.learning_rate == AUTO:
-        raise MistakeError(
+        raise UsageError(
             "--strategy multi-worker needs --learning-rate, since each machine would choose its "
             "own. Give rates, for example 1e-4:1e-3, or those that a run on one machine chose."
         )
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `MistakeError`, and takes negative numbers as values.
+    """An `ArgumentParser` that raises `UsageError`, and takes negative numbers as values.
 
     Options cannot be shortened.
     """
@@ -141,7 +141,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> Any:
-        raise MistakeError(f"{message} (see `{self.prog} --help`)")
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
 def integer(minimum: int) -> Callable[[str], int]:

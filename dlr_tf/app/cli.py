@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dlr_tf.app import paths
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.startup import load_tensorflow, stop_at_once
-from dlr_tf.app.terminal.messages import (
+from dlr_tf.app.terminal import (
     CommandError,
-    mistakes,
     one_line,
-    say,
+    print_stderr,
     silence_stdout,
+    usage_errors,
     warnings_in_one_line,
 )
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with stop_at_once():
             args = parse_arguments(argv)
-            with mistakes():
+            with usage_errors():
                 _check_paths(args)
             load_tensorflow(verbose=verbose)
             command = importlib.import_module(
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence_stdout()
         return 0
     except KeyboardInterrupt:
-        say("dlr-tf: stopped")
+        print_stderr("dlr-tf: stopped")
         return 130
     except Exception as error:
         reason, exit_code = _reason(error), getattr(error, "exit_code", 1)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if verbose:
             traceback.print_exc()
-        say(f"dlr-tf: error: {one_line(reason)}")
+        print_stderr(f"dlr-tf: error: {one_line(reason)}")
         return exit_code
 
 

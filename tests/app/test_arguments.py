@@ -13,7 +13,7 @@ from dlr_tf.app.arguments import make_parser, parse_arguments, parse_augmentatio
 from dlr_tf.app.commands.export import FORMATS
 from dlr_tf.app.data.augmentation import AUGMENTATIONS
 from dlr_tf.app.run.tasks import OPTIMIZERS
-from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.app.terminal import UsageError
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ from dlr_tf.app.terminal.messages import MistakeError
     ids=" ".join,
 )
 def test_mistakes(argv: list[str], message: str) -> None:
-    with pytest.raises(MistakeError, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_arguments(argv)
 
 
@@ -108,17 +108,17 @@ def test_options_for_images() -> None:
     assert (args.augment, args.class_weights, args.skip_broken) == ("none", "none", False)
     assert parse_arguments(["finetune", "photos", "--augment"]).augment == "flip,crop,colour"
     assert parse_arguments(["find-lr", "photos", "--augment", "Crop,flip"]).augment == "flip,crop"
-    with pytest.raises(MistakeError, match="--augment: expected names of flip, crop, colour"):
+    with pytest.raises(UsageError, match="--augment: expected names of flip, crop, colour"):
         parse_arguments(["finetune", "--augment", "photos"])
     for option in ("--augment", "--skip-broken"):
-        with pytest.raises(MistakeError, match=f"{option} needs DATA: give a folder"):
+        with pytest.raises(UsageError, match=f"{option} needs DATA: give a folder"):
             parse_arguments(["finetune", option])
 
 
 def test_optimizers_and_formats_in_any_case() -> None:
     assert parse_arguments(["finetune", "--optimizer", "AdamW"]).optimizer == "adamw"
     assert parse_arguments(["export", "run", "--format", "ONNX"]).format == "onnx"
-    with pytest.raises(MistakeError, match="received 'AdamV'. Did you mean 'adam'"):
+    with pytest.raises(UsageError, match="received 'AdamV'. Did you mean 'adam'"):
         parse_arguments(["finetune", "--optimizer", "AdamV"])
 
 

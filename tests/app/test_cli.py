@@ -17,7 +17,7 @@ import dlr_tf
 from dlr_tf.app import cli
 from dlr_tf.app.commands import find_lr, schedule
 from dlr_tf.app.results.files import WriteError
-from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.app.terminal import UsageError
 
 AssertMistake = Callable[[list[str], str], None]
 
@@ -84,7 +84,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | Callab
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (MistakeError("too\n  long"), 2, "dlr-tf: error: too long"),
+        (UsageError("too\n  long"), 2, "dlr-tf: error: too long"),
         (KeyboardInterrupt(), 130, "dlr-tf: stopped"),
         (
             tf.errors.UnavailableError(None, None, "worker 1 is gone\nmore"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from dlr_tf.app.results import report
 from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.files import check_output_folder, make_folder, write_with
 from dlr_tf.app.run.settings import check_same_data, run_settings
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
+from dlr_tf.app.terminal import messages_to_stderr, print_stderr, table, usage_errors
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training import plotting
 
@@ -76,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0, or 1 if an image cannot be read or has no finite probabilities.
 
     Raises:
-        MistakeError: If there is no such model, or the images do not fit it, before anything is
+        UsageError: If there is no such model, or the images do not fit it, before anything is
             written.
         WriteError: If a file cannot be written. The scores are printed by then.
     """
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         trained = load_trained(args.run)
         output = Path(args.output) if args.output else new_folder(trained.folder / FOLDER)
         check_output_folder(output)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     with messages_to_stderr():
         scored = classify_examples(classify, examples, args.batch_size)
         if not scored.names:
-            say(f"none of the {len(examples.names)} images can be read")
+            print_stderr(f"none of the {len(examples.names)} images can be read")
             return 1
     # A class without images may be unknown to the model.
     known = {name: number for number, name in enumerate(trained.class_names)}
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"accuracy on {examples.name}: {share(evaluation)}")
     print(class_table(evaluation))
     if evaluation.not_finite:
-        say(
+        print_stderr(
             f"the model's probabilities are not finite for {evaluation.not_finite} of "
             f"{len(scored.names)} images, which count as wrong. Its training diverged: train again "
             "at lower rates, such as those of dlr-tf find-lr"
@@ -212,7 +212,9 @@ def find_examples(
     if was_trained_on:
         _warn_if_changed(trained.folder, found)
     if not is_tfds:
-        say(f"the {found.test_images} images of {source} that the training kept for testing")
+        print_stderr(
+            f"the {found.test_images} images of {source} that the training kept for testing"
+        )
     return _of_test_part(found)
 
 
@@ -242,7 +244,7 @@ def _of_folder(source: str) -> Examples:
     """Return the images of the part for testing, else all images of a folder or a CSV file."""
     found = find_to_score(source)
     if found.left_aside:
-        say(f"{found.name}: left aside: {found.left_aside}")
+        print_stderr(f"{found.name}: left aside: {found.left_aside}")
     names = [os.path.join(found.root, path) for path in found.files]
     return Examples(
         found.name, found.class_names, found.class_names, names, found.labels, broken=found.broken
@@ -268,7 +270,7 @@ def check_class_names(examples: Examples, known: Sequence[str]) -> None:
         )
     absent = [name for name in known if name not in examples.used]
     if absent:
-        say(f"{examples.name} has no images of {len(absent)} classes: {some_of(absent)}")
+        print_stderr(f"{examples.name} has no images of {len(absent)} classes: {some_of(absent)}")
 
 
 def classify_examples(classify: Classifier, examples: Examples, batch_size: int) -> Scored:
@@ -284,13 +286,13 @@ def classify_examples(classify: Classifier, examples: Examples, batch_size: int)
     unreadable = []
     for number, found in enumerate(predictions(classify, examples.names, batch_size=batch_size)):
         if found.probabilities is None:
-            say(found.error)
+            print_stderr(found.error)
             unreadable.append(found.path)
         else:
             rows.append(found.probabilities)
             readable.append(number)
     for path, reason in sorted(examples.broken.items()):
-        say(f"{path}: {reason}")
+        print_stderr(f"{path}: {reason}")
         unreadable.append(path)
     names = [examples.names[number] for number in readable]
     return Scored(names, examples.labels[readable], np.array(rows), unreadable)
@@ -312,28 +314,17 @@ def worst_mistakes(evaluation: Evaluation, names: Sequence[str]) -> list[dict[st
 
 def class_table(evaluation: Evaluation) -> str:
     """Format the scores of each class, with a dash where there is none."""
-    rows: list[Sequence[str]] = [("class", "precision", "recall", "F1", "images")]
+    rows = []
     for score in evaluation.class_scores():
         numbers = [
             "-" if np.isnan(value) else f"{value:.3f}"
             for value in (score.precision, score.recall, score.f1)
         ]
         rows.append((score.name, *numbers, f"{score.support:,}"))
-    return "\n".join(_lines(rows, right_from=1))
+    return table(("class", "precision", "recall", "F1", "images"), rows, numbers=4)
 
 
 def mistake_table(mistaken: Sequence[dict[str, Any]]) -> str:
     """Format the mistakes, one per line."""
-    rows = [("image", "class", "predicted", "probability")]
-    rows += [(m["name"], m["class"], m["predicted"], f"{m['probability']:.3f}") for m in mistaken]
-    return "\n".join(_lines(rows, right_from=3))
-
-
-def _lines(rows: Sequence[Sequence[str]], *, right_from: int) -> Iterator[str]:
-    """Align columns: to the left, and from one of them on to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        yield "  ".join(
-            f"{cell:>{width}}" if number >= right_from else f"{cell:{width}}"
-            for number, (cell, width) in enumerate(zip(row, widths))
-        )
+    rows = [(m["name"], m["class"], m["predicted"], f"{m['probability']:.3f}") for m in mistaken]
+    return table(("image", "class", "predicted", "probability"), rows, numbers=1)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from dlr_tf.app import models
 from dlr_tf.app.results.files import check_new, whole_file
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, one_line, say
+from dlr_tf.app.terminal import messages_to_stderr, one_line, print_stderr, usage_errors
 
 # Largest difference of a probability that is allowed.
 TOLERANCE = 1e-4
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
         there. Nothing is left behind then.
 
     Raises:
-        MistakeError: If there is no such model, the output exists, or a package is missing.
+        UsageError: If there is no such model, the output exists, or a package is missing.
     """
     form = FORMATS[args.format]
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         path = models.model_path(args.run)
         output = Path(args.output) if args.output else path.parent / form.file_name
         check_new(output)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         with messages_to_stderr():
             difference = export(model, form, output, examples)
     except ExportError as error:
-        say(f"dlr-tf: error: {one_line(error)}")
+        print_stderr(f"dlr-tf: error: {one_line(error)}")
         return 1
     sizes = " and ".join(f"{images.shape[1]} x {images.shape[2]}" for images in examples)
     print(

@@ -14,8 +14,17 @@ from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.results.files import check_new_file
 from dlr_tf.app.run.tasks import OPTIMIZERS, load_task, parse_rates
-from dlr_tf.app.terminal.closing_lines import command_with, model_on_data, next_line, written_line
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, one_line, print_result, say
+from dlr_tf.app.terminal import (
+    command_with,
+    messages_to_stderr,
+    model_on_data,
+    next_line,
+    one_line,
+    print_result,
+    print_stderr,
+    usage_errors,
+    written_line,
+)
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training import fine_tuning, plotting
 from dlr_tf.training.lr_finder import SUGGESTIONS
@@ -35,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0, or 1 if no rate can be recommended.
 
     Raises:
-        MistakeError: If something is wrong with the arguments, before anything is written.
+        UsageError: If something is wrong with the arguments, before anything is written.
     """
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         output = Path(args.output)
         check_new_file(output)
         plotting.require_matplotlib()
@@ -72,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
             optimizer=OPTIMIZERS[args.optimizer],
         )
     if len(sweep.losses) < args.steps:
-        say(why_it_stopped(sweep.learning_rates, sweep.losses, args.steps))
+        print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, args.steps))
     suggestions: dict[str, float] = {}
     try:
         suggestions[RECOMMENDED] = rates_from_sweep(sweep, ratios).rates[-1]
     except ValueError as error:
-        say(f"no rate can be recommended. {one_line(error.__cause__ or error)}")
+        print_stderr(f"no rate can be recommended. {one_line(error.__cause__ or error)}")
     for method in SUGGESTIONS:
         with contextlib.suppress(ValueError):
             suggestions[method] = sweep.suggest(method)

@@ -54,20 +54,18 @@ from dlr_tf.app.run.training import (
     train,
     trained_arrays,
 )
-from dlr_tf.app.terminal.closing_lines import (
+from dlr_tf.app.terminal import (
+    UsageError,
     accuracy_line,
     after_training,
+    messages_to_stderr,
     model_on_data,
     next_line,
-    written_line,
-)
-from dlr_tf.app.terminal.messages import (
-    MistakeError,
-    messages_to_stderr,
-    mistakes,
     one_line,
     print_result,
-    say,
+    print_stderr,
+    usage_errors,
+    written_line,
 )
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.app.terminal.stopwatch import Stopwatch
@@ -90,16 +88,16 @@ def run(args: argparse.Namespace) -> int:
         the run.
 
     Raises:
-        MistakeError: If something is wrong with the arguments, before anything is written.
+        UsageError: If something is wrong with the arguments, before anything is written.
     """
     if args.resume is not None and is_finished(Path(args.resume)):
-        with mistakes(), locked(Path(args.resume)):
+        with usage_errors(), locked(Path(args.resume)):
             # A kill can come between the last file and this.
             shutil.rmtree(Path(args.resume, CHECKPOINTS), ignore_errors=True)
-        say(f"The run {args.resume!r} is finished: nothing is left to do.")
+        print_stderr(f"The run {args.resume!r} is finished: nothing is left to do.")
         return 0
     with contextlib.ExitStack() as until_the_end:
-        with messages_to_stderr(), mistakes():
+        with messages_to_stderr(), usage_errors():
             run = _prepare(args, until_the_end)
         try:
             # Several machines stop together or not at all, and write no checkpoints.
@@ -108,13 +106,15 @@ def run(args: argparse.Namespace) -> int:
                 until_the_end.enter_context(stop)
             return _train_and_write(_begin(run, args), args, stop)
         except StoppedError as error:
-            say(f"dlr-tf: stopped. {_next_line(run, 'To go on')}")
+            print_stderr(f"dlr-tf: stopped. {_next_line(run, 'To go on')}")
             return error.exit_code
         except WriteError as error:
-            say(f"dlr-tf: error: {error} {_next_line(run, 'When that is corrected, go on with')}")
+            print_stderr(
+                f"dlr-tf: error: {error} {_next_line(run, 'When that is corrected, go on with')}"
+            )
             return 1
         except CheckpointError as error:
-            raise MistakeError(str(error)) from error
+            raise UsageError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,8 +251,8 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         with messages_to_stderr(), watch.part("comparison"):
             try:
                 other = _compare(run, args, plan, label, result, start, stop)
-            except MistakeError as error:
-                say(f"dlr-tf: warning: there is no comparison. {error}")
+            except UsageError as error:
+                print_stderr(f"dlr-tf: warning: there is no comparison. {error}")
             load_trained(plan, task, args, trained)
     if other is not None:
         for line in comparison.lines(label, other["ours"], other["test_accuracies"]):
@@ -330,7 +330,7 @@ def _with_rates(run: _Run, args: argparse.Namespace, plan: Plan, name: str, *, a
         auto: Whether to choose.
 
     Raises:
-        MistakeError: If no rate can be suggested.
+        UsageError: If no rate can be suggested.
     """
     if not auto:
         return plan
@@ -338,7 +338,7 @@ def _with_rates(run: _Run, args: argparse.Namespace, plan: Plan, name: str, *, a
     path = run.checkpoints / f"{name}-rates.npz" if run.checkpoints else None
     stored = checkpoint.read_checkpoint(path) if path else None
     if stored is None:
-        say(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
+        print_stderr(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
         keras.utils.set_random_seed(plan.seed)
         try:
             choice = fine_tuning.auto_rates(
@@ -353,14 +353,14 @@ def _with_rates(run: _Run, args: argparse.Namespace, plan: Plan, name: str, *, a
                 optimizer=OPTIMIZERS[args.optimizer],
             )
         except ValueError as error:
-            raise MistakeError(
+            raise UsageError(
                 "No learning rate can be chosen for this model and these images. Give it with "
                 f"--learning-rate. {one_line(error.__cause__ or error)}"
             ) from error
         stored = {}, {"rates": choice.rates, "line": choice.line()}
         if path:
             checkpoint.write_checkpoint(path, *stored)
-    say(stored[1]["line"])
+    print_stderr(stored[1]["line"])
     return dataclasses.replace(plan, rates=list(stored[1]["rates"]))
 
 
@@ -390,7 +390,7 @@ def _compare(
         The entry `"compare"` of report.json, and under `"ours"` the accuracies of our rates.
 
     Raises:
-        MistakeError: If no rate can be suggested.
+        UsageError: If no rate can be suggested.
     """
     task, model = run.task, run.task.model
     head = [] if args.keep_head else comparison.head_variables(model, plan.groups)
@@ -398,7 +398,7 @@ def _compare(
 
     def train_with_seed(plan: Plan, seed: int, name: str, label: str, auto: bool) -> Result:
         number = len(ours) + len(theirs)
-        say(f"for comparison ({number} of {trainings}): {label}, seed {seed}")
+        print_stderr(f"for comparison ({number} of {trainings}): {label}, seed {seed}")
         load_model_arrays(model, start)
         if seed != args.seed:
             comparison.start_with_seed(model, head, seed)
@@ -407,7 +407,7 @@ def _compare(
         rates.setdefault(name, []).append(plan.rates)
         files = run.files(f"{name}-{seed}", args)
         found = train(plan, task, args, files, stop, show_epochs=False)
-        say(f"test accuracy {found.accuracy:.4f}")
+        print_stderr(f"test accuracy {found.accuracy:.4f}")
         return found
 
     one_rate = dataclasses.replace(run.plan, rates=[1.0] * len(plan.groups))
@@ -477,7 +477,7 @@ def _strategy(args: argparse.Namespace) -> tf.distribute.Strategy:
         return tf.distribute.get_strategy()
     strategy = make_strategy(args.strategy, wait=args.wait)
     devices = strategy.num_replicas_in_sync
-    say(f"training on {devices} device{'s' if devices > 1 else ''}")
+    print_stderr(f"training on {devices} device{'s' if devices > 1 else ''}")
     if args.batch_size % devices:
         raise ValueError(
             f"--batch-size {args.batch_size} cannot be split evenly over {devices} devices. Give "
@@ -490,8 +490,8 @@ class _ShowGroups(keras.callbacks.Callback):
     """Print the table of groups when the optimizer knows its variables."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        say("the groups, and their learning rates in the next step:")
-        unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=say)
+        print_stderr("the groups, and their learning rates in the next step:")
+        unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer).summary(print_fn=print_stderr)
 
 
 def _validation_images(data: ImageData) -> int | None:

@@ -15,7 +15,7 @@ import keras
 from dlr_tf.app import models
 from dlr_tf.app.data import digits
 from dlr_tf.app.run.tasks import split_task
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes
+from dlr_tf.app.terminal import messages_to_stderr, usage_errors
 from dlr_tf.core.assignment import assign_layers
 from dlr_tf.core.groups import LayerGroup
 
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         The exit code, 0.
 
     Raises:
-        MistakeError: If there is no such model, or it cannot be cut like this.
+        UsageError: If there is no such model, or it cannot be cut like this.
     """
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         label, model = _network(args)
         boundaries = args.boundaries.split(",") if args.boundaries else None
         groups = _split(model, args.groups, boundaries)

@@ -16,8 +16,7 @@ from dlr_tf.app.data import images
 from dlr_tf.app.data.folders import image_files
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
 from dlr_tf.app.paths import check_images
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes, say
-from dlr_tf.app.terminal.names import printable_name
+from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
@@ -33,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
         The exit code: 0, or 1 if an image has no prediction.
 
     Raises:
-        MistakeError: If there is no such model, a path does not exist, or there are no images.
+        UsageError: If there is no such model, a path does not exist, or there are no images.
     """
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         check_images(args.paths)
         images.require_pillow()
         trained = load_trained(args.run)
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     write(predicted, trained.class_names, top)
     sys.stdout.flush()
     if predicted.n_failed:
-        say(f"{predicted.n_failed} of {predicted.n_images} images have no prediction")
+        print_stderr(f"{predicted.n_failed} of {predicted.n_images} images have no prediction")
     return 1 if predicted.n_failed else 0
 
 
@@ -90,7 +89,7 @@ class _Predicted:
                 error = f"{path}: the model answers with numbers that are not finite"
             if probabilities is None:
                 self.n_failed += 1
-                say(error)
+                print_stderr(error)
             else:
                 yield printable_name(path), probabilities
 

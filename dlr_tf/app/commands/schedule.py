@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlr_tf.app.results.files import check_new_file
-from dlr_tf.app.terminal.messages import messages_to_stderr, mistakes
+from dlr_tf.app.terminal import messages_to_stderr, usage_errors
 from dlr_tf.core.schedule_formulas import cycle_length
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training import plotting
@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
         The exit code, 0.
 
     Raises:
-        MistakeError: If something is wrong with the arguments, before anything is written.
+        UsageError: If something is wrong with the arguments, before anything is written.
     """
-    with messages_to_stderr(), mistakes():
+    with messages_to_stderr(), usage_errors():
         schedule, steps, restarts = named_schedule(args)
         # With --ascii alone, no file is written.
         output = Path(args.output or f"{args.kind}.png") if args.output or not args.ascii else None

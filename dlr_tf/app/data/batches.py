@@ -23,8 +23,7 @@ from dlr_tf.app.data.image_files import WORKERS, ImageFiles
 from dlr_tf.app.data.images import require_pillow, resize
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.splits import held_out
-from dlr_tf.app.terminal.messages import say
-from dlr_tf.app.terminal.names import printable_name
+from dlr_tf.app.terminal import print_stderr, printable_name
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training.training_data import without_autotuning
 
@@ -238,7 +237,7 @@ def load_folder(
     for warning in found.warnings:
         warn_user(warning)
     if found.left_aside:
-        say(f"{name}: left aside: {found.left_aside}")
+        print_stderr(f"{name}: left aside: {found.left_aside}")
     files = ImageFiles(found.root, found.files, image_size)
     readable = _readable(found, files, skip_broken)
     parts = {part: places[readable[places]] for part, places in found.parts.items()}
@@ -334,7 +333,7 @@ def _ready(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
 def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
     """Check all files, print those that cannot be read, and return which can be read."""
     if not files.are_few:
-        say(f"{found.name}: checking {len(files)} files")
+        print_stderr(f"{found.name}: checking {len(files)} files")
     unreadable = files.check()
     reasons = {files.path(index): reason for index, reason in unreadable.items()}
     reasons.update(found.broken)
@@ -342,7 +341,7 @@ def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
     if not reasons:
         return readable
     for path in sorted(reasons):
-        say(f"{path}: {reasons[path]}")
+        print_stderr(f"{path}: {reasons[path]}")
     count = "1 file" if len(reasons) == 1 else f"{len(reasons)} files"
     if not skip_broken:
         raise ValueError(
@@ -350,7 +349,7 @@ def _readable(found: Found, files: ImageFiles, skip_broken: bool) -> np.ndarray:
             f"{some_of(sorted(reasons), 3)}. Repair or remove what is broken, or give "
             "--skip-broken to go on without."
         )
-    say(f"{found.name}: {count} left out (--skip-broken)")
+    print_stderr(f"{found.name}: {count} left out (--skip-broken)")
     return readable
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data.images import ENDINGS
 from dlr_tf.app.paths import check_data
-from dlr_tf.app.terminal.names import printable_name
+from dlr_tf.app.terminal import printable_name
 
 # The names of the parts in any case, and with "_set" or "-set" at the end.
 PARTS = {

@@ -15,7 +15,7 @@ import tensorflow as tf
 from dlr_tf.app.data import images
 from dlr_tf.app.models.inputs import example_images, image_shape
 from dlr_tf.app.models.outputs import to_probabilities
-from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.app.terminal import one_line
 
 
 class Prediction(NamedTuple):

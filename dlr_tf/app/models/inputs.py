@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.app.terminal import one_line
 from dlr_tf.core import _keras
 
 INPUT = "images"

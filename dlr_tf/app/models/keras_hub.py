@@ -14,7 +14,7 @@ from dlr_tf.app.models.heads import classifier
 from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
-from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.app.terminal import one_line
 
 HUB = "hub:"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.paths import check_run
-from dlr_tf.app.terminal.messages import one_line
+from dlr_tf.app.terminal import one_line
 
 MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dlr_tf.app.terminal.messages import CommandError
+from dlr_tf.app.terminal import CommandError
 
 # A file is written in a new folder of this name and a random ending, beside its final place.
 _PARTIAL = ".dlr_tf.partial-"

@@ -14,7 +14,7 @@ from dlr_tf.app.data.batches import ImageData
 from dlr_tf.app.models import application_names
 from dlr_tf.app.results.files import write_text
 from dlr_tf.app.results.report import json_text, versions
-from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.app.terminal import UsageError
 
 FILE = "settings.json"
 # Attributes of the arguments that are no settings of the training.
@@ -97,13 +97,13 @@ def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> arg
         given: Those that are given, by name.
 
     Raises:
-        MistakeError: If there is no such run, or an argument that is given differs from the run's.
+        UsageError: If there is no such run, or an argument that is given differs from the run's.
     """
     folder = Path(args.resume)
     try:
         stored = read_settings(folder)
     except ValueError as error:
-        raise MistakeError(str(error)) from error
+        raise UsageError(str(error)) from error
     own = paths_from_here(stored["settings"], stored.get("folder"))
     found = argparse.Namespace(**{**vars(args), **own})
     differing = [
@@ -115,7 +115,7 @@ def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> arg
     if output is not None and Path(output).resolve() != folder.resolve():
         differing.append(f"--output {output} differs from the run's folder {folder}")
     if differing:
-        raise MistakeError(
+        raise UsageError(
             f"{'; '.join(differing[:MAX_NAMES])}. A run goes on with its own settings: leave out "
             "all options but --resume. To train its model further, start a run with --model "
             f"{args.resume} --keep-head."

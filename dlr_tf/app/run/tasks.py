@@ -15,7 +15,7 @@ from dlr_tf.app import models
 from dlr_tf.app.arguments import parse_augmentations
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.data import digits
-from dlr_tf.app.terminal.messages import say
+from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
@@ -76,12 +76,12 @@ def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: 
         seed=args.seed,
         validation_fraction=args.validation_fraction,
     )
-    say(f"pretraining on {pretraining.name}")
+    print_stderr(f"pretraining on {pretraining.name}")
     with Progress() as progress:
         backbone, accuracy = digits.pretrain_on_digits(
             pretraining, callbacks=[progress] if args.verbose else [], verbose=0
         )
-    say(f"test accuracy {accuracy:.4f} on {pretraining.name}")
+    print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = models.classifier(backbone, len(data.class_names))
     groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")
     _say_what_was_found(data)
@@ -101,7 +101,7 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
     found = image_data.find(args.data, skip_broken=args.skip_broken)
     model = source.build(found.class_names)
     if source.note:
-        say(source.note)
+        print_stderr(source.note)
     groups = split_task(model, args.groups, boundaries, shown_by=layers_command(args))
     group_rates = rates_of_groups(rates, groups)
     data = image_data.load(
@@ -119,13 +119,13 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
     validation = sum(data.class_counts.get("validation", ()))
-    say(
+    print_stderr(
         f"{data.name}: {data.train_images} images to train on, "
         f"{f'{validation} to validate on, ' if validation else ''}{data.test_images} to test on, "
         f"{len(data.class_names)} classes"
     )
     for line in image_data.class_table(data.class_names, data.class_counts):
-        say(line)
+        print_stderr(line)
 
 
 def layers_command(args: argparse.Namespace) -> str:
@@ -177,7 +177,7 @@ def split_task(
         return groups
     groups = split_layers(model, [*(boundaries or ()), head])
     names = some_of([group.name for group in groups])
-    say(
+    print_stderr(
         f"the head, layer {head!r}, becomes a group of its own, which makes "
         f"{len(groups)} groups: {names}"
     )

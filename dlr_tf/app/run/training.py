@@ -21,7 +21,7 @@ from dlr_tf.app.results.files import append_text, write_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.tasks import OPTIMIZERS, Task
-from dlr_tf.app.terminal.messages import say
+from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.app.terminal.stopwatch import FitTimes
 from dlr_tf.core._keras import build_metrics
@@ -157,7 +157,7 @@ def train(
     times = FitTimes()
     if not position.is_finished and (position.epoch or position.step):
         within = f", step {position.step + 1} of {steps}" if position.step else ""
-        say(f"going on at epoch {position.epoch + 1} of {args.epochs}{within}")
+        print_stderr(f"going on at epoch {position.epoch + 1} of {args.epochs}{within}")
     del stored, arrays  # they would stay in memory for the whole training
     if position.is_finished:
         _compile(plan, task, args)
@@ -167,7 +167,7 @@ def train(
         keeper.on_train_begin()
     else:
         if show_epochs and task.data.validation is task.data.test:
-            say("val_loss and val_acc are those of the test images")
+            print_stderr("val_loss and val_acc are those of the test images")
         progress = Progress(args.epochs, first_step=position.step, lines=show_epochs)
         with progress, stop.deferred(), warnings.catch_warnings():
             if position.epoch:
@@ -196,10 +196,12 @@ def train(
             )
         stop.check()
     if position.epoch < args.epochs:
-        say(f"stopped after epoch {position.epoch}: the best one was epoch {position.best_epoch}")
+        print_stderr(
+            f"stopped after epoch {position.epoch}: the best one was epoch {position.best_epoch}"
+        )
     kept_epoch = keeper.load_kept()
     if kept_epoch < position.epoch:
-        say(f"the model of epoch {kept_epoch} is kept")
+        print_stderr(f"the model of epoch {kept_epoch} is kept")
     seconds = keeper.seconds()
     accuracy, loss = _test_scores(task, position.history, kept_epoch)
     return Result(

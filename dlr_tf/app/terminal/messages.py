@@ -16,13 +16,13 @@ class CommandError(Exception):
     exit_code = 1
 
 
-class MistakeError(CommandError):
+class UsageError(CommandError):
     """A mistake of the user. The message says what to do."""
 
     exit_code = 2
 
 
-def say(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print a text on stderr. Results alone go to stdout."""
     print(text, file=sys.stderr)
 
@@ -59,7 +59,7 @@ def warnings_in_one_line() -> Iterator[None]:
     """Show each Python warning as one line, without the path and the text of the source."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        say(f"dlr-tf: warning: {one_line(message)}")
+        print_stderr(f"dlr-tf: warning: {one_line(message)}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -67,8 +67,8 @@ def warnings_in_one_line() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def mistakes() -> Iterator[None]:
-    """Turn the errors of the preparations into `MistakeError`.
+def usage_errors() -> Iterator[None]:
+    """Turn the errors of the preparations into `UsageError`.
 
     Only the preparations run in this context. An error of the training itself is a defect, and
     keeps its traceback.
@@ -76,4 +76,4 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OverflowError, ImportError, OSError) as error:
-        raise MistakeError(str(error)) from error
+        raise UsageError(str(error)) from error

@@ -11,7 +11,7 @@ import pytest
 
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.run.settings import check_same_data, read_settings, write_settings
-from dlr_tf.app.terminal.messages import MistakeError
+from dlr_tf.app.terminal import UsageError
 
 
 def data(**changes: Any) -> Any:
@@ -62,7 +62,7 @@ def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
     ],
 )
 def test_other_settings_are_refused(run: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises(MistakeError, match=message):
+    with pytest.raises(UsageError, match=message):
         parse_arguments(["finetune", "--resume", "out", *arguments])
 
 
@@ -76,10 +76,10 @@ def test_from_another_working_folder(run: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_run() -> None:
-    with pytest.raises(MistakeError, match="the folder 'nowhere' does not exist. Give the folder"):
+    with pytest.raises(UsageError, match="the folder 'nowhere' does not exist. Give the folder"):
         parse_arguments(["finetune", "--resume", "nowhere"])
     Path("empty").mkdir()
-    with pytest.raises(MistakeError, match=r"the folder 'empty' holds no settings.json"):
+    with pytest.raises(UsageError, match=r"the folder 'empty' holds no settings.json"):
         parse_arguments(["finetune", "--resume", "empty"])
 
 
@@ -108,7 +108,7 @@ def test_images_to_choose_by() -> None:
 
 
 def test_no_checkpoints_on_several_machines() -> None:
-    with pytest.raises(MistakeError, match="--checkpoint-every does not work with --strategy mul"):
+    with pytest.raises(UsageError, match="--checkpoint-every does not work with --strategy mul"):
         parse_arguments(["finetune", "--strategy", "multi-worker", "--checkpoint-every", "5"])
 
 
@@ -123,5 +123,5 @@ def test_names_are_no_paths_and_the_same_in_any_spelling(
     monkeypatch.chdir("elsewhere")
     args = parse_arguments(["finetune", "--resume", "../out", "../images"])
     assert (args.model, args.weights) == ("MobileNetV2", None)
-    with pytest.raises(MistakeError, match="--model VGG16 differs from the run's MobileNetV2"):
+    with pytest.raises(UsageError, match="--model VGG16 differs from the run's MobileNetV2"):
         parse_arguments(["finetune", "--resume", "../out", "--model", "VGG16"])

@@ -9,10 +9,10 @@ import warnings
 import pytest
 
 from dlr_tf.app.terminal.messages import (
-    MistakeError,
+    UsageError,
     messages_to_stderr,
-    mistakes,
     print_result,
+    usage_errors,
     warnings_in_one_line,
 )
 
@@ -28,12 +28,12 @@ def test_a_warning_is_one_line_without_its_source(capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError, OverflowError, ImportError, OSError])
 def test_errors_of_preparations_are_mistakes(kind: type[Exception]) -> None:
-    with pytest.raises(MistakeError, match="wrong"), mistakes():
+    with pytest.raises(UsageError, match="wrong"), usage_errors():
         raise kind("wrong")
 
 
 def test_other_errors_are_not() -> None:
-    with pytest.raises(RuntimeError, match="defect"), mistakes():
+    with pytest.raises(RuntimeError, match="defect"), usage_errors():
         raise RuntimeError("defect")
 
 
