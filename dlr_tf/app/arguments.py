@@ -360,10 +360,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     split.add_argument(
         "--groups",
         type=integer(1),
-        default=3,
         metavar="N",
         help="number of groups: the last is the head alone, the others have about equal sizes "
-        "(default: 3)",
+        "(default: 3, or as many as there can be)",
     )
     split.add_argument(
         "--boundaries",
@@ -527,7 +526,6 @@ def _add_layers(commands: Any) -> None:
     )
     _add_image_size(parser)
     _add_split(parser)
-    parser.set_defaults(groups=None)  # three, or as many as there can be
     parser.add_argument(
         "--all",
         action="store_true",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import re
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     with messages_to_stderr(), usage_errors():
         label, model = _network(args)
         boundaries = args.boundaries.split(",") if args.boundaries else None
-        groups = _split(model, args.groups, boundaries)
+        groups = split_task(model, args.groups, boundaries)
         rows = layer_rows(model, groups)
     print(f"{label}: {len(rows)} layers, {model.count_params():,} parameters")
     blocks = merge_blocks(rows)
@@ -82,17 +81,6 @@ def run(args: argparse.Namespace) -> int:
         if suggested:
             print(f"  {n_groups} groups  --boundaries {','.join(suggested)}")
     return 0
-
-
-def _split(
-    model: keras.Model, n_groups: int | None, boundaries: list[str] | None
-) -> Sequence[LayerGroup]:
-    """Return the groups that are asked for; if none are, three or as many as there can be."""
-    if n_groups is None and boundaries is None:
-        for fewer in (3, 2):
-            with contextlib.suppress(ValueError):
-                return split_task(model, fewer)
-    return split_task(model, n_groups or 1, boundaries)
 
 
 def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:

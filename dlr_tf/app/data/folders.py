@@ -42,7 +42,7 @@ class Found:
     Args:
         name: The folder or the CSV file.
         root: The folder that the paths begin at.
-        class_names: The names of the classes, sorted.
+        class_names: The names of the classes, sorted: numbers as numbers.
         files: The paths of the files, relative to `root`, sorted within each part.
         labels: The class of each file: its place in `class_names`.
         parts: The places in `files` of each part: "train" alone if the source is not split, else
@@ -200,6 +200,18 @@ class _LeftAside:
 def _count(number: int, noun: str) -> str:
     ending = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{'' if number == 1 else ending}"
+
+
+def in_class_order(names: Iterable[str]) -> list[str]:
+    """Sort the names of classes: numbers as numbers, other names as text.
+
+    >>> in_class_order(["10", "9", "0"]), in_class_order(["10", "9", "none"])
+    (['0', '9', '10'], ['10', '9', 'none'])
+    """
+    names = list(names)
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def is_foreign(name: str) -> bool:
@@ -454,7 +466,7 @@ def _found(
 ) -> Found:
     """Number the files of all parts, and compare the classes of the parts."""
     aside = aside or _LeftAside()
-    class_names = sorted(by_part["train"] if "train" in by_part else by_part["test"])
+    class_names = in_class_order(by_part["train"] if "train" in by_part else by_part["test"])
     known = {class_name: label for label, class_name in enumerate(class_names)}
     rows: list[tuple[str, str, str]] = []  # part, path, class
     for part, by_class in by_part.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.models.heads import classifier
+from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 
 # The input sizes of `keras.applications` that are not 224: what the ImageNet weights were made for.
@@ -71,6 +72,27 @@ def default_image_size(name: str) -> int:
     (224, 299)
     """
     return _IMAGE_SIZES.get(application_name(name), 224)
+
+
+def application_source(name: str, weights: str | None, image_size: int | None) -> Source:
+    """Return a model of `keras.applications` as a network to start from.
+
+    Args:
+        name: What `application_name` returns.
+        weights: As in `application_model`. `None` for those of ImageNet.
+        image_size: Height and width in pixels. `None` for what the model was made for.
+
+    Raises:
+        ValueError: If the weights file does not exist.
+    """
+    check_weights(weights)
+    size = image_size or default_image_size(name)
+    chosen = weights or "imagenet"
+
+    def build(class_names: Sequence[str]) -> keras.Model:
+        return application_model(name, len(class_names), weights=chosen, image_size=size)
+
+    return Source(name, chosen, size, build)
 
 
 def application_model(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import keras
-
-from dlr_tf.app.models import applications
+from dlr_tf.app.models.applications import (
+    application_name,
+    application_names,
+    application_source,
+)
 from dlr_tf.app.models.keras_files import file_source
 from dlr_tf.app.models.keras_hub import HUB, hub_source
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.trained import MODEL_FILE, model_path
-from dlr_tf.app.models.weights import check_weights
 
 
 def open_source(
@@ -37,10 +37,6 @@ def open_source(
         ImportError: If a preset is asked for, and KerasHub is not installed.
     """
     file = model_file(name)
-    if keep_head and file is None:
-        raise ValueError(
-            f"--keep-head is for a .keras file, which has a head to keep. Received: --model {name}"
-        )
     if file is not None:
         if weights is not None:
             raise ValueError(
@@ -48,24 +44,19 @@ def open_source(
                 f"Received: --model {name} --weights {weights}"
             )
         return file_source(file, image_size=image_size, keep_head=keep_head)
+    if keep_head:
+        raise ValueError(
+            f"--keep-head is for a .keras file, which has a head to keep. Received: --model {name}"
+        )
     if name.startswith(HUB):
         return hub_source(name, weights, image_size)
     try:
-        name = applications.application_name(name)
+        name = application_name(name)
     except ValueError as error:
         raise ValueError(
             f"{error} Or give the path of a .keras file, or hub:NAME for a preset of KerasHub."
         ) from None
-    check_weights(weights)
-    size = image_size or applications.default_image_size(name)
-    chosen = weights or "imagenet"
-
-    def build(class_names: Sequence[str]) -> keras.Model:
-        return applications.application_model(
-            name, len(class_names), weights=chosen, image_size=size
-        )
-
-    return Source(name, chosen, size, build)
+    return application_source(name, weights, image_size)
 
 
 def model_file(name: str) -> Path | None:
@@ -75,7 +66,7 @@ def model_file(name: str) -> Path | None:
         ValueError: If it should be a file, and there is none.
     """
     path = Path(name)
-    known = [application.lower() for application in applications.application_names()]
+    known = [application.lower() for application in application_names()]
     if name.startswith(HUB) or (name.lower() in known and not (path / MODEL_FILE).is_file()):
         return None
     is_path = path.exists() or len(path.parts) > 1 or path.suffix in (".keras", ".h5", ".hdf5")

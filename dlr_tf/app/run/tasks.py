@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -141,7 +142,7 @@ def layers_command(args: argparse.Namespace) -> str:
 
 def split_task(
     model: keras.Model,
-    n_groups: int,
+    n_groups: int | None,
     boundaries: Sequence[str] | None = None,
     *,
     shown_by: str = "",
@@ -150,7 +151,8 @@ def split_task(
 
     Args:
         model: A classifier with one output.
-        n_groups: Number of groups of about equal size, if there are no boundaries.
+        n_groups: Number of groups of about equal size, if there are no boundaries. `None` for
+            three, or as many as there can be.
         boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
         shown_by: The command that lists the layers, to be named in an error. Defaults to none.
 
@@ -162,13 +164,17 @@ def split_task(
         ValueError: If the model cannot be split like this.
     """
     try:
-        if boundaries is None:
+        if boundaries is not None:
+            groups = split_layers(model, boundaries)
+        elif n_groups is not None:
             groups = split_evenly(model, n_groups)
         else:
-            groups = split_layers(model, boundaries)
+            groups = _default_split(model)
     except ValueError as error:
+        # The option has another name than the argument.
+        reason = str(error).replace("n_groups=", "--groups ")
         hint = f" See the layers with: {shown_by}" if shown_by else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise ValueError(f"{reason}{hint}") from error
     (head,) = models.head_paths(model)
     # Layers without weights may stand before the head: they have nothing to train.
     last = len(groups) - 1
@@ -182,6 +188,14 @@ def split_task(
         f"{len(groups)} groups: {names}"
     )
     return groups
+
+
+def _default_split(model: keras.Model) -> tuple[LayerGroup, ...]:
+    """Return three groups, or as many as there can be."""
+    for n_groups in (3, 2):
+        with contextlib.suppress(ValueError):
+            return split_evenly(model, n_groups)
+    return split_evenly(model, 1)
 
 
 def parse_rates(text: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from app_helpers import FILES, everything_below, pretrain_nothing
+from app_helpers import FILES, everything_below, pretrain_nothing, write_images
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
@@ -345,6 +345,25 @@ def test_a_folder_of_images(tiny_applications: None, image_folder: Callable[...,
     probabilities = loaded.predict(np.array([image]), verbose=0)
     assert probabilities.shape == (1, 2)
     assert probabilities.sum() == pytest.approx(1.0)
+
+
+def test_a_kept_head_whose_classes_are_numbers() -> None:
+    """As text, the classes would be 0, 1, 10, 11, 2, ..."""
+    for number in range(12):
+        write_images(Path(f"grey/{number}"), 5, size=8, value=20 * number)
+    # The class is the brightness. The only layer with weights is the head.
+    inputs = keras.Input((8, 8, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(inputs)
+    head = keras.layers.Dense(12, activation="softmax")
+    model = keras.Model(inputs, head(mean))
+    centers = 20.0 * np.arange(12) + 2
+    head.set_weights([np.repeat(centers[None] / 3, 3, axis=0), -(centers**2) / 2])
+    model.save("net.keras")
+    arguments = ["--model", "net.keras", "--keep-head", "--epochs", "1", "--frozen-epochs", "0"]
+    arguments += ["--learning-rate", "1e-9", "--output", "out"]
+    assert cli.main(["finetune", "grey", *arguments]) == 0
+    assert json.loads(Path("out/classes.json").read_text()) == [str(n) for n in range(12)]
+    assert report_of(Path("out"))["test_accuracy"] == 1.0
 
 
 def test_class_weights_reach_the_training(

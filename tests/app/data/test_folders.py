@@ -97,6 +97,12 @@ def test_a_name_of_two_spellings_is_one_class(tmp_path: Path) -> None:
     }
 
 
+def test_classes_that_are_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+    for name in ("10", "9", "0"):
+        touch(tmp_path, f"{name}/a.png")
+    assert find_images(tmp_path).class_names == ("0", "9", "10")
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path, "data/b/1.png", "elsewhere/2.png")
     (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere")

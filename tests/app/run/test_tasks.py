@@ -68,10 +68,17 @@ def test_groups_by_number(model: keras.Model, capsys: pytest.CaptureFixture[str]
     assert "makes 2 groups: ['group_0', 'head']" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("n_layers", [3, 2, 1])
+def test_a_small_network_has_fewer_groups_by_default(n_layers: int) -> None:
+    body = [keras.layers.Dense(4) for _ in range(n_layers - 1)]
+    small = keras.Sequential([keras.Input((8,)), *body, keras.layers.Dense(2, "softmax")])
+    assert len(split_task(small, parse_arguments(["finetune"]).groups)) == n_layers
+
+
 @pytest.mark.parametrize(
     ("n_groups", "boundaries", "message"),
     [
-        (9, None, "can be cut into at most 3 groups"),
+        (9, None, "can be cut into at most 3 groups: .* Received: --groups 9"),
         (3, ["lat"], "Did you mean 'late'"),
         (3, ["late", "early"], "out of order"),
         (3, ["late", "late"], "would have no weights"),
