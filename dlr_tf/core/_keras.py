@@ -20,6 +20,7 @@ import tensorflow as tf
 from dlr_tf._versions import unknown_version_error
 
 try:
+    from keras.src import backend
     from keras.src.backend.common import global_state
     from keras.src.models.functional import Functional
     from keras.src.random import seed_generator
@@ -83,7 +84,11 @@ def eager_read_fn(variable: keras.Variable) -> Callable[[], tf.Tensor]:
 
 
 def copy_optimizer(
-    optimizer: keras.optimizers.Optimizer, *, keep_rate: bool = False
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    keep_rate: bool = False,
+    kind: type[keras.optimizers.Optimizer] | None = None,
+    **changes: Any,
 ) -> keras.optimizers.Optimizer:
     """Return an optimizer with the same settings and no state.
 
@@ -93,11 +98,13 @@ def copy_optimizer(
         optimizer: Any Keras optimizer, a `LossScaleOptimizer` too.
         keep_rate: Whether it keeps its learning rate; otherwise it has a rate of 0. Defaults to
             `False`.
+        kind: The class of the copy. Defaults to the class of the optimizer.
+        **changes: Settings that the copy has instead.
     """
-    config = optimizer.get_config()
+    config = {**optimizer.get_config(), **changes}
     if not keep_rate:
         config["learning_rate"] = 0.0
-    copied = type(optimizer).from_config(config)
+    copied = (kind or type(optimizer)).from_config(config)
     pairs = [(optimizer, copied)]
     if hasattr(optimizer, "inner_optimizer"):
         pairs.append((optimizer.inner_optimizer, copied.inner_optimizer))
@@ -565,12 +572,15 @@ def lora_base_variables(layer: keras.layers.Layer) -> list[Any]:
     """
     if not getattr(layer, "lora_enabled", False):
         return []
-    learned = [
-        getattr(layer, name, None)
-        for name in ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b")
-    ]
-    learned.append(getattr(layer, "bias", None))
-    return [v for v in flagged_variables(layer) if not any(v is kept for kept in learned)]
+    others = [*lora_variables(layer), getattr(layer, "bias", None)]
+    return [v for v in flagged_variables(layer) if not any(v is other for other in others)]
+
+
+def lora_variables(layer: keras.layers.Layer) -> list[Any]:
+    """The variables that `layer.enable_lora` made; empty where LoRA is off."""
+    names = ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b")
+    found = [getattr(layer, name, None) for name in names]
+    return [variable for variable in found if variable is not None]
 
 
 def tensor_source(tensor: Any) -> tuple[Any, list[Any]]:
@@ -713,6 +723,35 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """
     config = getattr(model, "_compile_config", None)
     return dict(config.config) if model.compiled and config is not None else {}
+
+
+def adds_losses(model: keras.Model, inputs: Any) -> bool:
+    """Whether a call of a model calls `add_loss`, beside regularizers.
+
+    Only a call tells: the public `losses` lists those of the last call, and of all regularizers.
+
+    Args:
+        model: A built model.
+        inputs: Something with the shapes and dtypes of its inputs.
+    """
+
+    found: list[Any] = []
+
+    def symbol(array: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(array.shape, tf.as_dtype(array.dtype).name)
+
+    def call(symbols: Any) -> Any:
+        with keras.StatelessScope(collect_losses=True):
+            outputs = model(symbols, **({"training": True} if model._call_has_training_arg else {}))
+            for layer in (model, *all_layers(model)):
+                if layer.activity_regularizer is None:
+                    found.extend(layer._get_own_losses())
+        return outputs
+
+    # Inputs that only the model's own `fit` can prepare, such as strings, are no inputs of a call.
+    with contextlib.suppress(Exception):
+        backend.compute_output_spec(call, keras.tree.map_structure(symbol, inputs))
+    return bool(found)
 
 
 def compile_token(model: keras.Model) -> Any:

@@ -56,6 +56,10 @@ def layer_number(key: str) -> LayerNumber:
     return int(number) if number.isdigit() else number
 
 
+# The attribute of a layer or a variable that `freeze_to` froze with its group.
+FROZEN_WITH_GROUP = "dlr_tf_frozen_with_group"
+
+
 def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tuple[LeafLayer, int]]:
     """Return the group of each leaf layer of a model; layers that no group names are left out.
 
@@ -263,6 +267,16 @@ class GroupAssignment:
         for entry in self._entries.values():  # in the model's order
             numbers[entry.group][layer_number(entry.key)] = None
         return [tuple(of_group) for of_group in numbers]
+
+    def frozen_layers(self) -> frozenset[str]:
+        """The paths of the layers that `freeze_to` froze."""
+        model = self.model
+        leaves = () if model is None else leaf_layers(model, _opened_by(self.groups))
+        return frozenset(
+            leaf.path
+            for leaf in leaves
+            if hasattr(leaf.layer, FROZEN_WITH_GROUP) and not leaf.layer.trainable
+        )
 
     def bind(self, model: keras.Model) -> None:
         """Set the model and read its variables.

@@ -279,6 +279,30 @@ def _check_inner_optimizer(inner: Any, wrapper: type) -> None:
             )
 
 
+def without_wrapper_arguments(
+    optimizer: keras.optimizers.Optimizer,
+) -> tuple[keras.optimizers.Optimizer, dict[str, Any]]:
+    """Return a copy of an optimizer that can be a template, and what the wrapper has to do for it.
+
+    Args:
+        optimizer: A Keras optimizer, which is not changed.
+
+    Example:
+
+    >>> optimizer = keras.optimizers.SGD(clipnorm=1.0, momentum=0.9)
+    >>> template, arguments = without_wrapper_arguments(optimizer)
+    >>> template.clipnorm, template.momentum, arguments
+    (None, 0.9, {'clipnorm': 1.0})
+    """
+    found = {name: getattr(optimizer, name, unset) for name, unset in _WRAPPER_ARGUMENTS.items()}
+    found = {name: value for name, value in found.items() if value != _WRAPPER_ARGUMENTS[name]}
+    unset: dict[str, Any] = {name: _WRAPPER_ARGUMENTS[name] for name in found}
+    if found.get("use_ema"):
+        names = ("ema_momentum", "ema_overwrite_frequency")
+        found.update((name, getattr(optimizer, name)) for name in names)
+    return _keras.copy_optimizer(optimizer, **unset), found
+
+
 def is_bound(inner: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer takes its rate from a wrapper."""
     return isinstance(_keras.current_rate_object(inner), RateView)

@@ -163,6 +163,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         self._assignment = assignment
         # Exclusions that `from_config` received; a function hides them from Keras' tracking.
         self._waiting_exclusions: Callable[[], Sequence[Any]] = tuple
+        self._frozen_when_saved: frozenset[str] = frozenset()
         self._group_optimizers = GroupOptimizers(inner)
         self._batch_norm = BatchNormCheck()
         self._has_strategy = tf.distribute.has_strategy()
@@ -759,7 +760,13 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "exclude_from_weight_decay": self._exclusions_config(),
             "model_path": self._assignment.path_in_compiled_model(self),
+            "frozen_layers": sorted(self._frozen_when_saved | self._assignment.frozen_layers()),
         }
+
+    def take_frozen_when_saved(self) -> frozenset[str]:
+        """Return the layers that `freeze_to` had frozen when the optimizer was saved, once."""
+        taken, self._frozen_when_saved = self._frozen_when_saved, frozenset()
+        return taken
 
     def _exclusions_config(self) -> list[Any]:
         if self._waiting_exclusions():
@@ -791,7 +798,9 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         rate_config = {name: config.pop(name) for name in rate_names if name in config}
         exclusions = config.pop("exclude_from_weight_decay")
         model_path = config.pop("model_path", "")
+        frozen_layers = config.pop("frozen_layers", ())
         optimizer = cls(**config)
+        optimizer._frozen_when_saved = frozenset(frozen_layers)
         optimizer._assignment.model_path = model_path
         optimizer._rates.restore_config(rate_config)
         if any(exclusions):

@@ -12,16 +12,14 @@ import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, did_you_mean
-from dlr_tf.core._keras import build_metrics_of_output, compile_arguments
 from dlr_tf.core._validation import check_integer, check_model, warn_user
-from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
-from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
+from dlr_tf.training.compiling import OPTIMIZER_ARGUMENTS, compile_model, make_optimizer
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
-from dlr_tf.training.losses import check_labels, cross_entropy_for, last_label_of
+from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.lr_finder import LearningRateSweep
 from dlr_tf.training.named_schedules import ends_within_a_cycle, first_cycle_steps, make_schedule
 from dlr_tf.training.rate_choice import (
@@ -33,7 +31,7 @@ from dlr_tf.training.rate_choice import (
     relative_rates,
     usual_rates,
 )
-from dlr_tf.training.training_data import batch_of, fit_arguments, labels_of, steps_in_epoch
+from dlr_tf.training.training_data import FirstBatches, fit_arguments, steps_in_epoch
 
 __all__ = [
     "compile_groups",
@@ -41,10 +39,6 @@ __all__ = [
     "make_schedule",
     "steps_in_epoch",
 ]
-
-
-# The arguments of a user's own `compile` that are kept, beside the loss and the metrics.
-_KEPT = ("loss_weights", "weighted_metrics", "run_eagerly", "steps_per_execution", "jit_compile")
 
 
 def fine_tune(
@@ -63,7 +57,7 @@ def fine_tune(
     batch_norm: str = "frozen",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | str = "auto",
-    **fit: Any,
+    **others: Any,
 ) -> keras.callbacks.History:
     """Fine-tune a model with all groups at their own rates.
 
@@ -72,14 +66,17 @@ def fine_tune(
     boundaries decide which layers are in the last group: see `groups[-1].layers`, or
     `model.optimizer.summary()` afterwards. With the peak rate `lr_g` of group `g` and the schedule
     `s`, the rate at step `k` is `s(lr_g)(k)`. Step 0 is the first step of the first epoch.
-    Variables that are frozen by themselves stay frozen; see `freeze_to`.
 
-    The model is compiled with a new optimizer. If it was compiled with a loss before, or loaded
-    with one, its loss and metrics are used again, and so are `loss_weights`, `weighted_metrics`,
-    `run_eagerly`, `steps_per_execution` and `jit_compile`; the arguments `loss` and `metrics`
-    override them. Otherwise the loss is the cross-entropy that fits the labels and the last
-    activation. For that choice the labels are read: all labels of arrays, and those in the first 3
-    batches of a data set. Reading a data set changes the order in which it shuffles later.
+    The model gets a new optimizer, made after the one that it was compiled with: its class, its
+    settings, its clipping, accumulation and moving average. Only its rate and its state are new.
+    Nothing else that the model was compiled with changes, also if it has a `compile`, a
+    `train_step`, a `compute_loss` or an `add_loss` of its own. What was frozen before stays frozen
+    and is named: see `freeze_to`.
+
+    A loss is chosen only for a model that has none, and only if the labels leave no doubt: class
+    numbers, rows that sum to 1, or labels that are 0 and 1. For that choice the labels are read:
+    all labels of arrays, and those in the first 3 batches of a data set. Reading a data set changes
+    the order in which it shuffles later.
 
     A model built in the scope of a `tf.distribute.MirroredStrategy` or
     `MultiWorkerMirroredStrategy` is trained on all its devices.
@@ -88,12 +85,15 @@ def fine_tune(
     unfreeze the groups one by one.
 
     Args:
-        model: A built model. Afterwards all its groups are trainable, also after an error.
+        model: A built model. Afterwards its groups are trainable, also after an error, except what
+            was frozen before and, with `batch_norm="frozen"`, batch normalization, which is saved
+            so: `unfreeze_batch_norm(model)` makes it trainable again.
         groups: What `split_layers`, `split_evenly` or `split_layerwise` return. The last one is
             the head.
-        train_data: A `tf.data.Dataset` or `keras.utils.PyDataset` of `(inputs, labels)` batches,
-            or a tuple `(inputs, labels)` of arrays. Anything else that `fit` takes as `x` works
-            with `steps_per_epoch`, and with a loss of your own; a generator also needs rates.
+        train_data: A `tf.data.Dataset` or `keras.utils.PyDataset` of `(inputs, labels)` batches, or
+            a tuple `(inputs, labels)` of arrays: dense, sparse or ragged. Inputs alone, where the
+            model has a loss of its own. Anything else that `fit` takes as `x` works with
+            `steps_per_epoch`, and with a loss of your own; a generator also needs rates.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
             as it is. `"auto"`: the usual rates of Adam, 3.2e-4 on average, but at most 3 times
@@ -111,19 +111,23 @@ def fine_tune(
             returns such functions), or, with `learning_rate=None`, a list with one
             `LearningRateSchedule` per group. Defaults to `"onecycle"`.
         optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
-            `MultiGroupOptimizer`. Defaults to `FusedAdam()`.
-        loss: As in `compile`. Defaults to the loss that the model was compiled with, or else the
-            cross-entropy that fits.
-        metrics: As in `compile`. Defaults to the metrics that the model was compiled with, if it
-            was compiled with a loss, or else accuracy.
+            `MultiGroupOptimizer`. Its clipping, accumulation and moving average act on all groups.
+            Defaults to the optimizer that the model was compiled with, or else to `FusedAdam()`.
+        loss: As in `compile`. Defaults to the loss that the model was compiled with, or has of its
+            own, or else the cross-entropy that fits.
+        metrics: As in `compile`. Defaults to the metrics that the model was compiled with, or else
+            to accuracy if the loss is a cross-entropy.
         batch_norm: `"frozen"`: batch-normalisation layers keep their weights and statistics, which
             is best for data sets much smaller than the one the model was pretrained on. `"train"`:
             they are trained with their group, also if `freeze_batch_norm` froze them before.
             Defaults to `"frozen"`.
         callbacks: As in `fit`. Defaults to none.
         verbose: As in `fit`.
-        **fit: Everything else that `fit` takes: `batch_size`, `class_weight`, `sample_weight`,
-            `validation_split`, `initial_epoch`, `steps_per_epoch`, `shuffle`, `validation_steps`,
+        **others: The arguments of `MultiGroupOptimizer` that act on all groups: `clipnorm`,
+            `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor`, `gradient_accumulation_steps`. And everything else that `fit`
+            takes: `batch_size`, `class_weight`, `sample_weight`, `validation_split`,
+            `initial_epoch`, `steps_per_epoch`, `shuffle`, `validation_steps`,
             `validation_batch_size`, `validation_freq`. The length of a schedule by name follows
             them. With `initial_epoch`, frozen epochs are counted by the number of the epoch; the
             optimizer and its schedule still start at step 0, and the schedule's length is that of
@@ -176,6 +180,8 @@ def fine_tune(
             f"Argument `batch_norm` should be one of {BATCH_NORM}. "
             f"Received: batch_norm={batch_norm!r}"
         )
+    settings = {name: others.pop(name) for name in OPTIMIZER_ARGUMENTS if name in others}
+    fit = others
     _check_names(fit)
     first_epoch = check_integer("initial_epoch", fit.get("initial_epoch", 0), minimum=0)
     if first_epoch >= epochs:
@@ -184,35 +190,44 @@ def fine_tune(
             f"epoch: nothing is left to train. Received: initial_epoch={first_epoch}, "
             f"epochs={epochs}"
         )
+    _check_optimizers(model)
     callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
     arguments = fit_arguments(train_data, fit)
     length = _TrainingLength(train_data, epochs - first_epoch, fit, validation_data)
-    compiled: dict[str, Any] = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
-    if isinstance(learning_rate, str):
+    is_auto = isinstance(learning_rate, str)
+    ratios = relative_rates(len(groups))
+    if is_auto:
         _check_auto(learning_rate, optimizer)
-        ratios = relative_rates(len(groups))
-        # Bad arguments are errors before the range test.
-        listed = _is_list(schedule)
-        _scheduled_rates(learning_rate if listed else ratios, schedule, groups, length)
-        options = {**fit, "validation_split": length.validation_split}
+        learning_rate = learning_rate if _is_list(schedule) else ratios
+    rates = _scheduled_rates(learning_rate, schedule, groups, length)
+    # Everything that can be wrong is checked before the model is compiled.
+    multi_group = make_optimizer(model, groups, rates, optimizer, **settings)
+    first = FirstBatches(train_data)
+    choice = choose_loss(model, first, loss, metrics)
+    if choice.note and verbose != 0:
+        print(choice.note)
+    if is_auto:
         if verbose != 0:
             print("Range test of the learning rate")
-        choice = auto_rates(
+        # Rates that are usual, for the case that the test is interrupted.
+        multi_group = make_optimizer(model, groups, usual_rates(ratios), optimizer, **settings)
+        compile_model(model, multi_group, choice, first)
+        sweep = sweep_groups(
             model,
             groups,
-            ratios,
             train_data,
+            first,
             batch_norm=batch_norm,
             head_only=frozen_epochs == epochs,
-            fit=options,
+            fit={**fit, "validation_split": length.validation_split},
             verbose=verbose,
-            **compiled,
         )
-        learning_rate = list(choice.rates)
+        rate_choice = rates_from_sweep(sweep, ratios)
         if verbose != 0:
-            print(choice.line())
-    rates = _scheduled_rates(learning_rate, schedule, groups, length)
-    compile_groups(model, groups, rates, train_data, **compiled)
+            print(rate_choice.line())
+        rates = _scheduled_rates(list(rate_choice.rates), schedule, groups, length)
+        multi_group = make_optimizer(model, groups, rates, optimizer, **settings)
+    compile_model(model, multi_group, choice, first)
     doubts = _doubts_about_rates(rates, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
@@ -224,10 +239,11 @@ def fine_tune(
     set_batch_norm(model, batch_norm)
     try:
         freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
+        _check_trainable(model)
         with model.distribute_strategy.scope():
             # Before `fit`, so that callbacks find an optimizer that knows its variables.
             model.optimizer.build(model.trainable_variables)
-        with distributed_fit(model, batch_of(train_data)):
+        with distributed_fit(model, first.example):
             return model.fit(
                 **arguments,
                 validation_data=validation_data,
@@ -268,8 +284,6 @@ def auto_sweep(
     verbose: int | str = 0,
     settings: SweepSettings = SWEEP,
     optimizer: Any = None,
-    loss: Any = None,
-    metrics: Any = None,
 ) -> LearningRateSweep:
     """Make the range test of `fine_tune(..., learning_rate="auto")`.
 
@@ -286,29 +300,89 @@ def auto_sweep(
         fit: The arguments for `fit`, as in `range_test`.
         verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
         settings: The settings of the range test.
-        optimizer: As in `compile_groups`.
-        loss: As in `compile_groups`.
-        metrics: As in `compile_groups`.
+        optimizer: As in `make_optimizer`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If the model is trained on several machines, or for the reasons of
             `compile_groups`.
     """
+    # Rates that are usual, for the case that the test is interrupted.
+    compile_groups(model, groups, usual_rates(ratios), train_data, optimizer=optimizer)
+    return sweep_groups(
+        model,
+        groups,
+        train_data,
+        FirstBatches(train_data),
+        batch_norm=batch_norm,
+        head_only=head_only,
+        fit=fit,
+        verbose=verbose,
+        settings=settings,
+    )
+
+
+def sweep_groups(
+    model: keras.Model,
+    groups: Sequence[LayerGroup],
+    train_data: Any,
+    first: FirstBatches,
+    *,
+    batch_norm: str,
+    head_only: bool,
+    fit: Mapping[str, Any],
+    verbose: int | str,
+    settings: SweepSettings = SWEEP,
+) -> LearningRateSweep:
+    """Make the range test of a model that is compiled, frozen as it will be in training.
+
+    Args:
+        model: A model that is compiled with a `MultiGroupOptimizer`.
+        groups: Its groups.
+        train_data: As in `fine_tune`, but not a generator.
+        first: The first batches.
+        batch_norm: As in `fine_tune`.
+        head_only: Whether only the head is trained.
+        fit: The arguments for `fit`, as in `range_test`.
+        verbose: As in `find_learning_rate`.
+        settings: The settings of the range test.
+
+    Raises:
+        ValueError: If the model is trained on several machines.
+    """
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             "`learning_rate='auto'` does not work on several machines, since each would choose its "
             "own rates. Pass the learning rates, for example those that one machine chooses."
         )
-    # Rates that are usual, for the case that the test is interrupted.
-    rates = usual_rates(ratios)
-    compile_groups(
-        model, groups, rates, train_data, optimizer=optimizer, loss=loss, metrics=metrics
-    )
     set_batch_norm(model, batch_norm)
     freeze_to(model, groups, -1 if head_only else 0)
-    with distributed_fit(model, batch_of(train_data)):
+    with distributed_fit(model, first.example):
         return range_test(model, train_data, fit, verbose, settings)
+
+
+def _check_trainable(model: keras.Model) -> None:
+    if not model.trainable_variables:
+        raise ValueError(
+            f"Nothing of the model {model.name!r} is left to train: its layers were frozen before, "
+            "or `batch_norm='frozen'` froze them. Set `trainable = True` on those to train."
+        )
+
+
+def _check_optimizers(model: keras.Model) -> None:
+    """Refuse a model whose training step has optimizers of its own, as a GAN has."""
+    others = [
+        name
+        for name, value in vars(model).items()
+        if isinstance(value, keras.optimizers.Optimizer) and name != "optimizer"
+    ]
+    if others and type(model).train_step is not keras.Model.train_step:
+        raise ValueError(
+            f"The model {model.name!r} has optimizers of its own: {others}. `fine_tune` gives "
+            "rates to `model.optimizer` alone. Make each of them a `MultiGroupOptimizer` with "
+            "groups of the part that it trains, such as `split_layers(model.generator, ...)`, and "
+            "call `fit`."
+        )
 
 
 def _check_auto(learning_rate: str, optimizer: Any) -> None:
@@ -334,46 +408,25 @@ def compile_groups(
     loss: Any = None,
     metrics: Any = None,
 ) -> None:
-    """Compile a model with a `MultiGroupOptimizer`, and with the loss and metrics of `fine_tune`.
+    """Compile a model as `fine_tune` does.
 
     Args:
         model: A built model.
         groups: Its groups.
         learning_rate: As in `MultiGroupOptimizer`.
         train_data: What the labels are taken from, as in `fine_tune`.
-        optimizer: As in `MultiGroupOptimizer`.
-        loss: As in `compile`; `None` for the model's own loss, or else the cross-entropy that fits.
-        metrics: As in `compile`; `None` for the model's own metrics, or else accuracy.
+        optimizer: As in `make_optimizer`.
+        loss: As in `choose_loss`.
+        metrics: As in `choose_loss`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If the groups are not the model's, a label does not fit the outputs, or the loss
             cannot be determined.
     """
-    groups = check_groups(groups)
-    with model.distribute_strategy.scope():
-        multi_group = MultiGroupOptimizer(groups, learning_rate, optimizer)
-        assign_variables(model, groups)
-        own = compile_arguments(model)
-        kept = {name: own[name] for name in _KEPT if own.get(name) is not None}
-        if own and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-            # Keras does not store the argument. Without mixed precision it has no effect.
-            kept["auto_scale_loss"] = model.dtype_policy.name != "mixed_float16"
-        loss = own.get("loss") if loss is None else loss
-        accuracy: Any = "accuracy"
-        if loss is None:
-            loss, accuracy, _ = cross_entropy_for(model, train_data)
-        elif isinstance(train_data, tuple):
-            last_label = last_label_of(loss, model)
-            if last_label is not None:
-                check_labels(last_label, train_data, last_label + 1)
-        if metrics is None:
-            no_choice = own.get("metrics") is None and own.get("loss") is None
-            metrics = [accuracy] if no_choice else own.get("metrics")
-        model.compile(multi_group, loss=loss, metrics=metrics, **kept)
-    labels = labels_of(train_data)
-    if labels is not None:
-        build_metrics_of_output(model, labels)
+    multi_group = make_optimizer(model, check_groups(groups), learning_rate, optimizer)
+    first = FirstBatches(train_data)
+    compile_model(model, multi_group, choose_loss(model, first, loss, metrics), first)
 
 
 class _UnfreezeAfter(keras.callbacks.Callback):
@@ -393,7 +446,7 @@ class _UnfreezeAfter(keras.callbacks.Callback):
 
 def _check_names(fit: Mapping[str, Any]) -> None:
     """Refuse arguments that neither `fine_tune` nor `fit` has."""
-    ours = [*inspect.signature(fine_tune).parameters][:-1]
+    ours = [*[*inspect.signature(fine_tune).parameters][:-1], *OPTIMIZER_ARGUMENTS]
     known = [*inspect.signature(keras.Model.fit).parameters][1:]
     for name in fit:
         if name in ("x", "y"):

@@ -1,14 +1,14 @@
 """Freezing groups and batch normalisation, before and in the middle of training.
 
 In Keras each layer and each variable has a flag `trainable`, and setting the flag of a layer sets
-the flags of all layers and variables inside it. That would also unfreeze what is frozen by itself
-inside a layer, such as the base kernel of LoRA. So `freeze_to` computes every flag first, then
-writes them.
+the flags of all layers and variables inside it. That would also unfreeze what the user froze inside
+a layer, and the base kernel of LoRA. So every flag is computed first, then written.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, SupportsIndex
@@ -24,23 +24,24 @@ from dlr_tf.core._keras import (
     flags_at_compile,
     known_variables,
     lora_base_variables,
+    lora_variables,
 )
-from dlr_tf.core._validation import (
-    check_integer,
-    check_model,
-    unwrap_optimizer,
-)
-from dlr_tf.core.assignment import assign_layers, assign_variables
+from dlr_tf.core._validation import check_integer, check_model, unwrap_optimizer
+from dlr_tf.core.assignment import FROZEN_WITH_GROUP, assign_layers, assign_variables
 from dlr_tf.core.batch_norm import BATCH_NORM_CHOSEN
 from dlr_tf.core.groups import LayerGroup, check_groups
-from dlr_tf.core.model_tree import LeafLayer, leaf_layers
+from dlr_tf.core.model_tree import LeafLayer
+from dlr_tf.core.optimizer import MultiGroupOptimizer
+
+_logger = logging.getLogger(__name__)
 
 # What the next call must know is stored in attributes of the layers, variables and models. So it is
 # deleted with them, and two models of one process do not affect each other. The names are public
-# because Keras objects belong to the user, who may read them.
-FROZEN_BY_ITSELF = "dlr_tf_frozen_by_itself"  # layer or variable: frozen whatever its group does
-FROZEN_WITH_GROUP = "dlr_tf_frozen_with_group"  # layer or variable: it was on before `freeze_to`
-BATCH_NORM_FROZEN = "dlr_tf_batch_norm_frozen"  # the flag without `freeze_batch_norm`
+# because Keras objects belong to the user, who may read them. The first two are reasons to freeze a
+# layer or a variable; what is frozen without one of them was frozen by the user.
+FROZEN_BATCH_NORM = "dlr_tf_frozen_batch_norm"
+_REASONS = (FROZEN_WITH_GROUP, FROZEN_BATCH_NORM)
+NAMED_AS_FROZEN = "dlr_tf_named_as_frozen"  # model: what was named as frozen by the user
 LAST_FLAGS = "dlr_tf_last_flags"  # model: the flags that the last call left
 
 
@@ -50,26 +51,24 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     A frozen layer has `trainable = False`: its weights stay, its batch-norm statistics too, and it
     costs no gradient. Layers that no group names keep their flags.
 
-    Some variables stay frozen when their group is unfrozen, because they are frozen by themselves:
+    What the user froze stays frozen when its group is unfrozen: a layer or a model inside the model
+    (`teacher.trainable = False`), a layer inside a composite layer, a variable
+    (`layer.kernel.trainable = False`). The logger `dlr_tf.training.freezing` names it once, at
+    level `WARNING`. To unfreeze it, set its own flag to `True`. These stay frozen too:
 
     - the base weights of LoRA (`layer.enable_lora(4)`), always; LoRA's own weights are trained;
     - the weights of a quantised layer (`model.quantize("int8")`);
-    - a variable with `variable.trainable = False`, or a layer with `trainable = False` inside a
-      composite layer such as `Bidirectional`, if the rest of its layer was trainable at that time;
-    - in a model where only LoRA is trainable, as after `enable_lora` of a KerasHub backbone, all
-      the other layers;
     - the layers that `freeze_batch_norm` froze.
-
-    A layer that was frozen as a whole (`layer.trainable = False`, `model.trainable = False`) is
-    unfrozen with its group. To unfreeze a variable or an inner layer that is frozen by itself, set
-    its own flag to `True`.
 
     On a compiled model the change takes effect at the next step, also in the middle of `fit`: same
     optimizer, no `compile`, no lost state. Keras traces the training step again only if a flag has
     changed. A model compiled with another optimizer than `MultiGroupOptimizer` needs a new one when
-    layers become trainable, since Keras' own optimizers do not accept more variables later. Keras
-    saves the flags of layers with Sequential and Functional models, but not the flags of variables;
-    after `load_model`, call this again.
+    layers become trainable, since Keras' own optimizers do not accept more variables later.
+
+    Keras saves the flags of layers with Sequential and Functional models, but not the flags of
+    variables; after `load_model`, call this again. Which layers this function froze is saved with a
+    model that is compiled with a `MultiGroupOptimizer`. In a model that was saved otherwise, what
+    is frozen counts as frozen by the user: set `trainable = True` on each such layer first.
 
     Args:
         model: A built model.
@@ -108,30 +107,26 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     group_of = {id(entry.variable): entry.group for entry in assign_variables(model, groups)}
     before = _flags_now(model)
     flags = _Flags(model)
+    saved = _frozen_when_saved(model)
+    for leaf, _ in leaves:
+        if leaf.path in saved:
+            flags.count_as_on(_with_variables(leaf.parts))
     holders: dict[int, keras.layers.Layer] = {id(model): model}
-    for leaf, _ in leaves:
-        holders.update((id(ancestor), ancestor) for _, ancestor in leaf.ancestors)
-    only_lora_learns = _models_where_only_lora_learns(model)
-    for leaf, _ in leaves:
-        _remember_frozen_parts(leaf, _enclosing(leaf, model) in only_lora_learns)
-    flags.set(model, True)
     for leaf, group in leaves:
-        learns = group >= first
-        for _, ancestor in leaf.ancestors if learns else ():
-            flags.set(ancestor, True)
-            _mark(ancestor, FROZEN_WITH_GROUP, False)
-        for item in _with_variables(leaf.parts):
-            _mark(item, FROZEN_WITH_GROUP, item is leaf.layer and not learns)
+        holders.update((id(ancestor), ancestor) for _, ancestor in leaf.ancestors)
+        flags.set_reason(_with_variables(leaf.parts), FROZEN_WITH_GROUP, group < first)
         for layer in leaf.parts:
-            _set_flags(flags, layer, learns)
+            if flags.is_on(layer):  # Keras creates LoRA's weights with the flag of their layer
+                flags.count_as_on(lora_variables(layer))
+            flags.keep_off(lora_base_variables(layer))
+    # A layer that an earlier call froze as a whole may hold several groups now.
+    flags.set_reason(holders.values(), FROZEN_WITH_GROUP, False)
     # Weights that a model or an opened layer adds itself belong to a group, but to no leaf layer.
     for holder in holders.values():
         for variable in flagged_variables(holder):
             if id(variable) in group_of:
-                learns = group_of[id(variable)] >= first
-                _remember_frozen_weight(holder, variable)
-                _mark(variable, FROZEN_WITH_GROUP, not learns)
-                flags.set(variable, learns and not hasattr(variable, FROZEN_BY_ITSELF))
+                flags.set_reason([variable], FROZEN_WITH_GROUP, group_of[id(variable)] < first)
+    _log_what_stays_frozen(model, flags, [leaf for leaf, group in leaves if group >= first])
     flags.write()
     _refresh(model, before)
 
@@ -143,8 +138,7 @@ def freeze_batch_norm(model: keras.Model) -> None:
     Keras 3 `fit` updates the statistics even in `base_model(x, training=False)`. The layers also
     stay frozen when `freeze_to` unfreezes their group, until `unfreeze_batch_norm`, or until
     `layer.trainable = True` is set by hand: then the next `freeze_to` treats the layer as any
-    other. The flag `trainable = False` is saved with the model, but not that it stays when
-    `freeze_to` is called: call this again after `load_model` and before `freeze_to`.
+    other. The flag `trainable = False` is saved with the model.
 
     Args:
         model: Any model; on a compiled one it takes effect at the next step.
@@ -160,17 +154,7 @@ def freeze_batch_norm(model: keras.Model) -> None:
 
     Source: Keras issue 20285, https://github.com/keras-team/keras/issues/20285.
     """
-    before = _flags_now(check_model(model))
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            _mark(layer, BATCH_NORM_CHOSEN, True)
-        if isinstance(layer, keras.layers.BatchNormalization) and not _is_held(layer):
-            if layer.trainable:
-                for variable in flagged_variables(layer):
-                    _mark(variable, FROZEN_BY_ITSELF, not variable.trainable)
-            setattr(layer, BATCH_NORM_FROZEN, layer.trainable)
-            layer.trainable = False
-    _refresh(model, before)
+    _set_batch_norm(model, frozen=True)
 
 
 def unfreeze_batch_norm(model: keras.Model) -> None:
@@ -179,7 +163,8 @@ def unfreeze_batch_norm(model: keras.Model) -> None:
     Called before training, it says that batch normalization is to be trained: the warning about
     that in a pretrained network is not given. Each layer that `freeze_batch_norm` froze gets the
     flag that it would have without it: layers in a group that `freeze_to` froze stay frozen with
-    their group.
+    their group. A layer that is frozen otherwise, such as in a model that was saved after
+    `freeze_batch_norm`, is unfrozen too if the layer with weights before it is trainable.
 
     Args:
         model: Any model; on a compiled one it takes effect at the next step.
@@ -194,17 +179,7 @@ def unfreeze_batch_norm(model: keras.Model) -> None:
     >>> len(model.trainable_variables)
     2
     """
-    before = _flags_now(check_model(model))
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            _mark(layer, BATCH_NORM_CHOSEN, True)
-        if _is_held(layer):
-            layer.trainable = getattr(layer, BATCH_NORM_FROZEN)
-            for variable in flagged_variables(layer):
-                if hasattr(variable, FROZEN_BY_ITSELF):
-                    variable.trainable = False
-        _mark(layer, BATCH_NORM_FROZEN, False)
-    _refresh(model, before)
+    _set_batch_norm(model, frozen=False)
 
 
 def set_batch_norm(model: keras.Model, batch_norm: str) -> None:
@@ -235,23 +210,76 @@ def _first_group(names: Sequence[str], n: Any) -> int:
     return first + count if first < 0 else first
 
 
+def _set_batch_norm(model: keras.Model, *, frozen: bool) -> None:
+    before = _flags_now(check_model(model))
+    flags = _Flags(model)
+    trained = True  # whether the layer before is on
+    for layer in reversed(_parents_first(model)):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            setattr(layer, BATCH_NORM_CHOSEN, True)
+            items = [*_with_variables([layer])]
+            if trained and not flags.is_on(layer):
+                flags.count_as_on(items)
+            flags.set_reason(items, FROZEN_BATCH_NORM, frozen)
+        elif flagged_variables(layer):
+            trained = layer.trainable
+    flags.write()
+    _refresh(model, before)
+
+
 class _Flags:
-    """The flags that all layers and variables of a model are to have, written together."""
+    """The flags that all layers and variables of a model are to have, written together.
+
+    Something is on if its own flag is on and there is no reason to freeze it. Its own flag is the
+    one that the user has set: what is off without a reason was frozen by the user.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         layers = _parents_first(model)
         variables = {id(v): v for layer in layers for v in flagged_variables(layer)}
-        self.items = [*layers, *variables.values()]
-        self.wanted = {id(item): item.trainable for item in self.items}
+        self._model = model
+        self._items = [*layers, *variables.values()]
+        for item in self._items:
+            if item.trainable:  # by hand, whatever the reasons were
+                self._clear(item)
+        self._own = {id(item): item.trainable or _has_reason(item) for item in self._items}
 
-    def set(self, item: Any, flag: bool) -> None:
-        self.wanted[id(item)] = flag
+    @staticmethod
+    def _clear(item: Any) -> None:
+        for reason in _REASONS:
+            if hasattr(item, reason):
+                delattr(item, reason)
+
+    def is_on(self, item: Any) -> bool:
+        """Return whether an item is on, apart from the reasons to freeze it."""
+        return self._own[id(item)]
+
+    def count_as_on(self, items: Iterable[Any]) -> None:
+        """Count items as frozen by this module, not by the user."""
+        self._own.update((id(item), True) for item in items)
+
+    def keep_off(self, items: Iterable[Any]) -> None:
+        self._own.update((id(item), False) for item in items)
+
+    def set_reason(self, items: Iterable[Any], reason: str, holds: bool) -> None:
+        for item in items:
+            if holds and self._own[id(item)]:
+                setattr(item, reason, True)
+            elif hasattr(item, reason):
+                delattr(item, reason)
 
     def write(self) -> None:
+        wanted = {id(i): self._own[id(i)] and not _has_reason(i) for i in self._items}
+        # No variable of a model that is off is trained, whatever its own flag.
+        wanted[id(self._model)] = wanted[id(self._model)] or any(wanted.values())
         # A layer's flag overwrites those inside it, so parents come first and variables last.
-        for item in self.items:
-            if item.trainable != self.wanted[id(item)]:
-                item.trainable = self.wanted[id(item)]
+        for item in self._items:
+            if item.trainable != wanted[id(item)]:
+                item.trainable = wanted[id(item)]
+
+
+def _has_reason(item: Any) -> bool:
+    return any(hasattr(item, reason) for reason in _REASONS)
 
 
 def _parents_first(model: keras.Model) -> list[keras.layers.Layer]:
@@ -270,104 +298,58 @@ def _parents_first(model: keras.Model) -> list[keras.layers.Layer]:
     return children_first[::-1]
 
 
-def _enclosing(leaf: LeafLayer, model: keras.Model) -> int:
-    """Identity of the innermost model that holds a layer."""
-    models = [holder for _, holder in leaf.ancestors if isinstance(holder, keras.Model)]
-    return id(models[-1] if models else model)
-
-
-def _mark(item: Any, name: str, value: bool) -> None:
-    if value:
-        setattr(item, name, True)
-    elif hasattr(item, name):
-        delattr(item, name)
-
-
-def _is_held(layer: keras.layers.Layer) -> bool:
-    """Whether `freeze_batch_norm` froze the layer, and its flag was not set since then."""
-    return hasattr(layer, BATCH_NORM_FROZEN) and not layer.trainable
-
-
-def _is_on(leaf: LeafLayer) -> bool:
-    """Whether any part of a layer that is never split is trainable."""
-    return any(
-        part.trainable or any(v.trainable for v in flagged_variables(part)) for part in leaf.parts
-    )
-
-
-def _models_where_only_lora_learns(model: keras.Model) -> set[int]:
-    """Identities of the models in which LoRA is trainable and no layer without LoRA is."""
-    lora: set[int] = set()
-    others: set[int] = set()
-    for leaf in leaf_layers(model):
-        if _is_on(leaf) and leaf.layer.weights:
-            has_lora = any(getattr(part, "lora_enabled", False) for part in leaf.parts)
-            (lora if has_lora else others).add(_enclosing(leaf, model))
-    # In the whole model, the other layers may be frozen for another reason: only its head learns.
-    return lora - others - {id(model)}
-
-
-def _remember_frozen_parts(leaf: LeafLayer, only_lora_learns: bool) -> None:
-    """Mark what is frozen by itself in a layer that is never split, before its flag changes."""
-    layer = leaf.layer
-    # What a call that opened the layer froze with its own group is not frozen by itself.
-    opened = {
-        id(inner)
-        for part in leaf.parts
-        if part is not layer and hasattr(part, FROZEN_WITH_GROUP)
-        for inner in (part, *all_layers(part))
-    }
-    parts = [part for part in leaf.parts if not _is_held(part) and id(part) not in opened]
-    with_group = hasattr(layer, FROZEN_WITH_GROUP)
-    if not _is_on(leaf):
-        # Frozen as a whole, so the flags inside it say nothing; marks from before are kept.
-        if only_lora_learns and not with_group:
-            _mark_all(parts, lambda item: True)
-    elif with_group and not layer.trainable:
-        # `freeze_to` froze the rest, and a person unfroze what is trainable now.
-        _mark_all(parts, lambda item: hasattr(item, FROZEN_BY_ITSELF) and not item.trainable)
-    else:
-        _mark_all(
-            parts,
-            lambda item: (
-                item is not layer
-                and not item.trainable
-                and (hasattr(item, FROZEN_BY_ITSELF) or not hasattr(item, FROZEN_WITH_GROUP))
-            ),
-        )
-
-
-def _mark_all(layers: Iterable[keras.layers.Layer], is_frozen: Callable[[Any], bool]) -> None:
-    for item in _with_variables(layers):
-        _mark(item, FROZEN_BY_ITSELF, is_frozen(item))
-
-
 def _with_variables(layers: Iterable[keras.layers.Layer]) -> Iterator[Any]:
     for layer in layers:
         yield from (layer, *flagged_variables(layer))
 
 
-def _remember_frozen_weight(holder: keras.layers.Layer, variable: Any) -> None:
-    """Mark a weight of a model or of an opened layer that is frozen by itself, as for layers."""
-    if variable.trainable:
-        _mark(variable, FROZEN_BY_ITSELF, False)
-    elif holder.trainable and not hasattr(variable, FROZEN_WITH_GROUP):
-        _mark(variable, FROZEN_BY_ITSELF, True)
+def _frozen_when_saved(model: keras.Model) -> frozenset[str]:
+    """Return the paths of the layers that `freeze_to` froze before the model was saved."""
+    optimizer = unwrap_optimizer(getattr(model, "optimizer", None))
+    if not isinstance(optimizer, MultiGroupOptimizer):
+        return frozenset()
+    return optimizer.take_frozen_when_saved()
 
 
-def _set_flags(flags: _Flags, layer: keras.layers.Layer, learns: bool) -> None:
-    """Set the flags of one layer, and of its own variables, as its group and its marks say."""
-    flag = learns and not hasattr(layer, FROZEN_BY_ITSELF)
-    held = _is_held(layer)
-    if held:
-        setattr(layer, BATCH_NORM_FROZEN, flag)
-    else:
-        _mark(layer, BATCH_NORM_FROZEN, False)
-    flags.set(layer, flag and not held)
-    base = lora_base_variables(layer)
-    for variable in flagged_variables(layer):
-        by_itself = hasattr(variable, FROZEN_BY_ITSELF) or any(variable is v for v in base)
-        flags.set(variable, learns and not held and not by_itself)
+def _log_what_stays_frozen(model: keras.Model, flags: _Flags, leaves: Sequence[LeafLayer]) -> None:
+    """Name what the user froze in the groups that are trained, each once for a model."""
+    named = _frozen_by_user(flags, leaves)
+    known: frozenset[str] = getattr(model, NAMED_AS_FROZEN, frozenset())
+    new = [name for name in named if name not in known]
+    if new:
+        setattr(model, NAMED_AS_FROZEN, known | {*new})
+        _logger.warning(
+            "These were frozen before and stay frozen, although their groups are trained: %s. To "
+            "train one, set its own flag: `trainable = True`.",
+            some_of(new),
+        )
+
+
+def _frozen_by_user(flags: _Flags, leaves: Sequence[LeafLayer]) -> list[str]:
+    """Return the paths of what the user froze, a model instead of all the layers inside it."""
+    with_weights = [leaf for leaf in leaves if leaf.layer.weights]
+    frozen = {leaf.path for leaf in with_weights if not flags.is_on(leaf.layer)}
+    found: dict[str, None] = {}
+    for leaf in with_weights:
+        paths = [*(path for path, _ in leaf.ancestors), leaf.path]
+        if leaf.path in frozen:
+            inside = {
+                path: {one.path for one in with_weights if one.path.startswith(f"{path}/")}
+                for path in paths[:-1]
+            }
+            found[next((p for p in paths[:-1] if inside[p] <= frozen), leaf.path)] = None
+            continue
+        for layer in leaf.parts:
+            names = [leaf.path] if layer is leaf.layer else [leaf.path, layer.name]
+            if not flags.is_on(layer):
+                found["/".join(names)] = None
+                continue
+            # The base of LoRA, and quantized weights, are not meant to be trained.
+            base = [] if layer.quantization_mode else lora_base_variables(layer)
+            for variable in () if layer.quantization_mode else flagged_variables(layer):
+                if not flags.is_on(variable) and not any(variable is v for v in base):
+                    found["/".join([*names, variable.name])] = None
+    return list(found)
 
 
 _FlagSet = frozenset[int]

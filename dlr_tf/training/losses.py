@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from dlr_tf.core._keras import adds_losses, compile_arguments
 from dlr_tf.core.model_graph import output_activations
-from dlr_tf.training.training_data import label_range, labels_of
+from dlr_tf.training.training_data import FirstBatches, LabelValues
 
 
-class LossChoice(NamedTuple):
-    """A loss, its accuracy, and the labels that it allows.
+@dataclasses.dataclass(frozen=True)
+class LossChoice:
+    """A loss, and the metrics that fit it, as `compile` takes them.
 
     Args:
-        loss: The loss.
-        accuracy: The accuracy that fits it, as `compile` takes it.
+        loss: The loss; `None` for the one that the model has of its own.
+        metrics: The metrics.
         last_label: The labels are numbers from 0 to this one; `None` for labels of another kind.
+        note: A line for the user about a choice that is not obvious; `""` for none.
     """
 
-    loss: keras.losses.Loss
-    accuracy: Any
-    last_label: int | None
+    loss: Any
+    metrics: Any
+    last_label: int | None = None
+    note: str = ""
 
 
 def choose_cross_entropy(
-    activation: str, output_shape: Sequence[int], label_shape: Sequence[int | None], dtype: Any
+    activation: str,
+    output_shape: Sequence[Any],
+    label_shape: Sequence[Any],
+    dtype: Any,
+    values: LabelValues | None = None,
 ) -> LossChoice | str:
     """Choose the cross-entropy that fits the last activation and the labels.
 
@@ -36,6 +45,7 @@ def choose_cross_entropy(
         output_shape: Shape of one output, without the batch axis.
         label_shape: Shape of one label, without the batch axis.
         dtype: Dtype of the labels.
+        values: What the labels look like. Defaults to `None`: not known.
 
     Returns:
         The choice, or, where none fits, what was expected instead.
@@ -47,78 +57,141 @@ def choose_cross_entropy(
     >>> choose_cross_entropy("softmax", (1,), (), "int64")
     'two or more units under softmax'
     """
-    shape, label_shape = tuple(output_shape), tuple(label_shape)
-    units = shape[-1]
+    units = output_shape[-1]
     is_integer = tf.as_dtype(dtype).is_integer or tf.as_dtype(dtype).is_bool
     logits = activation == "linear"
-    if units == 1 and (is_integer or activation == "sigmoid"):
+    as_class_numbers = _fits(label_shape, output_shape[:-1])
+    as_outputs = _fits(label_shape, output_shape)
+    # Keras compares with 0.5 by default. The logit of the probability 0.5 is 0.
+    accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if logits else 0.5)
+    binary = LossChoice(keras.losses.BinaryCrossentropy(from_logits=logits), [accuracy])
+    if units == 1 and (as_class_numbers or as_outputs) and (is_integer or activation == "sigmoid"):
         if activation == "softmax":
             return "two or more units under softmax"
-        binary = keras.losses.BinaryCrossentropy(from_logits=logits)
-        # Keras compares with 0.5 by default. The logit of the probability 0.5 is 0.
-        threshold = 0.0 if logits else 0.5
-        return LossChoice(binary, keras.metrics.BinaryAccuracy("accuracy", threshold=threshold), 1)
-    if units != 1 and is_integer and label_shape in (shape[:-1], (*shape[:-1], 1)):
+        if is_integer or values is None or values.are_binary:
+            return dataclasses.replace(binary, last_label=1)
+    elif (
+        units != 1
+        and is_integer
+        and (as_class_numbers or _fits(label_shape, (*output_shape[:-1], 1)))
+    ):
         if activation == "sigmoid":
             return "softmax or no activation"
         sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-        return LossChoice(sparse, "accuracy", units - 1)
-    if label_shape == shape and units != 1:
-        if activation == "sigmoid":
-            accuracy = keras.metrics.BinaryAccuracy("accuracy")
-            return LossChoice(keras.losses.BinaryCrossentropy(), accuracy, None)
-        return LossChoice(
-            keras.losses.CategoricalCrossentropy(from_logits=logits), "accuracy", None
-        )
-    return "class numbers or one-hot labels"
+        return LossChoice(sparse, ["accuracy"], units - 1)
+    elif units != 1 and as_outputs and values is not None:
+        sum_to_one = values.sum_to_one and values.lowest >= 0
+        if values.are_binary and (activation == "sigmoid" or (logits and not sum_to_one)):
+            return dataclasses.replace(
+                binary,
+                note="the loss is binary cross-entropy: the labels are 0 and 1, and "
+                + ("each unit has a sigmoid" if not logits else "their rows do not sum to 1"),
+            )
+        if sum_to_one and activation != "sigmoid":
+            return LossChoice(
+                keras.losses.CategoricalCrossentropy(from_logits=logits), ["accuracy"]
+            )
+    return "class numbers, or rows of labels that sum to 1, or labels that are 0 and 1"
 
 
-def cross_entropy_for(model: keras.Model, train_data: Any) -> LossChoice:
-    """Return the cross-entropy that fits a model and its training data.
+def _fits(label_shape: Sequence[Any], shape: Sequence[Any]) -> bool:
+    """Return whether shapes are equal where both are known."""
+    return len(label_shape) == len(shape) and all(
+        one == other or one is None or other is None for one, other in zip(label_shape, shape)
+    )
 
-    The labels are read: all labels of arrays, and those in the first 3 batches of a data set.
+
+def choose_loss(
+    model: keras.Model, first: FirstBatches, loss: Any = None, metrics: Any = None
+) -> LossChoice:
+    """Choose the loss and the metrics to train a model with, and check the labels.
 
     Args:
         model: A built model.
-        train_data: As in `fine_tune`.
+        first: The first batches. All labels of arrays are read, and those in the first 3 batches of
+            a data set.
+        loss: As in `compile`. Defaults to the loss that the model was compiled with, or computes
+            in a `train_step`, a `compute_loss` or with `add_loss`, or else the cross-entropy that
+            fits.
+        metrics: As in `compile`. Defaults to those that the model was compiled with, or else to
+            accuracy under a cross-entropy.
 
     Raises:
         ValueError: If no loss fits, or a label is not one of those that the loss needs.
     """
-    labels = labels_of(train_data)
+    compiled = compile_arguments(model)
+    metrics = compiled.get("metrics") if metrics is None else metrics
+    has_own = loss is None and compiled.get("loss") is not None
+    loss = compiled.get("loss") if has_own else loss
+    if loss is not None:
+        last_label = last_label_of(loss, model)
+        if last_label is not None:
+            check_labels(last_label, first, last_label + 1)
+        if metrics is None and not has_own and _is_cross_entropy(loss):
+            metrics = ["accuracy"]
+        return LossChoice(loss, metrics)
+    computes = any(
+        getattr(type(model), name) is not getattr(keras.Model, name)
+        for name in ("train_step", "compute_loss")
+    )
+    if compiled and (computes or adds_losses(model, first.inputs)):
+        return LossChoice(None, metrics)
+    choice = cross_entropy_for(model, first)
+    if isinstance(choice, LossChoice):
+        return choice if metrics is None else dataclasses.replace(choice, metrics=metrics)
+    # Labels that a model is trained with need a loss, also beside one that it adds.
+    if computes or (not first.has_labels and adds_losses(model, first.inputs)):
+        return LossChoice(None, metrics)
+    raise ValueError(choice)
+
+
+def cross_entropy_for(model: keras.Model, first: FirstBatches) -> LossChoice | str:
+    """Return the cross-entropy that fits a model and its labels, or why there is none.
+
+    Raises:
+        ValueError: If a label is not one of those that the loss needs.
+    """
+    labels = first.labels
     activations = output_activations(model)
     activation = activations[0] if len(activations) == 1 else None
     if labels is None or activation is None:
         choice: LossChoice | str = "one output with a known last activation, and labels for it"
     else:
         # Without the batch axis, whose size is not always known.
-        shape, label_shape = model.outputs[0].shape[1:], labels.shape[1:]
-        choice = choose_cross_entropy(activation, shape, label_shape, labels.dtype)
+        shapes = tuple(model.outputs[0].shape[1:]), tuple(labels.shape[1:])
+        choice = choose_cross_entropy(activation, *shapes, labels.dtype, first.label_values)
     if isinstance(choice, str):
         found = "none" if labels is None else f"shape {tuple(labels.shape)}, dtype {labels.dtype}"
-        raise ValueError(
+        if labels is not None and first.label_values is not None:
+            found += f", from {first.label_values.lowest:g} to {first.label_values.highest:g}"
+        return (
             f"The loss that fits model {model.name!r} cannot be found out: expected {choice}. "
-            f"Received: last activation {activation!r}, labels of {found}. Pass `loss=...`"
+            f"Received: last activation {activation!r}, labels of {found}. Pass `loss=...`, such "
+            "as `loss='mse'` for numbers"
         )
     if choice.last_label is not None:
-        check_labels(choice.last_label, train_data, model.outputs[0].shape[-1])
+        check_labels(choice.last_label, first, model.outputs[0].shape[-1])
     return choice
 
 
-def check_labels(last_label: int, train_data: Any, units: int) -> None:
+def _is_cross_entropy(loss: Any) -> bool:
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return str(name).endswith("crossentropy")
+
+
+def check_labels(last_label: int, first: FirstBatches, units: int) -> None:
     """Check that labels are numbers from 0 to `last_label`.
 
     Args:
         last_label: The largest label that is allowed.
-        train_data: As in `fine_tune`. All labels of arrays are checked, and those in the first 3
-            batches of a data set.
+        first: The first batches.
         units: Number of units of the model's output, for the message.
 
     Raises:
         ValueError: If a label is below 0 or above `last_label`.
     """
-    found = label_range(train_data)
-    if found is None or (found[0] >= 0 and found[1] <= last_label):
+    found = first.label_values
+    if found is None or (found.lowest >= 0 and found.highest <= last_label):
         return
     if units == 1:
         expected = "0 and 1, since the model's output has one unit"
@@ -127,8 +200,8 @@ def check_labels(last_label: int, train_data: Any, units: int) -> None:
         expected = f"from 0 to {last_label}, since the model's output has {units} units"
         remedy = "Correct the labels, give the model one unit for each class, or pass `loss=...`."
     raise ValueError(
-        f"The labels should be {expected}. Received: labels from {found[0]:g} to {found[1]:g}. "
-        f"{remedy}"
+        f"The labels should be {expected}. "
+        f"Received: labels from {found.lowest:g} to {found.highest:g}. {remedy}"
     )
 
 

@@ -28,11 +28,16 @@ from dlr_tf.training.restoring import (
     restore_attributes_on_exit,
     restore_generators_on_exit,
     restore_on_exit,
+    state_of,
 )
 from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, is_in_batches, without_autotuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# The batches of a generator are kept up to this size, in case it ends before the sweep does.
+KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -181,12 +186,14 @@ def find_learning_rate(
     finite.
 
     Afterwards, also after an exception or Ctrl-C, these are as they were, bit for bit: the model
-    (weights, batch-norm statistics, seeds, metrics, and what `compile` and `fit` stored on it), its
-    optimizer (state and rates), and the random generators of `random`, NumPy, TensorFlow and Keras.
+    (weights, batch-norm statistics, states of recurrent layers, seeds, metrics, and what `compile`
+    and `fit` stored on it), its optimizer (state and rates), and the random generators of `random`,
+    NumPy, TensorFlow and Keras.
 
     The data are read again from their start, and nothing of them is copied. So the next epoch of a
     data set that shuffles comes in another order than without the sweep. A generator cannot be
-    reset, and what the model's own code changes elsewhere is not restored.
+    reset: if it ends early, its batches are used again, which takes up to 256 MiB of memory. What
+    the model's own code changes elsewhere is not restored.
 
     The suggestion depends on the batch size, on the data and on what is frozen: sweep again after a
     change. It is not valid for long runs, and less reliable for models whose first steps are not
@@ -247,7 +254,7 @@ def find_learning_rate(
         stack.enter_context(restore_generators_on_exit())
         stack.enter_context(restore_attributes_on_exit(model, _keras.TRAINER_ATTRIBUTES))
         optimizer = _optimizer_for_sweep(model)
-        variables = [*model.variables, *model.metrics_variables, *_variables_of(model.optimizer)]
+        variables = [*state_of(model), *model.metrics_variables, *_variables_of(model.optimizer)]
         stack.enter_context(restore_on_exit(variables))
         # The sweep may create variables of metrics; they are left in their initial state.
         stack.callback(model.reset_metrics)
@@ -255,9 +262,10 @@ def find_learning_rate(
         # does not change. One execution is one step.
         model.train_function = None
         model.steps_per_execution = 1
-        sweep = _Sweep(optimizer, np.geomspace(start, end, steps), smoothing, stop_factor, verbose)
-        batches = steps * sweep.batches_per_step
         endless = isinstance(x, (tf.data.Dataset, types.GeneratorType))
+        curve = LossCurve(smoothing, stop_factor)
+        sweep = _Sweep(optimizer, np.geomspace(start, end, steps), curve, endless, verbose)
+        batches = steps * sweep.batches_per_step
         if isinstance(x, tf.data.Dataset):
             x = without_autotuning(x.repeat())
         elif isinstance(x, types.GeneratorType):
@@ -286,19 +294,34 @@ def find_learning_rate(
 def _cycle(batches: Iterator[Any], count: int) -> Iterator[Any]:
     """Return a generator of `count` batches, which begins again after the last one.
 
+    The batches are kept until they need more than `KEPT_BYTES`. After that nothing is repeated.
+
     Raises:
         ValueError: If there is no batch: some versions of Keras fail with an `IndexError`.
     """
     for first in batches:
-        endless = itertools.cycle(itertools.chain([first], batches))
-        return (batch for batch in itertools.islice(endless, count))
+        return _repeated(itertools.chain([first], batches), count)
     raise _no_batch_error(0, count)
+
+
+def _repeated(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    kept: list[Any] = []
+    size = 0
+    for batch in itertools.islice(batches, count):
+        yield batch
+        size += sum(getattr(array, "nbytes", 0) for array in keras.tree.flatten(batch))
+        if size <= KEPT_BYTES:
+            kept.append(batch)
+        else:
+            kept.clear()
+    yield from itertools.islice(itertools.cycle(kept), count - len(kept))
 
 
 def _no_batch_error(n_batches: int, n_steps: int) -> ValueError:
     return ValueError(
-        "The sweep needs batches to train on, but the data gave none. Received: "
-        f"{n_batches} batches for {n_steps} steps."
+        "The sweep needs batches to train on, but the data gave none, or no more. Received: "
+        f"{n_batches} batches for {n_steps} steps. A large generator can be read only once: pass a "
+        "`tf.data.Dataset`, a `keras.utils.PyDataset` or arrays, or fewer `steps`."
     )
 
 
@@ -309,16 +332,17 @@ class _Sweep(keras.callbacks.Callback):
         self,
         optimizer: Any,
         learning_rates: np.ndarray,
-        smoothing: float,
-        stop_factor: float,
+        curve: LossCurve,
+        is_endless: bool,
         verbose: int | str,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.learning_rates = learning_rates
         self.batches_per_step = optimizer.gradient_accumulation_steps or 1
-        self._curve = LossCurve(smoothing, stop_factor)
-        self.losses = self._curve.losses
+        self.losses = curve.losses
+        self._curve = curve
+        self._is_endless = is_endless
         self._batches = self._batches_before_epoch = 0
         self._bar = keras.utils.Progbar(
             len(learning_rates),
@@ -342,7 +366,9 @@ class _Sweep(keras.callbacks.Callback):
             self._record(logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self._batches == self._batches_before_epoch:
+        # An epoch of data without an end lasts as long as the sweep.
+        has_ended = self._is_endless and not self.model.stop_training
+        if has_ended or self._batches == self._batches_before_epoch:
             raise _no_batch_error(self._batches, len(self.learning_rates))
 
     def _set_rate(self, rate: float) -> None:
@@ -398,9 +424,10 @@ def _check_arguments(
         )
 
 
-def _check_batch_size(batch_size: int | None, x: Any) -> int:
+def _check_batch_size(batch_size: int | None, x: Any) -> int | None:
     if batch_size is None:
-        return ARRAY_BATCH_SIZE
+        # A task of KerasHub refuses any size for a data set.
+        return None if is_in_batches(x) else ARRAY_BATCH_SIZE
     if is_in_batches(x):
         raise ValueError(
             "Argument `batch_size` is for arrays, but the data come in batches already. Leave it "

@@ -42,6 +42,30 @@ def restore_on_exit(variables: Iterable[Any]) -> Iterator[None]:
             part.assign(values[key])
 
 
+def state_of(model: keras.Model) -> list[Any]:
+    """Return all variables of a model that training changes, apart from metrics and optimizer.
+
+    `model.variables` leaves out the states of stateful recurrent layers.
+
+    Args:
+        model: A built model.
+
+    Example:
+
+    >>> layer = keras.layers.GRU(2, stateful=True)
+    >>> model = keras.Sequential([keras.Input((3, 1), batch_size=4), layer])
+    >>> len(model.variables), len(state_of(model))
+    (3, 4)
+    """
+    states = [
+        state
+        for layer in _keras.all_layers(model)
+        for state in keras.tree.flatten(getattr(layer, "states", None))
+        if isinstance(state, keras.Variable)
+    ]
+    return list({id(variable): variable for variable in (*model.variables, *states)}.values())
+
+
 def copies_of(variable: Any) -> tuple[Any, ...]:
     """Return the copies of a variable, one per device of a strategy.
 

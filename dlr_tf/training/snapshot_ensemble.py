@@ -20,7 +20,7 @@ from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.checked_callback import CheckedCallback
 from dlr_tf.training.distribution import is_chief
-from dlr_tf.training.restoring import restore_on_exit
+from dlr_tf.training.restoring import restore_on_exit, state_of
 from dlr_tf.training.training_data import without_autotuning
 
 
@@ -137,7 +137,7 @@ class SnapshotEnsemble(CheckedCallback):
             to_probabilities = keras.activations.get(activation)
         order = _Order()
         outputs = []
-        with restore_on_exit(self.model.variables):
+        with restore_on_exit(state_of(self.model)):
             for member in members:
                 keras.saving.load_weights(self.model, member, objects_to_skip=self._not_weights())
                 order.check(x)

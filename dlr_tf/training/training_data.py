@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -54,8 +54,12 @@ def steps_in_epoch(
             ", or tell it with `train_data.take(n)` or "
             "`train_data.apply(tf.data.experimental.assert_cardinality(n))`"
         )
-    elif isinstance(train_data, tuple) and train_data:
-        count = len(keras.tree.flatten(train_data[0])[0])
+    elif isinstance(train_data, keras.utils.PyDataset):
+        steps = -1 if train_data.num_batches is None else int(train_data.num_batches)
+        hint += ", or let the `PyDataset` define `__len__` or the property `num_batches`"
+    elif are_arrays(train_data):
+        inputs = train_data[0] if isinstance(train_data, tuple) else train_data
+        count = n_samples(inputs)
         share = 1.0 - check_number("validation_split", validation_split, maximum=1.0)
         size = (
             ARRAY_BATCH_SIZE
@@ -63,13 +67,10 @@ def steps_in_epoch(
             else check_integer("batch_size", batch_size, minimum=1)
         )
         steps = math.ceil(_count_trained(count, share) / size)
-    elif isinstance(train_data, keras.utils.PyDataset):
-        steps = -1 if train_data.num_batches is None else int(train_data.num_batches)
-        hint += ", or let the `PyDataset` define `__len__` or the property `num_batches`"
     else:
         raise TypeError(
-            "Argument `train_data` should be a `tf.data.Dataset`, a `keras.utils.PyDataset` or a "
-            f"tuple of arrays. Received: an object of type {type(train_data).__name__}. "
+            "Argument `train_data` should be a `tf.data.Dataset`, a `keras.utils.PyDataset` or "
+            f"arrays. Received: an object of type {type(train_data).__name__}. "
             "Pass `steps_per_epoch=` and `loss=` with data of another kind"
         )
     if steps == 0:
@@ -91,7 +92,7 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
         others: Arguments for `fit`.
 
     Raises:
-        ValueError: If a tuple has not 2 or 3 entries, or sample weights are given twice.
+        ValueError: If a tuple has not 1 to 3 entries, or sample weights are given twice.
 
     Example:
 
@@ -100,7 +101,7 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {"x": train_data}
     if isinstance(train_data, tuple):
-        if not 2 <= len(train_data) <= 3:
+        if not 1 <= len(train_data) <= 3:
             raise ValueError(
                 "A tuple of training data should be `(inputs, labels)` or `(inputs, labels, "
                 f"sample_weights)`. Received {len(train_data)} entries"
@@ -147,9 +148,36 @@ def trained_on(arrays: Any, validation_split: float) -> Any:
     >>> trained_on({"x": np.arange(5), "y": [np.arange(5)], "weights": None}, 0.4)
     {'x': array([0, 1, 2]), 'y': [array([0, 1, 2])], 'weights': None}
     """
-    lengths = [len(array) for array in keras.tree.flatten(arrays) if array is not None]
-    count = _count_trained(lengths[0], 1.0 - validation_split)
-    return keras.tree.map_structure(lambda array: None if array is None else array[:count], arrays)
+    present = [array for array in keras.tree.flatten(arrays) if array is not None]
+    count = _count_trained(n_samples(present[0]), 1.0 - validation_split)
+    return keras.tree.map_structure(
+        lambda array: None if array is None else _first_samples(array, count), arrays
+    )
+
+
+def _first_samples(array: Any, count: int) -> Any:
+    if isinstance(array, tf.SparseTensor):
+        return tf.sparse.slice(array, [0] * array.shape.rank, [count, *array.shape[1:]])
+    return array[:count]
+
+
+def n_samples(arrays: Any) -> int:
+    """Return the number of samples in arrays: dense, sparse or ragged ones, lists of samples.
+
+    >>> n_samples({"x": np.zeros((3, 2))}), n_samples(["a", "b"])
+    (3, 2)
+    """
+    while isinstance(arrays, (dict, tuple)):
+        arrays = next(iter(arrays.values() if isinstance(arrays, dict) else arrays))
+    first = arrays[0] if isinstance(arrays, list) else arrays
+    return int(first.shape[0]) if getattr(first, "shape", ()) else len(arrays)
+
+
+def are_arrays(train_data: Any) -> bool:
+    """Return whether data are `(inputs, labels)`, or inputs without labels, in memory."""
+    if isinstance(train_data, tuple):
+        return bool(train_data)
+    return all(getattr(array, "shape", ()) for array in keras.tree.flatten(train_data))
 
 
 def _count_trained(count: int, share: float) -> int:
@@ -163,51 +191,126 @@ def is_in_batches(data: Any) -> bool:
     return isinstance(data, (*kinds, types.GeneratorType))
 
 
-def batch_of(train_data: Any) -> Any:
-    """Return what a batch looks like: `tf.TensorSpec`s or arrays."""
-    if isinstance(train_data, tf.data.Dataset):
-        return train_data.element_spec
-    if isinstance(train_data, keras.utils.PyDataset):
-        return train_data[0]
-    return train_data
+@dataclasses.dataclass(frozen=True)
+class LabelValues:
+    """What the labels that were read look like.
 
-
-def labels_of(train_data: Any) -> Any:
-    """Return something with the shape and dtype of the labels, batch axis included.
-
-    `None` if there are no labels, or more than one array of them.
+    Args:
+        lowest: The smallest label.
+        highest: The largest label.
+        are_binary: Whether each is 0 or 1.
+        sum_to_one: Whether each row along the last axis has the sum 1.
     """
-    return _labels_in(batch_of(train_data))
+
+    lowest: float
+    highest: float
+    are_binary: bool
+    sum_to_one: bool
+
+
+class FirstBatches:
+    """What fine-tuning must know of the batches before `fit` reads them. Each is read once.
+
+    Args:
+        train_data: As in `fine_tune`.
+    """
+
+    def __init__(self, train_data: Any) -> None:
+        self._train_data = train_data
+        self._labels: list[Any] = []  # those of the first batches that were read
+        self._values: LabelValues | None = None
+        if isinstance(train_data, tf.data.Dataset):
+            self.example = train_data.element_spec
+        elif isinstance(train_data, keras.utils.PyDataset):
+            batch = train_data[0]
+            self.example = keras.tree.map_structure(_spec, batch)
+            self._labels = [_labels_in(batch)]
+        else:
+            self.example = train_data
+
+    @property
+    def inputs(self) -> Any:
+        """Something with the shapes and dtypes of the inputs, batch axis included."""
+        return self.example[0] if isinstance(self.example, tuple) else self.example
+
+    @property
+    def labels(self) -> Any:
+        """Something with the shape and dtype of the labels, batch axis included.
+
+        `None` if there are no labels, or more than one array of them.
+        """
+        return _labels_in(self.example)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels of any kind."""
+        is_pair = isinstance(self.example, tuple) and len(self.example) > 1
+        return is_pair and self.example[1] is not None
+
+    @property
+    def label_values(self) -> LabelValues | None:
+        """What the labels look like; `None` if there is no number among them.
+
+        All labels of arrays are read, and those in the first 3 batches of a data set.
+        """
+        if self._values is None:
+            self._values = label_values(self._read_labels())
+        return self._values
+
+    def _read_labels(self) -> Iterable[Any]:
+        data = self._train_data
+        if isinstance(data, tf.data.Dataset):
+            return map(_labels_in, without_autotuning(data.take(LABEL_BATCHES)))
+        if isinstance(data, keras.utils.PyDataset):
+            count = 1 if data.num_batches is None else int(data.num_batches)
+            rest = range(len(self._labels), min(count, LABEL_BATCHES))
+            self._labels += [_labels_in(data[i]) for i in rest]
+            return self._labels
+        return [_labels_in(data)]
+
+
+def _spec(array: Any) -> Any:
+    """Return the shape of an array, without the size of the batch, and its dtype."""
+    if array is None:
+        return None
+    array = array if hasattr(array, "shape") else np.asarray(array)
+    return types.SimpleNamespace(shape=(None, *array.shape[1:]), dtype=array.dtype)
 
 
 def _labels_in(batch: Any) -> Any:
     if not isinstance(batch, tuple) or len(batch) < 2 or isinstance(batch[1], (dict, list, tuple)):
         return None
-    return batch[1] if hasattr(batch[1], "dtype") else np.asarray(batch[1])
+    return batch[1] if batch[1] is None or hasattr(batch[1], "dtype") else np.asarray(batch[1])
 
 
-def label_range(train_data: Any) -> tuple[float, float] | None:
-    """Return the smallest and the largest label; `None` if there is no number among them.
+def label_values(batches: Iterable[Any]) -> LabelValues | None:
+    """Return what labels look like; `None` if there is no number among them.
 
-    All labels of arrays are read, and those in the first 3 batches of a data set.
+    Args:
+        batches: Arrays of labels; `None` among them counts for nothing.
 
-    >>> label_range((np.zeros((4, 2)), np.array([0, 2, 1, 2])))
-    (0.0, 2.0)
+    >>> label_values([np.array([0, 2, 1]), np.array([[1.0, 0.0]])])
+    LabelValues(lowest=0.0, highest=2.0, are_binary=False, sum_to_one=False)
+    >>> label_values([np.array([[0.5, 0.5], [0.0, 1.0]])])
+    LabelValues(lowest=0.0, highest=1.0, are_binary=False, sum_to_one=True)
     """
     found = [
-        np.asarray(labels) for labels in map(_labels_in, _batches(train_data)) if labels is not None
+        values
+        for labels in batches
+        if labels is not None
+        for whole in [np.asarray(labels)]
+        # A part at a time, so that large arrays need no copies of their size.
+        for values in np.array_split(whole, math.ceil(len(whole) / 4096) or 1)
+        if values.size and values.dtype.kind in "biuf"
     ]
-    found = [labels for labels in found if labels.size and labels.dtype.kind in "biuf"]
     if not found:
         return None
-    return min(float(np.min(v)) for v in found), max(float(np.max(v)) for v in found)
-
-
-def _batches(train_data: Any) -> Iterator[Any]:
-    if isinstance(train_data, tf.data.Dataset):
-        yield from without_autotuning(train_data.take(LABEL_BATCHES))
-    elif isinstance(train_data, keras.utils.PyDataset):
-        count = 1 if train_data.num_batches is None else train_data.num_batches
-        yield from (train_data[i] for i in itertools.islice(range(int(count)), LABEL_BATCHES))
-    else:
-        yield train_data
+    return LabelValues(
+        min(float(np.min(values)) for values in found),
+        max(float(np.max(values)) for values in found),
+        all(bool(np.all((values == 0) | (values == 1))) for values in found),
+        all(
+            values.ndim > 1 and np.allclose(values.sum(axis=-1, dtype=np.float64), 1, atol=1e-3)
+            for values in found
+        ),
+    )

@@ -426,6 +426,16 @@ def test_a_task_that_comes_compiled_is_fine_tuned_with_its_own_loss_and_metrics(
     assert int(model.optimizer.iterations) == 2
 
 
+def test_a_task_is_fine_tuned_on_a_data_set():
+    """Its own `fit` maps the data first, and refuses a batch size."""
+    model = MODELS["bert"].model()
+    model.compile(run_eagerly=True)
+    dataset = tf.data.Dataset.from_tensor_slices(data(model)).batch(4)
+    groups = split_layers(model, ["logits"])
+    fine_tune(model, groups, dataset, epochs=1, frozen_epochs=0, verbose=0)
+    assert model.optimizer.learning_rates[1] > 0
+
+
 def test_a_task_with_a_preprocessor_takes_strings(tmp_path):
     """The preprocessor is not built, has no weights, and is not part of any group."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]

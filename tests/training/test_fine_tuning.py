@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._keras import uses_weight_decay
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
+from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.fine_tuning import fine_tune, make_schedule, steps_in_epoch
 
 N_INPUTS, N_CLASSES, N_IMAGES = 6, 3, 24
@@ -259,7 +263,9 @@ def test_schedules_given_one_by_one() -> None:
         ({"train_data": batches().repeat()}, "not finite.*`steps_per_epoch=`.*assert_cardinality"),
         ({"train_data": batches().filter(lambda x, y: True)}, "not known or not finite"),
         ({"train_data": batches().take(0)}, "holds no batches"),
-        ({"train_data": (np.ones((4, N_INPUTS)),)}, r"\(inputs, labels, .* Received 1 entries"),
+        ({"train_data": (1, 2, 3, 4)}, r"\(inputs, labels, .* Received 4 entries"),
+        ({"train_data": (np.ones((4, N_INPUTS)),)}, "labels of none. Pass `loss="),
+        ({"train_data": np.ones((4, N_INPUTS))}, "labels of none. Pass `loss="),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_touched(
@@ -615,3 +621,351 @@ def test_labels_beyond_the_outputs_under_the_models_own_loss() -> None:
         loss=ignoring,
         verbose=0,
     )
+
+
+# --- Models that know more than fine-tuning ------------------------------------------------------
+
+
+def rates_of(model: keras.Model) -> list[Any]:
+    return [type(one) for one in unwrap(model.optimizer).group_optimizers]
+
+
+def test_the_compiled_optimizer_is_the_template() -> None:
+    model = small_model()
+    own = keras.optimizers.AdamW(0.5, weight_decay=0.05, beta_1=0.8, clipnorm=2.0, use_ema=True)
+    own.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(own, "sparse_categorical_crossentropy", run_eagerly=True)
+    arguments: Any = {"learning_rate": 1e-3, "epochs": 1, "verbose": 0}
+    fine_tune(model, three_groups(model), arrays(), **arguments)
+    inner = model.optimizer.group_optimizers
+    assert [(type(one), one.weight_decay, one.beta_1) for one in inner] == [
+        (keras.optimizers.AdamW, 0.05, 0.8)
+    ] * 3
+    assert model.optimizer.clipnorm == 2.0
+    assert model.optimizer.use_ema
+    assert model.optimizer.learning_rates == pytest.approx([1e-3 / 25e5] * 3, abs=1e-3)
+    kernel, bias = model.get_layer("top").weights
+    assert uses_weight_decay(inner[2], kernel)
+    assert not uses_weight_decay(inner[2], bias)
+    assert own.clipnorm == 2.0  # not changed
+    assert not own.built
+    # Other groups, and what overrides it.
+    fine_tune(model, split_layers(model, ["top"]), arrays(), clipnorm=3.0, **arguments)
+    assert [one.weight_decay for one in model.optimizer.group_optimizers] == [0.05] * 2
+    assert (model.optimizer.clipnorm, model.optimizer.use_ema) == (3.0, True)
+    fine_tune(model, three_groups(model), arrays(), optimizer="sgd", **arguments)
+    assert rates_of(model) == [keras.optimizers.SGD] * 3
+    assert (model.optimizer.clipnorm, model.optimizer.use_ema) == (None, False)
+
+
+def test_a_compiled_keras_adam_becomes_the_fused_one() -> None:
+    model = small_model()
+    model.compile(keras.optimizers.Adam(beta_1=0.7), "sparse_categorical_crossentropy")
+    assert rates_of_template(model) == [(FusedAdam, 0.7)] * 3
+
+
+def rates_of_template(model: keras.Model) -> list[Any]:
+    optimizer = make_optimizer(model, three_groups(model), 1e-3)
+    return [(type(one), one.beta_1) for one in optimizer.group_optimizers]
+
+
+def test_a_compiled_multi_group_optimizer_is_the_template() -> None:
+    model = small_model()
+    settings = {"global_clipnorm": 1.0, "gradient_accumulation_steps": 3, "use_ema": True}
+    inner = [keras.optimizers.Lion(), keras.optimizers.SGD(), keras.optimizers.Adam(beta_1=0.5)]
+    optimizer = MultiGroupOptimizer(three_groups(model), 1e-3, inner, ema_momentum=0.5, **settings)
+    model.compile(optimizer, "mse")
+    made = make_optimizer(model, three_groups(model), [0.1, 0.2, 0.3])
+    assert [type(one) for one in made.group_optimizers] == [type(one) for one in inner]
+    assert made.group_optimizers[2].beta_1 == 0.5
+    assert {name: getattr(made, name) for name in settings} == settings
+    assert made.ema_momentum == 0.5
+    with pytest.raises(ValueError, match="3 groups, whose optimizers differ.* 2 groups should get"):
+        make_optimizer(model, split_layers(model, ["top"]), 0.1)
+    made = make_optimizer(model, split_layers(model, ["top"]), 0.1, "sgd", use_ema=True)
+    assert (made.use_ema, made.ema_momentum, made.global_clipnorm) == (True, 0.99, None)
+
+
+def test_clipping_accumulation_and_averages_are_arguments() -> None:
+    model = eager_model()
+    fine_tune(
+        model,
+        three_groups(model),
+        arrays(),
+        learning_rate=1e-3,
+        epochs=2,
+        batch_size=6,
+        verbose=0,
+        optimizer=keras.optimizers.SGD(clipnorm=1.0),  # moves to the wrapper
+        gradient_accumulation_steps=2,
+        use_ema=True,
+        ema_overwrite_frequency=3,
+    )
+    optimizer = model.optimizer
+    assert (optimizer.clipnorm, optimizer.use_ema, optimizer.ema_overwrite_frequency) == (
+        1,
+        True,
+        3,
+    )
+    assert int(optimizer.iterations) == 4
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` must be an integer >= 2"):
+        fine_tune(
+            model, three_groups(model), arrays(), epochs=1, gradient_accumulation_steps=1, verbose=0
+        )
+
+
+class Distiller(keras.Model):
+    """As in Keras' example: a `compile` and a `compute_loss` of its own, and a frozen teacher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher, self.student = small_model(None), small_model(None)
+        self.teacher.trainable = False
+
+    def compile(
+        self, optimizer: Any, metrics: Any, student_loss: Any, alpha: float = 0.1, **others: Any
+    ) -> None:
+        super().compile(optimizer=optimizer, metrics=metrics, **others)
+        self.student_loss, self.alpha = student_loss, alpha
+
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *_: Any, **__: Any) -> Any:
+        soft = keras.ops.softmax(self.teacher(x, training=False))
+        distance = keras.ops.mean(keras.losses.kl_divergence(soft, keras.ops.softmax(y_pred)))
+        return self.alpha * self.student_loss(y, y_pred) + (1 - self.alpha) * distance
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.student(x, training=training)
+
+
+def distiller(compiled: bool = True) -> keras.Model:
+    model = Distiller()
+    x, _ = arrays()
+    model.teacher(x[:2])
+    model(x[:2])
+    if compiled:
+        model.compile(
+            keras.optimizers.Adam(0.1),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="right")],
+            student_loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            alpha=0.25,
+            run_eagerly=True,
+        )
+    return model
+
+
+def test_a_model_with_a_compile_and_a_loss_of_its_own(caplog: Any) -> None:
+    model = distiller()
+    groups = split_layers(model, ["student/body", "student/top"])
+    teacher = model.teacher.get_weights()
+    history = fine_tune(model, groups, arrays(), learning_rate=1e-2, epochs=3, verbose=0).history
+    assert set(history) == {"loss", "right"}
+    assert history["loss"][-1] < history["loss"][0]
+    assert (model.alpha, model.run_eagerly) == (0.25, True)
+    for before, after in zip(teacher, model.teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert not model.teacher.trainable
+    assert "stay frozen, although their groups are trained: ['teacher']" in caplog.text
+    assert caplog.text.count("teacher") == 1
+    with pytest.raises(ValueError, match="has a `compile` of its own, with other .* Call it first"):
+        fine_tune(distiller(compiled=False), groups, arrays(), learning_rate=1e-2, epochs=1)
+
+
+class Noise(keras.layers.Layer):
+    """Adds a loss in its call."""
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(keras.ops.mean(keras.ops.square(inputs)))
+        return inputs
+
+
+class OwnStep(keras.Model):
+    """A training step that needs no labels."""
+
+    def train_step(self, data: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(data, training=True) - 1.0) ** 2)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+        return {"distance": loss}
+
+
+def model_with_its_own_loss(kind: str) -> keras.Model:
+    inputs = keras.Input((N_INPUTS,))
+    x = keras.layers.Dense(4, name="body", kernel_regularizer="l2")(inputs)
+    x = keras.layers.Dense(3, name="top")(x)
+    if kind == "train_step":
+        return OwnStep(inputs, x)
+    return keras.Model(inputs, Noise()(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "compiled"),
+    [
+        ("train_step", "array", True),
+        ("train_step", "dataset", True),
+        ("add_loss", "array", False),
+        ("add_loss", "tuple", True),
+        ("add_loss", "dataset", True),
+        ("add_loss", "sequence", True),
+    ],
+)
+def test_data_without_labels(kind: str, data: str, compiled: bool) -> None:
+    x, _ = arrays()
+
+    class Unlabelled(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return x[8 * index : 8 * index + 8]
+
+    train_data = {
+        "array": lambda: x,
+        "tuple": lambda: (x,),
+        "dataset": lambda: tf.data.Dataset.from_tensor_slices(x).batch(8),
+        "sequence": Unlabelled,
+    }[data]()
+    model = model_with_its_own_loss(kind)
+    if compiled:
+        model.compile("sgd", run_eagerly=True)
+    fit: Any = {"batch_size": 8} if data in ("array", "tuple") else {}
+    history = fine_tune(
+        model,
+        split_layers(model, ["top"]),
+        train_data,
+        learning_rate=1e-2,
+        epochs=2,
+        verbose=0,
+        **fit,
+    ).history
+    name = "loss" if kind == "add_loss" else "distance"
+    assert history[name][1] < history[name][0]
+    assert model.loss is None
+    assert int(unwrap(model.optimizer).iterations) == 2 * 3
+
+
+def test_a_regularizer_is_no_loss_of_the_models_own() -> None:
+    inputs = keras.Input((N_INPUTS,))
+    layer = keras.layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l2", name="top")
+    for compiled in (False, True):
+        model = keras.Model(inputs, layer(inputs))
+        if compiled:
+            model.compile(run_eagerly=True)
+        with pytest.raises(ValueError, match="labels of none. Pass `loss="):
+            fine_tune(model, split_layers(model, []), arrays()[0], learning_rate=1e-2, epochs=1)
+        fine_tune(model, split_layers(model, []), arrays(), learning_rate=0.1, epochs=1, verbose=0)
+        assert model.loss.name == "sparse_categorical_crossentropy"
+
+
+def test_labels_choose_the_loss_beside_one_that_is_added() -> None:
+    """A model that is not compiled, with a loss that helps another."""
+    model = model_with_its_own_loss("add_loss")
+    with pytest.raises(ValueError, match="Received: last activation None, labels of shape"):
+        fine_tune(model, split_layers(model, []), arrays(), learning_rate=0.1, epochs=1, verbose=0)
+    model = keras.Sequential([model, keras.layers.Dense(3)])
+    fine_tune(model, split_layers(model, []), arrays(), learning_rate=0.1, epochs=1, verbose=0)
+    assert model.loss.name == "sparse_categorical_crossentropy"
+
+
+def test_a_model_with_two_optimizers_is_refused() -> None:
+    model = model_with_its_own_loss("train_step")
+    model.compile("sgd", run_eagerly=True)
+    model.discriminator_optimizer = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match=r"of its own: \['discriminator_optimizer'\]. `fine_tune`"):
+        fine_tune(model, split_layers(model, []), arrays()[0], learning_rate=0.1, epochs=1)
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, "auto"])
+def test_what_was_frozen_before_stays_frozen(learning_rate: Any, caplog: Any) -> None:
+    model, watch = eager_model(), Watch()
+    model.get_layer("stem").trainable = False
+    model.get_layer("body").bias.trainable = False
+    before = model.get_layer("body").get_weights()
+    fine_tune(
+        model,
+        three_groups(model),
+        arrays(),
+        learning_rate=learning_rate,
+        epochs=2,
+        frozen_epochs=1,
+        callbacks=[watch],
+        verbose=0,
+    )
+    assert not watch.moved("stem", 1)
+    assert not watch.moved("stem", 2)
+    kernel, bias = model.get_layer("body").get_weights()
+    assert np.any(kernel != before[0])
+    np.testing.assert_array_equal(bias, before[1])
+    assert not model.get_layer("stem").trainable
+    assert "['stem', 'body/bias']" in caplog.text
+    assert len(caplog.messages) == 1
+
+
+def test_a_model_of_which_nothing_is_left_to_train() -> None:
+    model = eager_model()
+    model.trainable = False
+    with pytest.raises(ValueError, match="Nothing of the model .* Set `trainable = True` on those"):
+        fine_tune(model, three_groups(model), arrays(), learning_rate=1e-2, epochs=1, verbose=0)
+
+
+# --- Sparse, ragged and lazy data ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "split", "learning_rate"),
+    [
+        ("csr", 0.0, 1e-3),
+        ("csr", 0.25, "auto"),
+        ("sparse", 0.25, 1e-3),
+        ("sparse", 0.25, "auto"),
+        ("ragged", 0.25, 1e-3),
+        ("ragged", 0.0, "auto"),
+    ],
+)
+def test_sparse_and_ragged_inputs(kind: str, split: float, learning_rate: Any) -> None:
+    x, y = arrays()
+    body = keras.layers.Dense(4, name="body")
+    if kind == "ragged":
+        data: Any = tf.RaggedTensor.from_row_lengths(x.ravel(), [N_INPUTS] * N_IMAGES)
+        inputs = keras.Input((None,))
+        hidden = body(keras.ops.reshape(inputs, (-1, N_INPUTS)))
+    else:
+        sparse = tf.sparse.from_dense if kind == "sparse" else None
+        data = (sparse or pytest.importorskip("scipy.sparse").csr_matrix)(x)
+        inputs = keras.Input((N_INPUTS,), sparse=True)
+        hidden = body(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="top")(hidden))
+    model.compile(run_eagerly=True)
+    history = fine_tune(
+        model,
+        split_layers(model, ["top"]),
+        (data, y),
+        learning_rate=learning_rate,
+        epochs=1,
+        batch_size=6,
+        validation_split=split,
+        verbose=0,
+    ).history
+    assert ("val_loss" in history) == bool(split)
+    assert int(model.optimizer.iterations) == (3 if split else 4)
+
+
+def test_the_first_batch_of_a_sequence_is_read_once() -> None:
+    reads: list[int] = []
+
+    class Counted(Sequence):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            reads.append(index)
+            return super().__getitem__(index)
+
+    counts = []
+    for tune in (False, True):
+        model = eager_model()
+        reads.clear()
+        if tune:
+            fine_tune(model, three_groups(model), Counted(), learning_rate=0.1, epochs=1, verbose=0)
+        else:
+            model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+            model.fit(Counted(), epochs=1, verbose=0)
+        counts.append([reads.count(index) for index in range(3)])
+    assert counts[1] == [count + 1 for count in counts[0]]

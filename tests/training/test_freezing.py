@@ -98,13 +98,49 @@ def test_frozen_layers_have_their_flag_off_and_others_on(samples):
     assert model.trainable
 
 
-def test_a_model_frozen_as_a_whole_is_unfrozen(samples):
+def test_a_model_that_the_user_froze_stays_frozen_and_is_named_once(samples, caplog):
     model = samples["nested"].model()
     groups = samples["nested"].groups(model)
     everything = learning(model)
+    backbone = model.get_layer("backbone")
+    backbone.trainable = False
+    kept = learning(model)
+    assert 0 < len(kept) < len(everything)
+    freeze_to(model, groups, -1)
+    assert not caplog.messages  # it is not to be trained
+    for n in (0, 1, 0):
+        freeze_to(model, groups, n)
+        assert learning(model) == kept
+    assert caplog.messages == [
+        "These were frozen before and stay frozen, although their groups are trained: "
+        "['backbone']. To train one, set its own flag: `trainable = True`."
+    ]
+    backbone.trainable = True
+    freeze_to(model, groups, -1)
+    freeze_to(model, groups, 0)
+    assert learning(model) == everything
+    assert len(caplog.messages) == 1
     model.trainable = False
-    freeze_to(model, groups, -2)
-    assert learning(model) == sorted(set(everything) & set(paths_of(model, groups, (1, 2))))
+    freeze_to(model, groups, 0)
+    assert learning(model) == []
+    assert "stay frozen, although their groups are trained: ['body', 'top']" in caplog.messages[-1]
+
+
+def test_what_the_user_froze_is_named_by_its_path(samples, caplog):
+    model = samples["attention"].model()
+    attention = model.get_layer("attention")
+    inner = [part for part in all_layers(attention) if part.weights]
+    inner[0].trainable = False
+    inner[1].bias.trainable = False
+    model.get_layer("top").bias.trainable = False
+    model.get_layer("embed").trainable = False
+    before = learning(model)
+    freeze_and_unfreeze(model, samples["attention"].groups(model))
+    assert learning(model) == before
+    names = {f"attention/{inner[0].name}", f"attention/{inner[1].name}/bias", "top/bias", "embed"}
+    assert all(f"'{name}'" in caplog.text for name in names)
+    # In groups that are trained one after the other, each is named when its group is.
+    assert len(caplog.messages) == 2
 
 
 def test_weights_a_model_adds_itself_freeze_with_their_group(samples):
@@ -493,9 +529,9 @@ def test_the_base_of_lora_stays_frozen_and_loras_own_weights_learn():
     expected = names(model)
     assert "body/lora_kernel_a" in expected
     assert "body/kernel" not in expected
-    for by_hand in (None, False, True):
-        if by_hand is not None:
-            model.trainable = by_hand
+    for by_hand in (False, True):
+        if by_hand:
+            model.trainable = True
         freeze_to(model, groups, 1)
         assert names(model) == TOP
         freeze_to(model, groups, 0)
@@ -648,15 +684,51 @@ def test_layers_that_no_group_names_keep_the_flags_of_their_variables():
         assert layer.bias.trainable
 
 
-def test_marks_are_not_saved_and_do_not_disturb_saving(samples, tmp_path):
+@pytest.mark.parametrize("again", [False, True])
+def test_layers_the_user_froze_stay_frozen_when_saved_and_loaded(samples, tmp_path, again):
+    """What `freeze_to` froze does not, also if the model is saved twice."""
     model = samples["nested"].model()
     groups = samples["nested"].groups(model)
-    freeze_batch_norm(model)
+    backbone = model.get_layer("backbone")
+    backbone.get_layer("stem").trainable = False
+    freeze_to(model, groups, 2)
+    model.compile(MultiGroupOptimizer(groups, 0.1), "mse")
+    for _ in range(1 + again):
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    freeze_to(model, groups, 0)
+    flags = {layer.name: layer.trainable for layer in model.get_layer("backbone").layers[1:]}
+    assert flags == {"stem": False, "norm": True, "body": True}
+
+
+def test_a_model_saved_without_an_optimizer_counts_as_frozen_by_the_user(samples, tmp_path, caplog):
+    model = samples["nested"].model()
+    groups = samples["nested"].groups(model)
     freeze_to(model, groups, 1)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     freeze_to(loaded, groups, 0)
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+    assert "['backbone/stem', 'backbone/norm']" in caplog.text
+    for name in ("stem", "norm"):
+        loaded.get_layer("backbone").get_layer(name).trainable = True
+    freeze_to(loaded, groups, 0)
     assert len(loaded.trainable_variables) == len(model.trainable_variables) + 4
+
+
+def test_batch_norm_of_a_loaded_model_is_unfrozen_where_the_layer_before_is_trained(
+    samples, tmp_path
+):
+    model = samples["nested"].model()
+    freeze_batch_norm(model)
+    model.save(tmp_path / "model.keras")
+    for stem, expected in ((False, False), (True, True)):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        backbone = loaded.get_layer("backbone")
+        assert not norm_of(loaded).trainable
+        backbone.get_layer("stem").trainable = stem
+        unfreeze_batch_norm(loaded)
+        assert norm_of(loaded).trainable is expected
 
 
 # --- Batch normalisation, held and released ------------------------------------------------------

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from dlr_tf.core.groups import split_layers
+from dlr_tf.training import losses, training_data
 from dlr_tf.training.fine_tuning import compile_groups
+from dlr_tf.training.training_data import FirstBatches
 from tests.training.test_fine_tuning import N_INPUTS, small_model, three_groups
 
 WHOLE = np.arange(4) % 2
+SOFT = np.array([[0.1, 0.2, 0.7], [1, 0, 0], [0.3, 0.3, 0.4], [0, 0.5, 0.5]], "float32")
+SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 1, 1]], "float32")
 ONE_HOT = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
 
 
@@ -26,6 +30,10 @@ ONE_HOT = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
         ("softmax", 3, ONE_HOT, keras.losses.CategoricalCrossentropy, False),
         (None, 3, ONE_HOT, keras.losses.CategoricalCrossentropy, True),
         ("sigmoid", 3, ONE_HOT, keras.losses.BinaryCrossentropy, False),
+        ("softmax", 3, SOFT, keras.losses.CategoricalCrossentropy, False),
+        (None, 3, SOFT, keras.losses.CategoricalCrossentropy, True),
+        (None, 3, SEVERAL, keras.losses.BinaryCrossentropy, True),
+        ("sigmoid", 3, SEVERAL.astype(int), keras.losses.BinaryCrossentropy, False),
         ("sigmoid", 1, WHOLE, keras.losses.BinaryCrossentropy, False),
         ("sigmoid", 1, WHOLE.astype("float32"), keras.losses.BinaryCrossentropy, False),
         (None, 1, WHOLE, keras.losses.BinaryCrossentropy, True),
@@ -81,6 +89,15 @@ def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
 @pytest.mark.parametrize(
     ("activation", "units", "labels"),
     [
+        # Numbers: boxes, forecasts, images, counts.
+        (None, 3, np.random.default_rng(0).normal(size=(4, 3))),
+        (None, 3, np.arange(12).reshape(4, 3)),
+        ("sigmoid", 3, np.arange(12).reshape(4, 3) / 12),
+        ("sigmoid", 3, 30.0 * np.arange(12).reshape(4, 3)),
+        ("softmax", 3, np.eye(3)[[0, 1, 2, 0]] + np.eye(3)[[1, 2, 0, 1]]),
+        (None, 3, np.array([[2.0, -1.0, 0.0]] * 4)),
+        ("sigmoid", 1, np.array([0.1, 0.9, 0.5, 0.0])),
+        (None, 1, np.ones((4, 2), int)),
         (None, 1, WHOLE.astype("float32")),  # as likely a regression
         ("softmax", 1, WHOLE),
         ("sigmoid", 3, WHOLE),
@@ -98,3 +115,36 @@ def test_a_loss_that_is_not_clear_is_asked_for(
         compile_groups(model, three_groups(model), 1e-3, data)
     compile_groups(model, three_groups(model), 1e-3, data, loss="mse", metrics=["mae"])
     assert model.loss == "mse"
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_several_labels_of_0_and_1_are_said_in_one_line(activation: str | None) -> None:
+    model = small_model(activation, 3)
+    first = FirstBatches((np.ones((4, N_INPUTS), "float32"), SEVERAL))
+    choice = losses.choose_loss(model, first)
+    assert choice.note.startswith("the loss is binary cross-entropy: the labels are 0 and 1, and ")
+    logits = np.array([[2.0, 0.3, -1.0]], "float32")  # 0.3 is above even chance
+    accuracy = choice.metrics[0]
+    if activation is None:
+        accuracy.update_state([[1, 1, 0]], logits)
+        assert float(accuracy.result()) == 1.0
+
+
+def test_accuracy_is_a_metric_of_cross_entropies_alone() -> None:
+    model = small_model("softmax", 3)
+    first = FirstBatches((np.ones((4, N_INPUTS), "float32"), WHOLE))
+    for loss, metrics in (
+        ("sparse_categorical_crossentropy", ["accuracy"]),
+        (keras.losses.SparseCategoricalCrossentropy(), ["accuracy"]),
+        (keras.losses.sparse_categorical_crossentropy, ["accuracy"]),
+        ("mse", None),
+    ):
+        assert losses.choose_loss(model, first, loss).metrics == metrics
+
+
+def test_the_values_of_all_labels_count() -> None:
+    labels = np.eye(3, dtype="float32")[np.arange(10_000) % 3]
+    assert training_data.label_values([labels]).sum_to_one
+    labels[9_000] = 1.0
+    values = training_data.label_values([labels])
+    assert (values.sum_to_one, values.are_binary) == (False, True)

@@ -11,16 +11,20 @@ import random
 import re
 import subprocess
 import sys
+import weakref
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlr_tf.core._keras import all_layers
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
+from dlr_tf.training import lr_finder
 from dlr_tf.training.freezing import freeze_to
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
@@ -322,6 +326,52 @@ def test_a_generator_is_read_no_further_than_the_sweep_needs():
     batches = ((x[i : i + 16], y[i : i + 16], read.append(i)) for i in range(0, 64, 16))
     find_learning_rate(small_model(), ((x, y) for x, y, _ in batches), end=1e-3, steps=3, verbose=0)
     assert read == [0, 16, 32]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_the_batches_of_a_large_generator_are_not_kept(monkeypatch):
+    x, y = data(16)
+    alive: list[weakref.ref[Any]] = []
+
+    def batches(count):
+        for _ in range(count):
+            batch = Array(x)
+            alive.append(weakref.ref(batch))
+            most.append(sum(one() is not None for one in alive))
+            yield batch, y
+
+    class Array(np.ndarray):
+        def __new__(cls, values):
+            return np.array(values).view(cls)
+
+    for kept, expected in ((10**9, 20), (100, 10)):
+        monkeypatch.setattr(lr_finder, "KEPT_BYTES", kept)
+        most: list[int] = []
+        find_learning_rate(small_model(), batches(20), end=1e-3, steps=20, verbose=0)
+        assert max(most) <= expected
+    with pytest.raises(ValueError, match="for 7 steps. A large generator can be read only once"):
+        find_learning_rate(small_model(), batches(2), end=1e-3, steps=7, verbose=0)
+
+
+def test_the_states_of_recurrent_layers_are_restored():
+    layers = keras.layers
+    inner = layers.Bidirectional(layers.LSTM(2, stateful=True, return_sequences=True))
+    model = keras.Sequential(
+        [keras.Input((3, 4), batch_size=8), inner, layers.GRU(2, stateful=True), layers.Dense(1)]
+    )
+    model.compile("sgd", "mse", run_eagerly=True)
+    x, y = np.ones((8, 3, 4), "float32"), np.ones((8, 1), "float32")
+    model.fit(x, y, batch_size=8, verbose=0)
+    recurrent = [layer for layer in all_layers(model) if getattr(layer, "states", None)]
+    assert len(recurrent) == 4  # `Bidirectional` shows those of its layers
+
+    def states():
+        return [s.numpy() for layer in recurrent for s in keras.tree.flatten(layer.states)]
+
+    before = states()
+    assert any(np.any(state) for state in before)
+    find_learning_rate(model, x, y, batch_size=8, end=1e-3, steps=3, verbose=0)
+    assert_equal(before, states())
 
 
 @pytest.mark.parametrize("kind", ["data set", "generator"])

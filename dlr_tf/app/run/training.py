@@ -30,6 +30,7 @@ from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
+from dlr_tf.training.restoring import state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _test_scores(
 
 def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the state of a model: weights, statistics, and the states of its random generators."""
-    return checkpoint.variable_arrays(model.variables, "model")
+    return checkpoint.variable_arrays(state_of(model), "model")
 
 
 def load_model_arrays(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
@@ -240,7 +241,7 @@ def load_model_arrays(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> N
     Raises:
         CheckpointError: If it does not fit.
     """
-    checkpoint.assign_arrays(model.variables, "model", arrays)
+    checkpoint.assign_arrays(state_of(model), "model", arrays)
 
 
 def trained_arrays(model: keras.Model) -> dict[str, np.ndarray]:
