@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,11 +14,10 @@ import keras
 from dlr_tf.app import models
 from dlr_tf.app.data import digits
 from dlr_tf.app.run.tasks import split_task
-from dlr_tf.app.terminal import messages_to_stderr, usage_errors
+from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
 from dlr_tf.core.groups import LayerGroup
 
-WIDTH = 80
 # A model with more layers is shown by blocks.
 MAX_ROWS = 24
 # The classes of the head of a network that has none. The number does not matter for the groups.
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         rows = layer_rows(model, groups)
     print(f"{label}: {len(rows)} layers, {model.count_params():,} parameters")
     blocks = merge_blocks(rows)
-    print(table(rows if args.all or len(rows) <= MAX_ROWS else blocks, len(groups)))
+    print(layer_table(rows if args.all or len(rows) <= MAX_ROWS else blocks, len(groups)))
     if not args.all and len(rows) > MAX_ROWS:
         print("each line is a block, named by its first layer; every layer: --all")
     print("to cut it into groups of about equal sizes, the last one the head alone:")
@@ -213,33 +212,30 @@ def suggest_boundaries(rows: Sequence[Row], n_groups: int) -> list[str]:
     return [] if best is None else [*(body[cut].name for cut in best), head.name]
 
 
-def table(rows: Sequence[Row], n_groups: int) -> str:
-    """Format rows as a table that fits into 80 columns, unless a name is longer than a line.
+def layer_table(rows: Sequence[Row], n_groups: int) -> str:
+    """Format rows as a table.
 
     Args:
         rows: Layers or blocks.
         n_groups: Number of groups; the last is shown as `head`.
     """
-    cells: list[tuple[str, ...]] = [("first layer", "output", "layers", "parameters", "group")]
-    for row in rows:
-        shape = "x".join("?" if size is None else str(size) for size in row.shape)
-        group = "-".join(
-            "head" if number == n_groups - 1 else str(number)
-            for number in sorted({row.groups[0], row.groups[-1]})
-        )
-        cells.append((row.name, shape, f"{row.n_layers:,}", f"{row.n_parameters:,}", group))
-    if all(row.n_layers == 1 for row in rows):
-        cells = [(name, output, *others) for name, output, _, *others in cells]
-        cells[0] = ("layer", *cells[0][1:])
-    return "\n".join(_lines(cells))
 
+    def group(index: int) -> str:
+        return "head" if index == n_groups - 1 else str(index)
 
-def _lines(cells: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in list(zip(*cells))[1:]]
-    room = min(WIDTH - sum(widths) - 2 * len(widths), max(len(name) for name, *_ in cells))
-    for name, *others in cells:
-        text = "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths))
-        if len(name) > room:
-            yield name
-            name = ""
-        yield f"{name:{room}}{text}"
+    by_layer = all(row.n_layers == 1 for row in rows)
+    columns = ["layer" if by_layer else "first layer", "output", "layers", "parameters", "group"]
+    cells = [
+        [
+            row.name,
+            "x".join("?" if size is None else str(size) for size in row.shape),
+            f"{row.n_layers:,}",
+            f"{row.n_parameters:,}",
+            "-".join(group(index) for index in sorted({row.groups[0], row.groups[-1]})),
+        ]
+        for row in rows
+    ]
+    if by_layer:
+        for line in (columns, *cells):
+            del line[2]
+    return table(columns, cells, numbers=len(columns) - 1)
