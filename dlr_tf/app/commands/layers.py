@@ -38,7 +38,7 @@ class Row:
             not known.
         n_layers: The number of its layers.
         n_parameters: The number of its parameters.
-        groups: The numbers of the groups that its layers belong to.
+        groups: The indices of the groups that its layers belong to.
         block: What its layers have in common.
         is_head: Whether it is the head.
     """
@@ -101,7 +101,7 @@ def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:
         keep_head=args.keep_head,
     )
     n_classes = source.own_classes or CLASSES
-    model = source.build(source.kept_classes or [str(number) for number in range(n_classes)])
+    model = source.build(source.kept_classes or [str(index) for index in range(n_classes)])
     head = "its own head" if args.keep_head else f"a head for {n_classes} classes"
     return f"{source.name}, images of {source.image_size} x {source.image_size}, {head}", model
 
@@ -142,7 +142,7 @@ def _output_shape(layer: keras.layers.Layer) -> tuple[int | None, ...]:
 
 
 def _stages(shapes: Sequence[tuple[int | None, ...]]) -> list[int]:
-    """Return the stage of each layer: a number that falls with the resolution.
+    """Return the stage of each layer: an integer that falls with the resolution.
 
     A layer between two of a higher resolution, as in squeeze-and-excitation, belongs to these.
 
@@ -202,7 +202,7 @@ def suggest_boundaries(rows: Sequence[Row], n_groups: int) -> list[str]:
     """
     *body, head = rows
     sizes = [0, *itertools.accumulate(row.n_parameters for row in body)]
-    starts = [number for number, row in enumerate(body) if row.n_parameters][1:]
+    starts = [index for index, row in enumerate(body) if row.n_parameters][1:]
 
     def cost(cuts: tuple[int, ...]) -> int:
         edges = (0, *cuts, len(body))

@@ -15,7 +15,6 @@ import numpy as np
 from dlr_tf.app.data import images
 from dlr_tf.app.data.folders import image_files
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
-from dlr_tf.app.paths import check_images
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
 # Wider paths do not move the columns.
@@ -35,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
         UsageError: If there is no such model, a path does not exist, or there are no images.
     """
     with messages_to_stderr(), usage_errors():
-        check_images(args.paths)
         images.require_pillow()
         trained = load_trained(args.run)
         classify = Classifier(trained.model)
@@ -66,7 +64,7 @@ def best_classes(
     [('b', 0.5), ('a', 0.25)]
     """
     order = np.argsort(-probabilities, kind="stable")[:top]
-    return [(class_names[number], float(probabilities[number])) for number in order]
+    return [(class_names[index], float(probabilities[index])) for index in order]
 
 
 @dataclasses.dataclass

@@ -70,8 +70,8 @@ class KeptHead:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, or their numbers where the names are not known."""
-        return self.known or tuple(str(number) for number in range(self.n_classes))
+        """The names of the classes; where they are not known, the indices of the outputs."""
+        return self.known or tuple(str(index) for index in range(self.n_classes))
 
     @property
     def is_one_unit(self) -> bool:
@@ -109,7 +109,7 @@ class KeptHead:
         return reordered
 
     def _order(self, class_names: Sequence[str]) -> list[int]:
-        """Return the number of the output for each class of the data."""
+        """Return the index of the output for each class of the data."""
         if self.known is not None:
             if set(self.known) != set(class_names):
                 raise ValueError(
@@ -118,9 +118,9 @@ class KeptHead:
                 )
             return [self.known.index(name) for name in class_names]
         if all(name.isdecimal() for name in class_names):
-            numbers = [int(name) for name in class_names]
-            if sorted(numbers) == list(range(self.n_classes)):
-                return numbers
+            indices = [int(name) for name in class_names]
+            if sorted(indices) == list(range(self.n_classes)):
+                return indices
         raise ValueError(
             f"It is not known which output of {str(self.path)!r} is which class. Write the names "
             f"to {str(self.path.parent / CLASSES_FILE)!r}, in the order of the outputs; if that is "

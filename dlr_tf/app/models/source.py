@@ -20,8 +20,8 @@ class Source:
             images of any size, with values from 0 to 255.
         note: What is done to the network, to be told to the user. May be empty.
         own_classes: The number of classes of its own head; `None` if it has no head.
-        kept_classes: If the head stays, the names of its classes, or their numbers where the names
-            are not known.
+        kept_classes: If the head stays, the names of its classes, or the indices of its outputs
+            where the names are not known.
     """
 
     name: str

@@ -124,7 +124,7 @@ def load_model_file(path: Path) -> keras.Model:
     """Load a `.keras` file without its optimizer.
 
     Raises:
-        ValueError: If it cannot be loaded, or its weights are no numbers.
+        ValueError: If it cannot be loaded, or some of its weights are NaN.
     """
     try:
         model = keras.models.load_model(path, compile=False)
