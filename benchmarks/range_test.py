@@ -1,7 +1,7 @@
 """Does the rate that a range test suggests train as well as the best of a grid?
 
 A model of `keras.applications` on a folder of images: three groups whose rates span a factor of
-100, batch normalisation frozen, seven epochs of cosine restarts, the first with a frozen body. The
+100, batch normalization frozen, seven epochs of cosine restarts, the first with a frozen body. The
 head's rate is `valley`'s suggestion, and each of a grid. Needs data, so
 `python -m benchmarks` does not run it.
 

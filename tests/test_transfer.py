@@ -695,7 +695,7 @@ def test_what_is_not_the_same_in_training_is_not_cached() -> None:
     x = task.split(0).train.x[:8]
     model = task.build()
     weights = model.get_weights()
-    # The statistics of the first batch normalisation move, so the cut is before it.
+    # The statistics of the first batch normalization move, so the cut is before it.
     body, tail = head_start.cut_before_head(model, "dense_1", x)
     assert body.layers[-1].name == "dense_0" and tail.layers[1].name == "norm_0"
     for before, after in zip(weights, model.get_weights(), strict=True):
@@ -847,7 +847,7 @@ def test_every_layer_of_the_encoder_is_a_leaf() -> None:
     weights = random_bert(n_tokens=11, width=6, inner=10, n_blocks=1)
     model = text_encoder.build_encoder(weights, length=3, n_heads=2)
     assert [group.layers[0] for group in split_layerwise(model)] == [
-        "embedding",  # with its normalisation
+        "embedding",  # with its normalization
         *(f"block_0_{part}" for part in ("attention", "norm_1", "dense_1", "dense_2", "norm_2")),
     ]
     first, second = split_layers(model, ["block_0_dense_1"])

@@ -41,7 +41,7 @@ PAIRS = (
     ("ratio 10, one-cycle, 1 frozen epoch", _BASE, "1 frozen epoch instead of none"),
     ("gradual unfreezing", RIVAL, "one rate: gradual unfreezing"),
     ("head only", _BASE, "the head alone instead of all groups"),
-    ("ratio 10, one-cycle, batch norm trains", _BASE, "batch normalisation trains"),
+    ("ratio 10, one-cycle, batch norm trains", _BASE, "batch normalization trains"),
     (OLD_DEFAULT + ENSEMBLE, OLD_DEFAULT, "the snapshots of SGDR predict together"),
 )
 

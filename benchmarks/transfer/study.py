@@ -16,7 +16,7 @@ class Outline:
 
     Args:
         title: What it is.
-        has_batch_norm: Whether the model has batch normalisation. Defaults to `True`.
+        has_batch_norm: Whether the model has batch normalization. Defaults to `True`.
         arms: The names of the arms that are run. Defaults to `None`: all.
         has_sensitivity: Whether rates that are too low and too high are run. Defaults to `True`.
         n_seeds: How many of the protocol's final seeds are run. Defaults to `None`: all.

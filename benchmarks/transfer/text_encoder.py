@@ -1,6 +1,6 @@
 """MiniLM, a BERT encoder, from plain Keras layers, with the weights of a safetensors file.
 
-Every attention, normalisation and dense layer is a leaf layer of its own, so `split_layers` and
+Every attention, normalization and dense layer is a leaf layer of its own, so `split_layers` and
 `split_layerwise` apply.
 
 Source: Wang et al., 2020, https://arxiv.org/abs/2002.10957 (MiniLM); Devlin et al., 2018,

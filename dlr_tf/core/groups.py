@@ -16,9 +16,9 @@ import numpy as np
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.core._validation import check_integer
 from dlr_tf.core.model_graph import (
-    is_normalisation,
+    is_normalization,
     n_first_embeddings,
-    normalised_position,
+    normalized_position,
     output_positions,
 )
 from dlr_tf.core.model_tree import (
@@ -410,8 +410,8 @@ def split_evenly(
 
     The layers with weights that give the model's outputs are a group of their own, the head; in a
     subclassed model it is the last layer with weights. The others are cut so that the sum of
-    squared group sizes is smallest. No layer is cut in two, a normalisation layer stays with the
-    layer that it normalises, and the embeddings at the start of a model stay together.
+    squared group sizes is smallest. No layer is cut in two, a normalization layer stays with the
+    layer that it normalizes, and the embeddings at the start of a model stay together.
 
     Args:
         model: A built model.
@@ -444,7 +444,7 @@ def split_evenly(
         raise ValueError(
             f"Model {model.name!r} has {len(weighted)} layers with weights and can be cut into at "
             f"most {len(pieces) + 1} groups: the layers of the outputs are one group, a "
-            "normalisation layer stays with the layer that it normalises, and the embeddings at "
+            "normalization layer stays with the layer that it normalizes, and the embeddings at "
             f"the start stay together. Received: n_groups={n_groups}"
         )
     if n_groups == 1:
@@ -471,24 +471,24 @@ def _head_and_pieces(
     model: keras.Model, weighted: Sequence[LayerVariables]
 ) -> tuple[set[int], list[list[int]]]:
     """The positions of the layers of the head, and those of the rest in pieces that stay whole."""
-    normalised = {
+    normalized = {
         position: before
         for position, entry in enumerate(weighted)
         if entry.leaf is not None
-        and is_normalisation(entry.leaf.layer)
-        and (before := normalised_position(position, weighted)) is not None
+        and is_normalization(entry.leaf.layer)
+        and (before := normalized_position(position, weighted)) is not None
     }
     head = set(output_positions(model, weighted))
     for position in sorted(head, reverse=True):
-        while position in normalised:
-            position = normalised[position]
+        while position in normalized:
+            position = normalized[position]
             head.add(position)
-    head.update(position for position, before in normalised.items() if before in head)
+    head.update(position for position, before in normalized.items() if before in head)
     body = [position for position in range(len(weighted)) if position not in head]
-    # Never cut between embeddings, or between a normalisation layer and what it normalises.
+    # Never cut between embeddings, or between a normalization layer and what it normalizes.
     joined = set(range(1, n_first_embeddings(weighted))) | {
         cut
-        for position, before in normalised.items()
+        for position, before in normalized.items()
         if position not in head
         for cut in range(before + 1, position + 1)
     }
@@ -531,7 +531,7 @@ def split_layerwise(
 
     A layer without weights belongs to the group of the layer before it. The embeddings that follow
     each other at the start of a model (`Embedding`, and classes with that word in their name) are
-    one group, with the normalisation right after them. Each group is named by the path of its first
+    one group, with the normalization right after them. Each group is named by the path of its first
     layer with weights.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the graph of a model shows: its outputs, their activations, what a layer normalises."""
+"""What the graph of a model shows: its outputs, their activations, what a layer normalizes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import keras
 from dlr_tf.core import _keras
 from dlr_tf.core.model_tree import LayerVariables
 
-# A custom normalisation layer, such as KerasHub's `RMSNormalization`, is recognised by its name.
-_NORMALISATION_NAMES = ("Norm", "Normalization", "Normalisation")
+# A custom normalization layer, such as KerasHub's `RMSNormalization`, is recognised by its name.
+_NORMALIZATION_NAMES = ("Norm", "Normalization", "Normalisation")
 # Keras' operations and layers after which each value means what it meant before, as long as the
 # last axis stays: the mean of probabilities is a probability, and the mean of logits a logit.
 _KEEP_MEANING = frozenset(
@@ -23,13 +23,13 @@ _KEEP_MEANING = frozenset(
 _ARITHMETIC = frozenset(("Add", "Divide", "Multiply", "Rescaling", "Subtract", "TrueDivide"))
 
 
-def is_normalisation(layer: keras.layers.Layer) -> bool:
-    """Whether a layer normalises the output of the layer before it.
+def is_normalization(layer: keras.layers.Layer) -> bool:
+    """Whether a layer normalizes the output of the layer before it.
 
-    >>> is_normalisation(keras.layers.BatchNormalization()), is_normalisation(keras.layers.ReLU())
+    >>> is_normalization(keras.layers.BatchNormalization()), is_normalization(keras.layers.ReLU())
     (True, False)
     """
-    return type(layer).__name__.endswith(_NORMALISATION_NAMES)
+    return type(layer).__name__.endswith(_NORMALIZATION_NAMES)
 
 
 def is_embedding(layer: keras.layers.Layer) -> bool:
@@ -42,7 +42,7 @@ def is_embedding(layer: keras.layers.Layer) -> bool:
 
 
 def n_first_embeddings(layers: Sequence[LayerVariables]) -> int:
-    """Return how many layers at the start of a model are embeddings, with their normalisation.
+    """Return how many layers at the start of a model are embeddings, with their normalization.
 
     Args:
         layers: The leaf layers with weights of a model, in order.
@@ -51,10 +51,10 @@ def n_first_embeddings(layers: Sequence[LayerVariables]) -> int:
     count = 0
     while count < len(leaves) and is_embedding(leaves[count].layer):
         count += 1
-    # A normalisation layer inside the next block is part of that block.
+    # A normalization layer inside the next block is part of that block.
     if (
         0 < count < len(leaves)
-        and is_normalisation(leaves[count].layer)
+        and is_normalization(leaves[count].layer)
         and leaves[count].ancestors == leaves[count - 1].ancestors
     ):
         count += 1
@@ -81,13 +81,13 @@ def output_positions(model: keras.Model, layers: Sequence[LayerVariables]) -> li
     return sorted(found) or [len(layers) - 1]
 
 
-def normalised_position(position: int, layers: Sequence[LayerVariables]) -> int | None:
-    """Return the position of the layer that a normalisation layer normalises.
+def normalized_position(position: int, layers: Sequence[LayerVariables]) -> int | None:
+    """Return the position of the layer that a normalization layer normalizes.
 
     If the model has no graph, it is the layer with weights before it.
 
     Args:
-        position: Position of the normalisation layer in `layers`.
+        position: Position of the normalization layer in `layers`.
         layers: The leaf layers with weights of a model, in order.
 
     Returns:

@@ -117,7 +117,7 @@ def fine_tune(
             own, or else the cross-entropy that fits.
         metrics: As in `compile`. Defaults to the metrics that the model was compiled with, or else
             to accuracy if the loss is a cross-entropy.
-        batch_norm: `"frozen"`: batch-normalisation layers keep their weights and statistics, which
+        batch_norm: `"frozen"`: batch-normalization layers keep their weights and statistics, which
             is best for data sets much smaller than the one the model was pretrained on. `"train"`:
             they are trained with their group, also if `freeze_batch_norm` froze them before.
             Defaults to `"frozen"`.

@@ -1,4 +1,4 @@
-"""Freezing groups and batch normalisation, before and in the middle of training.
+"""Freezing groups and batch normalization, before and in the middle of training.
 
 In Keras each layer and each variable has a flag `trainable`, and setting the flag of a layer sets
 the flags of all layers and variables inside it. That would also unfreeze what the user froze inside
@@ -132,7 +132,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Make every batch-normalisation layer use its stored statistics and stay as it is.
+    """Make every batch-normalization layer use its stored statistics and stay as it is.
 
     The small batches of a new data set give worse statistics than those of the pretraining, and in
     Keras 3 `fit` updates the statistics even in `base_model(x, training=False)`. The layers also

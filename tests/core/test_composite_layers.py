@@ -26,7 +26,7 @@ WIDTH, LENGTH, WORDS = 4, 3, 7
 
 @register
 class BertEmbeddings(LAYERS.Layer):
-    """Word and segment embeddings, a position table of its own, and their normalisation."""
+    """Word and segment embeddings, a position table of its own, and their normalization."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -242,7 +242,7 @@ def test_a_boundary_inside_composite_layers_opens_them():
     assert deep[1].layers == ("bert/encoder/layer/0/dense/1", "bert/encoder/layer/1")
 
 
-def test_embeddings_and_their_normalisation_are_one_group(bert):
+def test_embeddings_and_their_normalization_are_one_group(bert):
     groups = split_layerwise(bert, expand=["bert/embeddings"])
     assert groups[0].layers == (
         "bert/embeddings/word_embeddings",
@@ -258,7 +258,7 @@ def test_embeddings_and_their_normalisation_are_one_group(bert):
         split_evenly(bert, 5, expand=["bert/embeddings"])
 
 
-def test_a_normalisation_inside_the_next_block_is_not_of_the_embeddings():
+def test_a_normalization_inside_the_next_block_is_not_of_the_embeddings():
     inputs = keras.Input((LENGTH,), dtype="int32")
     x = LAYERS.Embedding(WORDS, WIDTH, name="embedding")(inputs)
 

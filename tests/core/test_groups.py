@@ -382,7 +382,7 @@ def test_the_output_of_a_nested_model_is_the_head():
 @pytest.mark.parametrize(
     "norm", [LAYERS.BatchNormalization, LAYERS.LayerNormalization, LAYERS.GroupNormalization]
 )
-def test_a_normalisation_layer_stays_with_what_it_normalises(norm):
+def test_a_normalization_layer_stays_with_what_it_normalizes(norm):
     arguments = {"groups": 2} if norm is LAYERS.GroupNormalization else {}
     inputs = keras.Input((8, 8, 3))
     x = inputs
@@ -398,7 +398,7 @@ def test_a_normalisation_layer_stays_with_what_it_normalises(norm):
         split_evenly(model, 6)
 
 
-def test_nothing_is_cut_between_two_branches_and_their_normalisation():
+def test_nothing_is_cut_between_two_branches_and_their_normalization():
     inputs = keras.Input((8, 8, 3))
     left, right = (LAYERS.Conv2D(4, 3, name=f"conv_{side}")(inputs) for side in ("l", "r"))
     left, right = (
@@ -411,7 +411,7 @@ def test_nothing_is_cut_between_two_branches_and_their_normalisation():
     assert {"conv_l", "conv_r", "norm_l", "norm_r"} <= set(first)
 
 
-def test_an_output_that_is_normalised_brings_its_layer_into_the_head():
+def test_an_output_that_is_normalized_brings_its_layer_into_the_head():
     model = keras.Sequential(
         [
             keras.Input((4,)),

@@ -282,7 +282,7 @@ def test_split_layerwise_gives_embeddings_each_transformer_layer_and_head(hub):
     if isinstance(backbone, HUB.ResNetBackbone):
         layers = paths(hub.groups(backbone))
         head = (("pooler", "output_dropout"), ("output_dense",))
-        # One group per convolution and per normalisation.
+        # One group per convolution and per normalization.
         assert [path for group in layers for path in group if path.endswith(("conv", "bn"))] == [
             *("conv1_conv", "conv1_bn"),
             *("stack0_block0_1_conv", "stack0_block0_1_bn"),
@@ -480,7 +480,7 @@ def test_lora_before_and_after_the_optimizer_is_built(transformer, when):
     learning = set(trainable(model, groups))
     assert lora <= learning
     assert not base & learning
-    # The last group of a causal model is a normalisation, without LoRA.
+    # The last group of a causal model is a normalization, without LoRA.
     for first in (1, 0) if isinstance(model, HUB.CausalLM) else (-1, 1, 0):
         freeze_to(model, groups, first)
         changed = moved(model, groups, lambda: model.train_on_batch(*data(model)))

@@ -731,7 +731,7 @@ def test_batch_norm_of_a_loaded_model_is_unfrozen_where_the_layer_before_is_trai
         assert norm_of(loaded).trainable is expected
 
 
-# --- Batch normalisation, held and released ------------------------------------------------------
+# --- Batch normalization, held and released ------------------------------------------------------
 
 
 def norm_of(model: keras.Model) -> Any:
