@@ -8,6 +8,7 @@ import math
 import pathlib
 import re
 import tarfile
+from collections import Counter
 from typing import Any
 
 import keras
@@ -264,7 +265,7 @@ def test_training_starts_from_the_solved_head(trainer: training.Trainer) -> None
     assert np.abs(head[-12][0] - kernel).max() > 0.01
 
 
-def test_the_rivals_train_as_their_guides_say() -> None:
+def test_the_rivals_train_as_their_guides_say(trainer: training.Trainer) -> None:
     _, guide, fastai = recipe.TUNED_RIVALS
     table = arms.rates_of(guide, arms.peak_rates(guide, 1e-4, 3), epochs=6, steps_per_epoch=2)
     assert arms.first_trainable_groups(guide, 3, epochs=6) == [2, 2, 2, 2, 0, 0]
@@ -276,6 +277,21 @@ def test_the_rivals_train_as_their_guides_say() -> None:
     np.testing.assert_allclose(table[:10].max(axis=0), [1e-3, 1e-2, 1e-1], rtol=0.05)
     np.testing.assert_allclose(table[10:].max(axis=0), [5e-4, 5e-3, 5e-2], rtol=0.01)
     assert table[10:, -1].argmax() == 15 and table[10, -1] == pytest.approx(0.01)
+    for arm in (guide, fastai):
+        first: list[list[np.ndarray]] = []
+        found = runs.run_arm(
+            trainer,
+            arm,
+            1e-3,
+            3,
+            with_test=False,
+            each_epoch=False,
+            on_step=lambda step, seen=first: seen.append(trainer.model.get_weights()),
+        )
+        n_frozen = arms.frozen_epochs_of(arm, 12) * 3
+        assert found.steps == len(first) == 36 and n_frozen == (24 if arm is guide else 3)
+        np.testing.assert_array_equal(first[n_frozen - 1][0], trainer.task.build().get_weights()[0])
+        assert np.any(first[n_frozen][0] != first[n_frozen - 1][0])
 
 
 # --- What there is to do, and what is stored
@@ -337,8 +353,9 @@ def test_the_rate_is_chosen_by_the_mean_over_all_seeds_of_the_best_rates() -> No
     assert runs is not None
     assert [(run.learning_rate, run.seed) for run in runs] == [(1, 0), (1, 1), (100, 0), (100, 1)]
     assert all(run.stage == SENSITIVITY for run in runs)
-    assert protocol.n_left(PLAN, "digits", [ARM], records) == 3 + 4
-    assert protocol.n_left(PLAN, "digits", [ARM], {}) == 3 + 2 + 3 + 4
+    one_arm = dataclasses.replace(rates.STUDY, arms=[ARM], plan=PLAN)
+    assert one_arm.n_left("digits", records) == 3 + 4
+    assert one_arm.n_left("digits", {}) == 3 + 2 + 3 + 4
 
 
 def test_rates_above_one_that_diverged_are_not_tried() -> None:
@@ -552,10 +569,13 @@ def test_every_run_of_the_recipe_is_in_a_wave(tmp_path: pathlib.Path) -> None:
         order.append(run)
         computation.records[run] = record_of(run, 0.5, 0.5)
     assert computation.seconds_left() == 0
-    # A tuned arm tries 8 rates, and 3 of them again with 2 seeds.
-    n_arms = len(recipe.ARMS) - 1
-    n_final = n_arms * (20 + 10 + 10 + 20) + 2 * 20 * 10
-    assert len(order) == len(set(order)) == n_final + 4 * 3 * (8 + 6)
+    assert len(order) == len(set(order))
+    # What the default can be has all seeds; a tuned arm tries 8 rates, and 3 again with 2 seeds.
+    n_runs = Counter((run.task, run.arm) for run in order)
+    for task, n_seeds in zip(recipe.TWENTY, (20, 10, 10, 20), strict=True):
+        for arm in recipe.DECISIVE:
+            assert n_runs[task, arm.name] == n_seeds + (0 if arm.chosen_by else 8 + 6)
+        assert all(n_runs[task, arm.name] >= 3 for arm in recipe.STUDY.arms_of(task))
     # The lengths come first, with three seeds on each task.
     first_tuned = next(number for number, run in enumerate(order) if run.stage == TUNE)
     before = {(run.task, run.arm) for run in order[:first_tuned] if run.seed == 2}
@@ -715,14 +735,14 @@ def test_solved_heads_are_the_regressions_of_scikit_learn() -> None:
 
     classes = noisy.argmax(axis=1)
     tail = random_tail(3, "softmax")
-    head_start.solve(tail, SparseCategoricalCrossentropy(), features, classes, penalty)
+    head_start.HeadSolver(tail, SparseCategoricalCrossentropy()).solve(features, classes, penalty)
     expected = LogisticRegression(C=1 / (n * penalty), tol=1e-8).fit(features, classes)
     found = tail.predict(features, verbose=0)
     np.testing.assert_allclose(found, expected.predict_proba(features), atol=2e-3)
 
     labels = (noisy > 0).astype("float32")
     tail = random_tail(3, "sigmoid")
-    head_start.solve(tail, BinaryCrossentropy(), features, labels, penalty)
+    head_start.HeadSolver(tail, BinaryCrossentropy()).solve(features, labels, penalty)
     for number, column in enumerate(tail.predict(features, verbose=0).T):
         # The loss is the mean over the labels.
         expected = LogisticRegression(C=1 / (3 * n * penalty), tol=1e-8)
@@ -731,7 +751,7 @@ def test_solved_heads_are_the_regressions_of_scikit_learn() -> None:
 
     numbers = noisy[:, :1].astype("float32")
     tail = random_tail(1, None)
-    head_start.solve(tail, MeanSquaredError(), features, numbers, penalty)
+    head_start.HeadSolver(tail, MeanSquaredError()).solve(features, numbers, penalty)
     ridge = Ridge(alpha=n * penalty / 2).fit(features, numbers)
     found = tail.predict(features, verbose=0)
     np.testing.assert_allclose(found[:, 0], ridge.predict(features).ravel(), atol=2e-3)
@@ -744,13 +764,13 @@ def test_the_penalty_is_chosen_on_held_out_parts_also_for_several_layers() -> No
     clear = (features[:, 0] > 0).astype("int32")
     loss = SparseCategoricalCrossentropy()
     chosen = [
-        head_start.start_head(random_tail(2, "softmax"), loss, features, y, seed=0)
+        head_start.HeadSolver(random_tail(2, "softmax"), loss).choose_and_solve(features, y, seed=0)
         for y in (of_noise, clear)
     ]
     assert chosen[0][0] == 1.0 and chosen[1][0] < 0.1
     assert chosen[0][1] > 0.6 and chosen[1][1] < 0.3
     deep = random_tail(2, "softmax", hidden=8)
-    _, held_out = head_start.start_head(deep, loss, features, clear, seed=0)
+    _, held_out = head_start.HeadSolver(deep, loss).choose_and_solve(features, clear, seed=0)
     assert held_out < 0.4
     assert training.accuracy(deep.predict(features, verbose=0), clear) > 0.95
 

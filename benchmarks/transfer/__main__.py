@@ -181,16 +181,12 @@ class Computation:
             **self._where,
         }
 
-    def _n_left(self, task: str) -> int:
-        arms, plan = self.study.arms_of(task), self.study.plan_of(task)
-        return protocol.n_left(plan, task, arms, self.records)
-
     def seconds_left(self) -> float:
         """Return the seconds that all runs that are not there will take."""
         total = 0.0
         for task in self.tasks:
             seconds = protocol.seconds_per_run(task.name, self.records.values())
-            n_left = self._n_left(task.name)
+            n_left = self.study.n_left(task.name, self.records)
             total += n_left * (task.seconds if seconds is None else seconds)
         return total
 
@@ -199,7 +195,7 @@ class Computation:
         lines = []
         for task in self.tasks:
             seconds = protocol.seconds_per_run(task.name, self.records.values())
-            n_left = self._n_left(task.name)
+            n_left = self.study.n_left(task.name, self.records)
             each = task.seconds if seconds is None else seconds
             source = "a guess" if seconds is None else "measured"
             lines.append(

@@ -37,7 +37,7 @@ def cut_before_head(model: keras.Model, first: str, x: Any) -> Cut:
     """
     tensor = model.get_layer(first).input
     while not any(tensor is one for one in [*model.inputs, None]):
-        body = keras.Model(model.inputs, tensor)
+        body = keras.Model(model.input, tensor)
         if is_exact(body, x):
             return Cut(body, keras.Model(tensor, model.outputs))
         before = tensor._keras_history.operation.input
@@ -61,14 +61,8 @@ def is_exact(body: keras.Model, x: Any) -> bool:
     return not moved and all(np.array_equal(outputs[0], other) for other in outputs[1:])
 
 
-def solve(
-    tail: keras.Model,
-    loss: Callable[[Any, Any], Any],
-    features: np.ndarray,
-    y: np.ndarray,
-    penalty: float,
-) -> float:
-    """Train the tail to convergence by L-BFGS, and return the mean loss that it reaches.
+class HeadSolver:
+    """Trains the layers after the cut to convergence by L-BFGS.
 
         mean loss + penalty / 2 * sum of the squares of the kernels
 
@@ -78,78 +72,91 @@ def solve(
     Args:
         tail: The model from features to outputs. It starts from the weights that it has.
         loss: A function of `y` and the outputs, such as a Keras loss: the mean over the examples.
-        features: The features of all examples.
-        y: What the loss compares with.
-        penalty: Float, 0 or more.
     """
-    from scipy import optimize
 
-    variables = tail.trainable_variables
-    shapes = [tuple(variable.shape) for variable in variables]
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    x, y_true = tf.constant(features), tf.constant(y)
+    def __init__(self, tail: keras.Model, loss: Callable[[Any, Any], Any]) -> None:
+        self.tail, self.loss = tail, loss
+        self._shapes = [tuple(variable.shape) for variable in tail.trainable_variables]
+        self._ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
 
-    @tf.function
-    def losses() -> tuple[Any, Any, list[Any]]:
-        with tf.GradientTape() as tape:
-            mean = loss(y_true, tail(x, training=False))
-            squares = [tf.reduce_sum(v.value**2) for v in variables if len(v.shape) > 1]
-            total = mean + penalty / 2 * tf.add_n(squares)
-        return mean, total, tape.gradient(total, [variable.value for variable in variables])
+        @tf.function(reduce_retracing=True)
+        def losses(x: Any, y: Any, penalty: Any) -> tuple[Any, Any, list[Any]]:
+            variables = [variable.value for variable in tail.trainable_variables]
+            with tf.GradientTape() as tape:
+                mean = loss(y, tail(x, training=False))
+                squares = [tf.reduce_sum(v**2) for v in variables if len(v.shape) > 1]
+                total = mean + penalty / 2 * tf.add_n(squares)
+            return mean, total, tape.gradient(total, variables)
 
-    def write(flat: np.ndarray) -> None:
-        for variable, part, shape in zip(variables, np.split(flat, ends[:-1]), shapes, strict=True):
+        self._losses = losses
+
+    def solve(self, features: np.ndarray, y: np.ndarray, penalty: float) -> float:
+        """Train the layers, and return the mean loss that they reach.
+
+        Args:
+            features: The features of all examples.
+            y: What the loss compares with.
+            penalty: Float, 0 or more.
+        """
+        from scipy import optimize
+
+        data = (tf.constant(features), tf.constant(y), tf.constant(penalty, tf.float32))
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            self._write(flat)
+            _, total, gradients = self._losses(*data)
+            return float(total), _flat([gradient.numpy() for gradient in gradients])
+
+        start = _flat([variable.numpy() for variable in self.tail.trainable_variables])
+        options = {"maxiter": MAX_ITERATIONS}
+        found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+        self._write(found.x)
+        return float(self._losses(*data)[0])
+
+    def choose_and_solve(
+        self,
+        features: np.ndarray,
+        y: np.ndarray,
+        *,
+        seed: int,
+        penalties: Sequence[float] = PENALTIES,
+    ) -> tuple[float, float]:
+        """Solve with the penalty that does best on parts that are held out in turn.
+
+        Args:
+            features: The features of all training examples.
+            y: What the loss compares with. Integers of one axis are classes: each part has all.
+            seed: Int: seed of the parts.
+            penalties: What is tried, from strong to weak.
+
+        Returns:
+            The penalty, and the mean loss that it had on the held-out parts.
+        """
+        from sklearn.model_selection import KFold, StratifiedKFold
+
+        is_classes = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
+        kind = StratifiedKFold if is_classes else KFold
+        first = self.tail.get_weights()
+        sums = np.zeros(len(penalties))
+        for rest, held_out in kind(N_FOLDS, shuffle=True, random_state=seed).split(features, y):
+            self.tail.set_weights(first)
+            for number, penalty in enumerate(penalties):
+                self.solve(features[rest], y[rest], penalty)
+                outputs = self.tail(features[held_out], training=False)
+                sums[number] += float(self.loss(y[held_out], outputs)) * len(held_out)
+        best = int(np.argmin(sums))
+        self.tail.set_weights(first)
+        for penalty in penalties[: best + 1]:
+            self.solve(features, y, penalty)
+        return penalties[best], float(sums[best] / len(y))
+
+    def _write(self, flat: np.ndarray) -> None:
+        parts = np.split(flat, self._ends[:-1])
+        for variable, part, shape in zip(
+            self.tail.trainable_variables, parts, self._shapes, strict=True
+        ):
             variable.assign(part.reshape(shape))
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        write(flat)
-        _, total, gradients = losses()
-        return float(total), np.concatenate([g.numpy().ravel() for g in gradients]).astype(float)
 
-    start = np.concatenate([variable.numpy().ravel() for variable in variables]).astype(float)
-    found = optimize.minimize(
-        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS}
-    )
-    write(found.x)
-    return float(losses()[0])
-
-
-def start_head(
-    tail: keras.Model,
-    loss: Callable[[Any, Any], Any],
-    features: np.ndarray,
-    y: np.ndarray,
-    *,
-    seed: int,
-    penalties: Sequence[float] = PENALTIES,
-) -> tuple[float, float]:
-    """Solve the head with the penalty that does best on parts that are held out in turn.
-
-    Args:
-        tail: The model from features to outputs.
-        loss: As in `solve`.
-        features: The features of all training examples.
-        y: What the loss compares with. Integers of one axis are classes: each part has all.
-        seed: Int: seed of the parts.
-        penalties: What is tried, from strong to weak.
-
-    Returns:
-        The penalty, and the mean loss that it had on the held-out parts.
-    """
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    is_classes = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
-    kind = StratifiedKFold if is_classes else KFold
-    first = tail.get_weights()
-    sums = np.zeros(len(penalties))
-    for rest, held_out in kind(N_FOLDS, shuffle=True, random_state=seed).split(features, y):
-        tail.set_weights(first)
-        for number, penalty in enumerate(penalties):
-            solve(tail, loss, features[rest], y[rest], penalty)
-            outputs = tail(features[held_out], training=False)
-            sums[number] += float(loss(y[held_out], outputs)) * len(held_out)
-    best = int(np.argmin(sums))
-    tail.set_weights(first)
-    for penalty in penalties[: best + 1]:
-        solve(tail, loss, features, y, penalty)
-    return penalties[best], float(sums[best] / len(y))
+def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays]).astype(float)

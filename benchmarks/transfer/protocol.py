@@ -7,7 +7,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,36 +188,22 @@ TUNED, SENSITIVE = (0, 1, 2), (3,)
 ALL_STAGES = (*TUNED, *SENSITIVE)
 
 
-def n_runs(protocol: Protocol, stage: int, arm: Arm) -> int:
-    """Return how many runs an arm has in a stage at most.
+def unknown_runs(protocol: Protocol, stage: int, task: str, arm: Arm) -> list[Run]:
+    """Return as many runs as a tuned arm has in a stage at most, with made-up rates below 0.
 
-    >>> [n_runs(FULL, stage, Arm("", "one", "cosine", in_sensitivity=True)) for stage in range(4)]
-    [8, 6, 5, 12]
+    >>> arm = Arm("", "one", "cosine", in_sensitivity=True)
+    >>> [len(unknown_runs(FULL, stage, "digits", arm)) for stage in (1, 2, 3)]
+    [6, 5, 12]
     """
-    if arm.chosen_by:
-        return len(protocol.seeds) if stage == 2 else 0
-    sensitivity = len(protocol.multipliers) * len(protocol.sensitivity_seeds)
+    n_rates, seeds = {
+        1: (protocol.n_best, protocol.more_seeds),
+        2: (1, protocol.seeds),
+        3: (len(protocol.multipliers) * arm.in_sensitivity, protocol.sensitivity_seeds),
+    }[stage]
+    name = (TUNE, TUNE, FINAL, SENSITIVITY)[stage]
     return [
-        len(protocol.rates) * len(protocol.first_seeds),
-        protocol.n_best * len(protocol.more_seeds),
-        len(protocol.seeds),
-        sensitivity if arm.in_sensitivity else 0,
-    ][stage]
-
-
-def n_left(
-    protocol: Protocol, task: str, arms: Sequence[Arm], records: Mapping[Run, Record]
-) -> int:
-    """Return the number of runs of a task that are still to be done."""
-    left = 0
-    for arm in arms:
-        for stage in ALL_STAGES:
-            runs = runs_of_stage(protocol, stage, task, arm, records)
-            if runs is None:
-                left += n_runs(protocol, stage, arm)
-            else:
-                left += sum(run not in records for run in runs)
-    return left
+        Run(task, arm.name, name, -rate, seed) for rate in range(1, n_rates + 1) for seed in seeds
+    ]
 
 
 def seconds_per_run(task: str, records: Iterable[Record]) -> float | None:

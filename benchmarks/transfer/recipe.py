@@ -89,6 +89,8 @@ HUNDRED = ("digits-100", "text-100")
 # and short runs before long ones.
 _FIRST = (0, 1, 2)
 _SHORT = (FEATURES, *BY_RATIO[10][:2])
+# What the default can be, and its rivals: these have all seeds, the other arms the first ones.
+DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], *TUNED_RIVALS)
 
 
 def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
@@ -104,12 +106,16 @@ WAVES = (
     *_seed_by_seed(BY_RATIO[10][2]),
     *_seed_by_seed(BY_RATIO[1][1], SOLVED[1], SOLVED[0]),
     *_seed_by_seed(BY_RATIO[10][3]),
-    *_seed_by_seed(*_SHORT, SHORT, tasks=HUNDRED),
-    *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], *SOLVED[3:]),
+    *_seed_by_seed(*_SHORT, SHORT, BY_RATIO[1][0], BY_RATIO[1][1], tasks=HUNDRED),
+    *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], BY_RATIO[100][0], *SOLVED[3:]),
     Wave(names(*TUNED_RIVALS), TUNED, _FIRST, TWENTY),
-    *_seed_by_seed(*BY_RATIO[1], *BY_RATIO[100]),
-    *_seed_by_seed(*ARMS, tasks=HUNDRED),
-    *(Wave(names(*ARMS), TUNED, tuple(range(start, start + 2))) for start in range(3, 20, 2)),
+    *(
+        Wave(names(*DECISIVE), TUNED, tuple(range(start, start + 2)), TWENTY)
+        for start in range(3, 20, 2)
+    ),
+    *_seed_by_seed(*BY_RATIO[1][2:], *BY_RATIO[100][2:]),
+    *_seed_by_seed(*BY_RATIO[10][2:], *BY_RATIO[1][2:], tasks=HUNDRED),
+    Wave(names(*ARMS), TUNED, tasks=("digits-20", "digits-100")),
 )
 STUDY = Study(
     "recipe",

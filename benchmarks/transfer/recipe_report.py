@@ -142,11 +142,6 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
     return common.markdown_table(["change", *found_by_task], lines) if lines else ""
 
 
-def n_left(records: report.Records, study: Study, task: str) -> int:
-    """Return how many runs a task still has to do."""
-    return protocol.n_left(study.plan_of(task), task, study.arms_of(task), records)
-
-
 def text(records: report.Records, study: Study) -> str:
     """Return the section of the page: the changes, a table per task, and what is missing."""
     by_task = {task: measured(records, study, task) for task in study.outlines}
@@ -161,7 +156,7 @@ def text(records: report.Records, study: Study) -> str:
             table,
         ]
     for task in study.outlines:
-        left = n_left(records, study, task)
+        left = study.n_left(task, records)
         if task in by_task:
             parts += [report.heading(study.outlines[task].title), task_table(by_task[task])]
             parts.append(f"Not complete: {left} runs are left." if left else "")

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from benchmarks.transfer import protocol
 from benchmarks.transfer.arms import Arm
-from benchmarks.transfer.protocol import ALL_STAGES, Protocol
+from benchmarks.transfer.protocol import ALL_STAGES, Protocol, Record, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,3 +113,13 @@ class Study:
                     for arm in self.arms_of(task):
                         if arm.name in wave.arms:
                             yield Work(task, arm, stage, plan)
+
+    def n_left(self, task: str, records: Mapping[Run, Record]) -> int:
+        """Return how many runs of a task are still to be done."""
+        left: set[tuple[str, int, float, int]] = set()
+        for _, arm, stage, plan in self.order_of_work([task]):
+            runs = protocol.runs_of_stage(plan, stage, task, arm, records)
+            if runs is None:  # rates that are not known yet, with the seeds that they will have
+                runs = protocol.unknown_runs(plan, stage, task, arm)
+            left |= {(arm.name, stage, *run[3:]) for run in runs if run not in records}
+        return len(left)
