@@ -591,8 +591,8 @@ def _add_evaluate(commands: Any) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="score a model that finetune wrote on images whose classes are known",
-        description="Print the accuracy, the scores of each class and the ten worst mistakes, and "
-        "draw the confusion matrix.",
+        description="Print the accuracy, the scores of each class and the ten most confident "
+        "errors, and draw the confusion matrix.",
     )
     _add_run(parser)
     parser.add_argument(

@@ -10,7 +10,6 @@ import functools
 import html
 import io
 import itertools
-import math
 import os
 import re
 import textwrap
@@ -102,7 +101,9 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     axes.set_xlabel(_literal(xlabel), color=INK)
     axes.set_ylabel(_literal(ylabel), color=INK)
     if title:
-        axes.set_title(_filled(title), loc="left", color=INK, fontsize=11)
+        axes.set_title(
+            _literal(textwrap.fill(title, _TITLE_WIDTH)), loc="left", color=INK, fontsize=11
+        )
     axes.grid(True, which="major", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, which="both", labelsize=9)
@@ -110,10 +111,6 @@ def _label(axes: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(SPINE)
-
-
-def _filled(title: str, width: int = _TITLE_WIDTH) -> str:
-    return _literal(textwrap.fill(title, width))
 
 
 def _literal(text: str) -> str:
@@ -419,79 +416,39 @@ def plot_sweep(
     return _write(figure, path)
 
 
-def plot_history(
-    history: Mapping[str, Sequence[float]],
-    path: Path = None,
-    *,
-    compare: Mapping[str, Sequence[float]] | None = None,
+def history_panel(
+    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
+    metric: str,
     frozen_epochs: int = 0,
-    labels: tuple[str, str] = ("differential rates", "one rate"),
     after_epoch: str = "validation",
-    title: str = "Loss and accuracy after each epoch",
 ) -> Figure:
-    """Draw the loss and the accuracy over the epochs, of training and of validation.
+    """Draw one metric over the epochs in a small figure, for a page.
 
     A loss that is much higher than the others, or not finite, is marked at the edge of the plot.
 
     Args:
-        history: The `history` of the `History` that `fit` returned.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        compare: A second run's `history`, drawn in a second colour.
-        frozen_epochs: Number of epochs in which only the head was trained; they are shaded.
-            Defaults to 0.
-        labels: Names of the two runs in the legend.
-        after_epoch: What `val_loss` and `val_accuracy` were computed on.
-        title: Heading of the plot.
+        runs: One or two labels, each with the `history` of a `History`.
+        metric: `"loss"` or another key of the histories.
+        frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
+        after_epoch: What `val_loss` and `val_accuracy` were computed on. Defaults to
+            `"validation"`.
 
     Returns:
-        The `matplotlib.figure.Figure`, with one panel per metric.
-
-    Raises:
-        ValueError: If `history` has no `"loss"`.
+        The `matplotlib.figure.Figure`, without title and legend.
 
     Example:
 
-    >>> figure = plot_history({"loss": [2.0, 1.0], "accuracy": [0.3, 0.6]})
-    >>> [axes.get_ylabel() for axes in figure.axes]
-    ['loss', 'accuracy']
+    >>> figure = history_panel([("a", {"loss": [2.0, 1.0]})], "loss")
+    >>> [label for label, _, _ in legend_entries(figure)]
+    ['a, training']
     """
-    from_loss = [name for name in ("loss", "accuracy") if name in history]
-    if "loss" not in from_loss:
-        raise ValueError(
-            "The history has no losses: expected the `history` dict of a `History` that `fit` "
-            f"returned. Received keys: {sorted(history)}"
-        )
-    runs = [(labels[0], history, COLOURS[0])]
-    if compare is not None:
-        runs.append((labels[1], compare, COLOURS[1]))
-    figure = _figure(3.9)
-    figure.suptitle(_filled(title, 98), x=0.01, ha="left", color=INK, fontsize=11)
-    panels = figure.subplots(1, len(from_loss), squeeze=False)[0]
-    for axes, metric in zip(panels, from_loss, strict=True):
-        _draw_history(axes, runs, metric, frozen_epochs, after_epoch)
-    handles, names = panels[0].get_legend_handles_labels()
-    # More than three in two lines, so that the curves of a run stand below each other.
-    columns = math.ceil(len(handles) / 2) if len(handles) > 3 else len(handles)
-    figure.legend(
-        handles, [*map(_literal, names)], loc="outside lower left", ncols=columns,
-        frameon=False, fontsize=9, labelcolor=INK,
-    )  # fmt: skip
-    return _write(figure, path)
-
-
-def _draw_history(
-    axes: Axes,
-    runs: Sequence[tuple[str, Mapping[str, Sequence[float]], str]],
-    metric: str,
-    frozen_epochs: int,
-    after_epoch: str,
-) -> None:
-    """Draw one metric of one or two runs, given as label, history and colour."""
+    figure = _figure(*PANEL)
     from matplotlib.ticker import MaxNLocator
 
+    axes = figure.add_subplot()
     curves = {
         (label, part): (np.asarray(run[key], np.float64), colour)
-        for label, run, colour in runs
+        for (label, run), colour in zip(runs, COLOURS)
         for part, key in ((after_epoch, f"val_{metric}"), ("training", metric))
         if key in run
     }
@@ -524,34 +481,6 @@ def _draw_history(
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     if frozen_epochs > 0:
         axes.axvspan(0.5, frozen_epochs + 0.5, color=SHADE, zorder=0, label="head only")
-
-
-def history_panel(
-    runs: Sequence[tuple[str, Mapping[str, Sequence[float]]]],
-    metric: str,
-    frozen_epochs: int = 0,
-    after_epoch: str = "validation",
-) -> Figure:
-    """Draw one metric over the epochs in a small figure, for a page.
-
-    Args:
-        runs: One or two labels, each with the `history` of a `History`.
-        metric: `"loss"` or another key of the histories.
-        frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
-        after_epoch: As in `plot_history`.
-
-    Returns:
-        The `matplotlib.figure.Figure`, without title and legend.
-
-    Example:
-
-    >>> figure = history_panel([("a", {"loss": [2.0, 1.0]})], "loss")
-    >>> [label for label, _, _ in legend_entries(figure)]
-    ['a, training']
-    """
-    figure = _figure(*PANEL)
-    coloured = [(label, run, colour) for (label, run), colour in zip(runs, COLOURS)]
-    _draw_history(figure.add_subplot(), coloured, metric, frozen_epochs, after_epoch)
     return figure
 
 
@@ -762,13 +691,13 @@ def ascii_plot(
 def plot_confusion_matrix(
     matrix: np.ndarray, class_names: Sequence[str], path: Path = None, *, title: str = ""
 ) -> Figure:
-    """Draw a confusion matrix: one row per right class, one column per predicted class.
+    """Draw a confusion matrix: one row per true class, one column per predicted class.
 
     The colour of a field is its fraction of the row. Up to 20 classes, the fields show the numbers;
     up to 40, the axes show the names.
 
     Args:
-        matrix: Int array `[right class, predicted class]`.
+        matrix: Int array `[true class, predicted class]`.
         class_names: The classes.
         path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
         title: Heading of the plot.
@@ -787,7 +716,7 @@ def plot_confusion_matrix(
     axes = figure.add_subplot()
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
-    _label(axes, xlabel="predicted class", ylabel="right class", title=title)
+    _label(axes, xlabel="predicted class", ylabel="true class", title=title)
     axes.grid(False)
     if count <= 40:
         names = _shortened(class_names, 10, 13)

@@ -11,8 +11,6 @@ import tensorflow as tf
 
 FILES = [
     "classes.json",
-    "history.png",
-    "learning_rates.png",
     "log.csv",
     "model.keras",
     "report.html",

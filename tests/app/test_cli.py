@@ -16,7 +16,7 @@ import tensorflow as tf
 import dlr_tf
 from dlr_tf.app import cli
 from dlr_tf.app.commands import find_lr, schedule
-from dlr_tf.app.results.files import WriteError
+from dlr_tf.app.results import WriteError
 from dlr_tf.app.terminal import UsageError
 
 AssertMistake = Callable[[list[str], str], None]

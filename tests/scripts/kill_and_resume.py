@@ -17,6 +17,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -141,8 +142,12 @@ def results(run: Path) -> dict[str, bytes]:
         weights = archive.read("model.weights.h5")
     with h5py.File(io.BytesIO(weights)) as file:
         file.visititems(add)
-    for name in ("log.csv", "learning_rates.png", "history.png", "classes.json"):
+    for name in ("log.csv", "classes.json"):
         found[name] = (run / name).read_bytes()
+    # The curves, with the rate of every step.
+    found["curves"] = b"".join(
+        re.findall(rb"<svg.*?</svg>", (run / "report.html").read_bytes(), re.S)
+    )
     report = json.loads((run / "report.json").read_text())
     del report["seconds"], report["command"]  # the command names the folder
     return found | {

@@ -27,6 +27,10 @@ HISTORY = {
 }
 
 
+def panel(history, *others, metric: str = "loss"):
+    return plotting.history_panel([("a", history), *(("b", other) for other in others)], metric)
+
+
 def covers(figure, artist, axes) -> bool:
     """Whether an artist overlaps the area in which lines are drawn."""
     figure.canvas.draw()
@@ -112,7 +116,7 @@ def test_files(tmp_path: Path, ending: str, start: bytes) -> None:
 
 def test_no_file_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plotting.plot_history(HISTORY)
+    plotting.plot_loss([1e-4, 1e-3], [2.0, 1.0])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +191,7 @@ def test_no_loss_leaves_the_plot() -> None:
 
 def test_one_high_loss_does_not_rule_the_axis() -> None:
     history = {"loss": [2.0, 1.0, 0.7, 0.6], "val_loss": [1.8, 1.0, 900.0, 0.8]}
-    figure = plotting.plot_history(history)
+    figure = panel(history)
     assert shown(figure) == "▲: above the view, up to 900"
     assert triangles(figure.axes[0]) == [3]
     assert 2.0 < figure.axes[0].get_ylim()[1] < 2.5
@@ -195,7 +199,7 @@ def test_one_high_loss_does_not_rule_the_axis() -> None:
 
 def test_a_training_that_diverges_does_not_hide_the_other() -> None:
     diverged = {"loss": [1e3, 1e9, np.inf], "accuracy": [0.1] * 3, "val_loss": [1e6, *[np.nan] * 2]}
-    figure = plotting.plot_history(HISTORY, compare=diverged)
+    figure = panel(HISTORY, diverged)
     assert shown(figure) == "▲: above the view, up to 1e+09\nx: not finite"
     assert figure.axes[0].get_ylim()[1] < 2.5
     crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
@@ -204,11 +208,11 @@ def test_a_training_that_diverges_does_not_hide_the_other() -> None:
 
 def test_no_finite_loss_at_all() -> None:
     for values in ([np.nan] * 3, [np.inf] * 3):
-        assert shown(plotting.plot_history({"loss": values})) == "x: not finite"
+        assert shown(panel({"loss": values})) == "x: not finite"
 
 
 def test_a_loss_between_two_that_are_not_finite_has_a_cross() -> None:
-    figure = plotting.plot_history({"loss": [3.0, np.nan, 2.0, 1.0]})
+    figure = panel({"loss": [3.0, np.nan, 2.0, 1.0]})
     line, _ = figure.axes[0].get_lines()
     assert (line.get_marker(), line.get_markevery()) == ("x", [0])
 
@@ -218,7 +222,6 @@ def test_every_plot_has_a_title_that_can_be_given() -> None:
         return [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
 
     draw = {
-        plotting.plot_history: (HISTORY,),
         plotting.plot_learning_rates: (STEPS, RATES),
         plotting.plot_loss: ([0.1, 0.2], [1.0, 0.5]),
         plotting.plot_sweep: ([0.1, 0.2], [1.0, 0.5], {}),
@@ -260,36 +263,34 @@ def test_sweep_of_next_to_nothing(losses: list[float]) -> None:
     assert len(figure.axes) == 1
 
 
-def test_history_has_a_panel_per_metric_and_a_line_per_run() -> None:
-    figure = plotting.plot_history(HISTORY, compare=HISTORY, frozen_epochs=1)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
-    assert [axes.get_xlabel() for axes in figure.axes] == ["epoch", "epoch"]
-    for axes, metric in zip(figure.axes, ("loss", "accuracy")):
+def test_a_panel_has_a_line_per_run_and_part() -> None:
+    for metric in ("loss", "accuracy"):
+        figure = plotting.history_panel([("ours", HISTORY), ("other", HISTORY)], metric, 1)
+        (axes,) = figure.axes
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", metric)
         ours_val, ours, other_val, _ = axes.get_lines()
         np.testing.assert_array_equal(ours.get_xdata(), [1, 2, 3])
         np.testing.assert_array_equal(ours.get_ydata(), HISTORY[metric])
         np.testing.assert_array_equal(ours_val.get_ydata(), HISTORY[f"val_{metric}"])
         assert ours.get_color() == ours_val.get_color() != other_val.get_color()
         assert ours.get_linestyle() != ours_val.get_linestyle()
-        assert not covers(figure, figure.legends[0], axes)
-    title = figure.texts[0].get_window_extent()
-    assert not title.overlaps(figure.legends[0].get_window_extent())
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == [
-        "differential rates, validation",
-        "differential rates, training",
-        "one rate, validation",
-        "one rate, training",
-        "head only",
+        assert [(label, kind) for label, _, kind in plotting.legend_entries(figure)] == [
+            ("ours, validation", "solid"),
+            ("ours, training", "dashed"),
+            ("other, validation", "solid"),
+            ("other, training", "dashed"),
+            ("head only", "area"),
+        ]
+    figure = plotting.history_panel([("ours", HISTORY)], "loss", after_epoch="test")
+    assert [label for label, _, _ in plotting.legend_entries(figure)] == [
+        "ours, test",
+        "ours, training",
     ]
 
 
-def test_history_without_accuracy_or_validation() -> None:
-    figure = plotting.plot_history({"loss": [1.0]})
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
-    assert figure.axes[0].get_lines()[0].get_marker() == "x"
-    with pytest.raises(ValueError, match=r"The history has no losses.*\['accuracy'\]"):
-        plotting.plot_history({"accuracy": [1.0]})
+def test_one_loss_is_a_cross() -> None:
+    (line,) = panel({"loss": [1.0]}).axes[0].get_lines()
+    assert line.get_marker() == "x"
 
 
 def test_schedule_marks_restarts() -> None:
@@ -336,7 +337,7 @@ def test_ascii_leaves_a_gap_where_a_rate_is_not_finite() -> None:
 def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[plot\]"'):
-        plotting.plot_history(HISTORY)
+        panel(HISTORY)
 
 
 def test_no_display_and_no_pyplot_needed() -> None:
@@ -347,7 +348,7 @@ def test_no_display_and_no_pyplot_needed() -> None:
         "sys.modules['dlr_tf.training.plot_limits'] = limits\n"
         "plotting = runpy.run_path(sys.argv[1])\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plotting['plot_history']({'loss': [1.0, 0.5]}).savefig(sys.argv[3])\n"
+        "plotting['plot_loss']([1.0, 0.5], [1.0, 0.5]).savefig(sys.argv[3])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print('drawn')"
     )
@@ -371,10 +372,6 @@ def test_a_long_title_stays_inside_of_the_picture() -> None:
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
-    figure = plotting.plot_history(HISTORY, title="a/very/long/path" * 20)
-    box = figure.texts[0].get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
-    assert box.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize(
@@ -385,7 +382,6 @@ def test_a_long_title_stays_inside_of_the_picture() -> None:
         lambda name: plotting.plot_loss([1e-3, 1e-2], [1.0, 2.0], title=name, xlabel=name),
         lambda name: plotting.plot_sweep([1e-3, 1e-2], [1.0, 2.0], {name: 1e-3}, title=name),
         lambda name: plotting.plot_schedule([0, 1], [1.0, 2.0], title=name),
-        lambda name: plotting.plot_history(HISTORY, compare=HISTORY, labels=(name, name)),
     ],
 )
 def test_a_dollar_is_a_dollar_in_every_text(draw) -> None:

@@ -17,11 +17,24 @@ from dlr_tf.app.data import digits
 from dlr_tf.app.data.folders import find_to_score
 from dlr_tf.app.data.images import resize
 from dlr_tf.app.models import Classifier, TrainedModel, load_trained, predictions
-from dlr_tf.app.results import report
-from dlr_tf.app.results.evaluation import Evaluation
-from dlr_tf.app.results.files import check_output_folder, make_folder, write_with
+from dlr_tf.app.results import (
+    ConfidentError,
+    Evaluation,
+    atomic_write,
+    check_output_folder,
+    make_folder,
+    versions,
+    write_report,
+)
 from dlr_tf.app.run.settings import check_same_data, run_settings
-from dlr_tf.app.terminal import messages_to_stderr, print_stderr, table, usage_errors
+from dlr_tf.app.terminal import (
+    messages_to_stderr,
+    print_stderr,
+    printable_name,
+    table,
+    usage_errors,
+    written_line,
+)
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training import plotting
 
@@ -36,7 +49,7 @@ class Examples(NamedTuple):
         class_names: The names that the labels stand for.
         used: Those of them that have images.
         names: What each image is called.
-        labels: The right classes, int array; `None` if they come with the batches.
+        labels: The true classes, int array; `None` if they come with the batches.
         batches: Batches of images and labels; none if `names` are image files.
         broken: Paths beside `names` that cannot be read, and why. Defaults to none.
     """
@@ -96,57 +109,60 @@ def run(args: argparse.Namespace) -> int:
     # A class without images may be unknown to the model.
     known = {name: number for number, name in enumerate(trained.class_names)}
     numbers = np.array([known.get(name, -1) for name in examples.class_names])
-    evaluation = Evaluation(trained.class_names, numbers[scored.labels], scored.probabilities)
-    mistaken = worst_mistakes(evaluation, scored.names)
+    evaluation = Evaluation(
+        trained.class_names,
+        numbers[scored.labels],
+        scored.probabilities,
+        [*map(printable_name, scored.names)],
+    )
+    errors = evaluation.most_confident_errors()
     print(f"accuracy on {examples.name}: {share(evaluation)}")
     print(class_table(evaluation))
-    if evaluation.not_finite:
+    if evaluation.n_not_finite:
         print_stderr(
-            f"the model's probabilities are not finite for {evaluation.not_finite} of "
+            f"the model's probabilities are not finite for {evaluation.n_not_finite} of "
             f"{len(scored.names)} images, which count as wrong. Its training diverged: train again "
             "at lower rates, such as those of dlr-tf find-lr"
         )
-    if mistaken:
-        print("the worst mistakes:")
-        print(mistake_table(mistaken))
+    if errors:
+        print("the most confident errors:")
+        print(error_table(errors))
     for folder in (*reversed(output.parents), output):
         make_folder(folder)
-    report.write_report(
+    write_report(
         output / "evaluation.json",
         {
-            "model": str(trained.path),
+            "model": printable_name(str(trained.path)),
             "data": examples.name,
-            "right": evaluation.right,
+            "n_correct": evaluation.n_correct,
             "count": len(scored.names),
             "accuracy": evaluation.accuracy,
-            "unreadable": list(scored.unreadable),
-            "not_finite": evaluation.not_finite,
+            "unreadable": [*map(printable_name, scored.unreadable)],
+            "n_not_finite": evaluation.n_not_finite,
             "classes": [vars(score) for score in evaluation.class_scores()],
             "confusion_matrix": evaluation.confusion_matrix().tolist(),
-            "worst_mistakes": mistaken,
-            "versions": report.versions(),
+            "most_confident_errors": [vars(error) for error in errors],
+            "versions": versions(),
         },
     )
-    write_with(
-        output / "confusion.png",
-        lambda path: plotting.plot_confusion_matrix(
+    with atomic_write(output / "confusion.png") as path:
+        plotting.plot_confusion_matrix(
             evaluation.confusion_matrix(),
             evaluation.class_names,
             path,
-            title=f"{trained.path} on {examples.name}",
-        ),
-    )
-    print(f"written to {output}: confusion.png, evaluation.json")
-    return 1 if scored.unreadable or evaluation.not_finite else 0
+            title=printable_name(f"{trained.path} on {examples.name}"),
+        )
+    print(written_line(output, ["confusion.png", "evaluation.json"]))
+    return 1 if scored.unreadable or evaluation.n_not_finite else 0
 
 
 def share(evaluation: Evaluation) -> str:
-    """Return the right predictions as a text.
+    """Return the correct predictions as a text.
 
     >>> share(Evaluation(("a", "b"), np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]])))
     '1 of 2, 0.500'
     """
-    return f"{evaluation.right} of {len(evaluation.labels)}, {evaluation.accuracy:.3f}"
+    return f"{evaluation.n_correct} of {len(evaluation.labels)}, {evaluation.accuracy:.3f}"
 
 
 def new_folder(wanted: Path) -> Path:
@@ -244,7 +260,7 @@ def _of_folder(source: str) -> Examples:
     """Return the images of the part for testing, else all images of a folder or a CSV file."""
     found = find_to_score(source)
     if found.left_aside:
-        print_stderr(f"{found.name}: left aside: {found.left_aside}")
+        print_stderr(f"{found.name}: ignored: {found.left_aside}")
     names = [os.path.join(found.root, path) for path in found.files]
     return Examples(
         found.name, found.class_names, found.class_names, names, found.labels, broken=found.broken
@@ -298,20 +314,6 @@ def classify_examples(classify: Classifier, examples: Examples, batch_size: int)
     return Scored(names, examples.labels[readable], np.array(rows), unreadable)
 
 
-def worst_mistakes(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the ten worst mistakes: the image, its class, the predicted one, its probability."""
-    classes = evaluation.class_names
-    return [
-        {
-            "name": str(names[number]),
-            "class": classes[evaluation.labels[number]],
-            "predicted": classes[evaluation.predictions[number]],
-            "probability": round(float(evaluation.probabilities[number].max()), 6),
-        }
-        for number in evaluation.worst_mistakes()
-    ]
-
-
 def class_table(evaluation: Evaluation) -> str:
     """Format the scores of each class, with a dash where there is none."""
     rows = []
@@ -324,7 +326,8 @@ def class_table(evaluation: Evaluation) -> str:
     return table(("class", "precision", "recall", "F1", "images"), rows, numbers=4)
 
 
-def mistake_table(mistaken: Sequence[dict[str, Any]]) -> str:
-    """Format the mistakes, one per line."""
-    rows = [(m["name"], m["class"], m["predicted"], f"{m['probability']:.3f}") for m in mistaken]
-    return table(("image", "class", "predicted", "probability"), rows, numbers=1)
+def error_table(errors: Sequence[ConfidentError]) -> str:
+    """Format wrong predictions, one per line."""
+    columns = ("image", "true class", "predicted class", "probability")
+    rows = [(e.name, e.true_class, e.predicted_class, f"{e.probability:.3f}") for e in errors]
+    return table(columns, rows, numbers=1)

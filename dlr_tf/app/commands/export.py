@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app import models
-from dlr_tf.app.results.files import check_new, whole_file
+from dlr_tf.app.results import atomic_write, check_new
 from dlr_tf.app.terminal import messages_to_stderr, one_line, print_stderr, usage_errors
 
 # Largest difference of a probability that is allowed.
@@ -128,7 +128,7 @@ def export(model: keras.Model, form: Format, output: Path, examples: list[np.nda
     """
     expected = [np.asarray(model(images, training=False)) for images in examples]
     # What is not checked yet never has the final name.
-    with whole_file(output) as partial:
+    with atomic_write(output) as partial:
         try:
             form.write(model, partial)
             predict = form.load(partial)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.results.files import check_new_file
+from dlr_tf.app.results import check_new_file
 from dlr_tf.app.run.tasks import OPTIMIZERS, load_task, parse_rates
 from dlr_tf.app.terminal import (
     command_with,

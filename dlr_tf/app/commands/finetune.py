@@ -27,18 +27,23 @@ from dlr_tf.app.models import (
     Classifier,
     write_class_names,
 )
-from dlr_tf.app.results import report, thumbnails
-from dlr_tf.app.results.evaluation import Evaluation
-from dlr_tf.app.results.files import (
+from dlr_tf.app.results import (
     WriteError,
+    atomic_write,
     check_output_folder,
     check_writable,
+    describe_groups,
+    evaluate_batches,
+    images_at,
     locked,
     make_folder,
+    page_of,
     remove_partial_files,
-    write_with,
+    require_jinja,
+    versions,
+    write_report,
+    write_text,
 )
-from dlr_tf.app.results.page import write_page
 from dlr_tf.app.run import checkpoint, comparison, settings
 from dlr_tf.app.run.checkpoint import CheckpointError
 from dlr_tf.app.run.interrupts import StoppedError, StopRequests
@@ -59,7 +64,6 @@ from dlr_tf.app.terminal import (
     accuracy_line,
     after_training,
     messages_to_stderr,
-    model_on_data,
     next_line,
     one_line,
     print_result,
@@ -166,6 +170,7 @@ def _prepare(args: argparse.Namespace, until_the_end: contextlib.ExitStack) -> _
             )
         until_the_end.enter_context(locked(folder))
     plotting.require_matplotlib()
+    require_jinja()
     if args.tensorboard:
         require_tensorboard()
     strategy = _strategy(args)
@@ -264,54 +269,31 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
     found = {"label": label, **_report(args, task, plan, result, other)}
     found["command"] = settings.read_settings(output)["command"]
 
-    def write_report() -> None:
+    def write_numbers() -> None:
         seconds = watch.seconds | {"total": watch.total() + result.earlier_seconds}
         found["seconds"] = {part: round(value, 1) for part, value in seconds.items()}
-        report.write_report(output / "report.json", found)
+        write_report(output / "report.json", found)
 
-    write_report()
+    write_numbers()
     with messages_to_stderr(), watch.part("evaluation"):
-        evaluation = _evaluate(task)
-        images = thumbnails.images_at(task.data.test, evaluation.worst_mistakes())
-    write_with(output / CLASSES_FILE, lambda path: write_class_names(path, task.data.class_names))
-    names = model_on_data(args, task.data.name)
-    with watch.part("plots"):
-        write_with(
-            output / "learning_rates.png",
-            lambda path: result.logger.plot_learning_rate(path, title=f"{names}: learning rates"),
+        evaluation = evaluate_batches(
+            Classifier(task.model), task.data.test, task.data.class_names, task.data.test_names
         )
-        write_with(
-            output / "history.png",
-            lambda path: plotting.plot_history(
-                result.history,
-                path,
-                compare=other["history"] if other else None,
-                frozen_epochs=args.frozen_epochs,
-                labels=(label, comparison.ONE_RATE),
-                after_epoch="test" if task.data.validation is task.data.test else "validation",
-                title=f"{names}: loss and accuracy",
-            ),
+        errors = [error.index for error in evaluation.most_confident_errors()]
+        images = images_at(task.data.test, errors)
+    with atomic_write(output / CLASSES_FILE) as path:
+        write_class_names(path, task.data.class_names)
+    with watch.part("page"):
+        page = page_of(
+            found, result.history, evaluation, images=images, steps=result.logger.history
         )
-        write_with(
-            output / "report.html",
-            lambda path: write_page(
-                path,
-                found,
-                result.history,
-                evaluation,
-                image_of=images.__getitem__,
-                names=task.data.test_names,
-                steps=result.logger.history,
-            ),
-        )
-
-    def save(path: Path) -> None:
-        with watch.part("saving"):
-            task.model.save(path)
-        write_report()  # again, with all seconds
+        write_text(output / "report.html", page)
 
     # The model comes last: with it the run is finished.
-    write_with(output / MODEL_FILE, save)
+    with atomic_write(output / MODEL_FILE) as path:
+        with watch.part("saving"):
+            task.model.save(path)
+        write_numbers()  # again, with all seconds
     if run.checkpoints is not None:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
     print_result(written_line(output, [path.name for path in output.iterdir()]))
@@ -432,17 +414,6 @@ def _compare(
     }
 
 
-def _evaluate(task: Task) -> Evaluation:
-    classify = Classifier(task.model)
-    labels, probabilities = [], []
-    for images, some_labels in task.data.test:
-        labels.append(np.asarray(some_labels))
-        probabilities.append(classify(images))
-    return Evaluation(
-        tuple(task.data.class_names), np.concatenate(labels), np.concatenate(probabilities)
-    )
-
-
 def require_tensorboard() -> None:
     """Check that TensorBoard is installed.
 
@@ -519,13 +490,13 @@ def _report(
             "test_images": data.test_images,
         },
         "settings": settings.settings_of(args),
-        "groups": report.describe_groups(task.model, plan.groups, plan.rates),
+        "groups": describe_groups(task.model, plan.groups, plan.rates),
         "test_accuracy": result.accuracy,
         "test_loss": result.loss,
         "kept_epoch": result.kept_epoch,
         "pretraining_accuracy": task.pretraining_accuracy,
         "seed": args.seed,
-        "versions": report.versions(),
+        "versions": versions(),
     }
     if other is not None:
         found["test_accuracies"] = other["ours"]

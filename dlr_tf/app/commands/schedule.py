@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dlr_tf.app.results.files import check_new_file
+from dlr_tf.app.results import check_new_file
 from dlr_tf.app.terminal import messages_to_stderr, usage_errors
 from dlr_tf.core.schedule_formulas import cycle_length
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular

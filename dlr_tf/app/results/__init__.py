@@ -1,1 +1,47 @@
-"""Scores, report.json, report.html, and files that are written atomically."""
+"""What a run leaves: scores, report.json, report.html, and files that are written atomically.
+
+May import `terminal`, `training` and `core`. Other rooms use the names below and no others. A kind
+of target is one file here, as `evaluation` is for one class of several.
+"""
+
+from dlr_tf.app.results.evaluation import ConfidentError, Evaluation, evaluate_batches
+from dlr_tf.app.results.files import (
+    WriteError,
+    append_text,
+    atomic_write,
+    check_new,
+    check_new_file,
+    check_output_folder,
+    check_writable,
+    locked,
+    make_folder,
+    remove_partial_files,
+    write_text,
+)
+from dlr_tf.app.results.page import page_of, require_jinja
+from dlr_tf.app.results.report import describe_groups, json_text, versions, write_report
+from dlr_tf.app.results.thumbnails import images_at
+
+__all__ = [
+    "ConfidentError",
+    "Evaluation",
+    "WriteError",
+    "append_text",
+    "atomic_write",
+    "check_new",
+    "check_new_file",
+    "check_output_folder",
+    "check_writable",
+    "describe_groups",
+    "evaluate_batches",
+    "images_at",
+    "json_text",
+    "locked",
+    "make_folder",
+    "page_of",
+    "remove_partial_files",
+    "require_jinja",
+    "versions",
+    "write_report",
+    "write_text",
+]

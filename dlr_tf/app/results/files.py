@@ -1,4 +1,4 @@
-"""The files and folders that a command writes: checked before the work, then written whole."""
+"""The files and folders that a command writes: checked before the work, written atomically."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dlr_tf.app.terminal import CommandError
 
@@ -83,8 +82,8 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file so that it is there as a whole or not at all, whatever happens meanwhile.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file atomically: it is there complete or not at all, whatever happens meanwhile.
 
     The block writes into a new folder beside the final place. After the block, the file is on the
     disk and gets the final name in one step. If the block raises, it is removed, and a file that
@@ -101,7 +100,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with whole_file(Path(folder, "report.json")) as partial:
+    ...     with atomic_write(Path(folder, "report.json")) as partial:
     ...         _ = partial.write_text("{}")
     ...     [path.name for path in Path(folder).iterdir()]
     ['report.json']
@@ -127,12 +126,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all.
+    """Write a text file atomically.
 
     Raises:
         WriteError: If the operating system refuses.
     """
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -234,17 +233,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def write_with(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file as a whole or not at all, with a function that takes a path.
-
-    Args:
-        path: The final name.
-        write: Writes the file to the path that it gets.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
-    with whole_file(path) as partial:
-        write(partial)

@@ -1,62 +1,41 @@
-"""The page of a run, report.html: one file that needs no other file, no network and no script."""
+"""The page of a run, report.html: one file that needs no other file, no network and no script.
+
+Here is what is on the page; the template `report.html.jinja` has how it looks.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlr_tf.app.results.evaluation import Evaluation
-from dlr_tf.app.results.markup import Content, Html, element, scrolling, table
-from dlr_tf.app.results.page_style import STYLE
 from dlr_tf.app.results.thumbnails import picture_uri
-from dlr_tf.app.run.comparison import ONE_RATE
+from dlr_tf.app.terminal import EMBEDDED_MODEL, printable_name
 from dlr_tf.training import plotting
 from dlr_tf.training.learning_rate_logger import RATE
 
+if TYPE_CHECKING:
+    import jinja2
+
 # A matrix of more classes has squares without numbers, and one of still more is left out.
 NUMBERS_UP_TO, MATRIX_UP_TO = 20, 100
-MISTAKES = 10
+MAX_CONFUSIONS = 10
 MISSING = "-"
+# Settings that have an effect only with this value of another one.
+_ONLY_WITH: Mapping[str, tuple[str, Any]] = {
+    "compare_seeds": ("compare", True),
+    "t_mul": ("schedule", "sgdr"),
+    "wait": ("strategy", "multi-worker"),
+}
 
 History = Mapping[str, Sequence[float]]
-
-
-def write_page(
-    path: Path,
-    report: Mapping[str, Any],
-    history: History,
-    evaluation: Evaluation,
-    *,
-    image_of: Callable[[int], np.ndarray] | None = None,
-    names: Sequence[str] = (),
-    steps: Mapping[str, Sequence[float]] | None = None,
-) -> None:
-    """Write the page of a run.
-
-    Args:
-        path: The file, `report.html`.
-        report: What report.json holds. Only `"data"` with `"name"` and `"class_names"`,
-            `"settings"`, `"groups"` and `"versions"` must be there. For several seeds, the report
-            and its `"compare"` have a list `"test_accuracies"`. `"command"` holds the arguments of
-            the command, and a group may have its number of `"parameters"`.
-        history: The `history` of the `History` that `fit` returned.
-        evaluation: The scores on the test images.
-        image_of: A function from the index of a test image to the image, a uint8 array of shape
-            `(height, width, channels)`. Defaults to `None`: no pictures.
-        names: What each test image is called. Defaults to none.
-        steps: `LearningRateLogger.history`, for the rates of every step. Defaults to `None`: the
-            rates at the end of every epoch, which are in `history`.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
-    page = page_of(report, history, evaluation, image_of=image_of, names=names, steps=steps)
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+Context = dict[str, Any]
 
 
 def page_of(
@@ -64,33 +43,72 @@ def page_of(
     history: History,
     evaluation: Evaluation,
     *,
-    image_of: Callable[[int], np.ndarray] | None = None,
-    names: Sequence[str] = (),
+    images: Mapping[int, np.ndarray] | None = None,
     steps: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
-    """Return the page of a run. The arguments are those of `write_page`."""
-    title = title_of(report)
+    """Return the page of a run.
+
+    Args:
+        report: What report.json holds. Only `"data"` with `"name"` and `"class_names"`,
+            `"settings"`, `"groups"` and `"versions"` must be there. For several seeds, the report
+            and its `"compare"` have a list `"test_accuracies"`. `"command"` holds the arguments of
+            the command.
+        history: The `history` of the `History` that `fit` returned.
+        evaluation: The scores on the test images.
+        images: The images of the most confident errors by index, uint8 arrays of shape
+            `(height, width, channels)`. Defaults to `None`: no pictures.
+        steps: `LearningRateLogger.history`, for the rates of every step. Defaults to `None`: the
+            rates at the end of every epoch, which are in `history`.
+
+    Raises:
+        ImportError: If matplotlib or Jinja2 is not installed.
+    """
     # `None` stands for NaN in JSON, as in a report that is read from its file.
     history = {name: _floats(values) for name, values in history.items()}
-    sections = (
-        _reached(report, history, evaluation),
-        _comparison(report, len(evaluation.labels)),
-        _curves(report, history, steps),
-        _groups(report),
-        _confusions(evaluation),
-        _classes(evaluation),
-        _mistakes(evaluation, image_of, names),
-        _settings(report),
+    return _template().render(
+        title=title_of(report),
+        **_overview(report, history, evaluation),
+        comparison=_comparison(report, len(evaluation.labels)),
+        curves=_curves(report, history, steps),
+        groups=[_group(group) for group in report["groups"]],
+        **_confusion(evaluation),
+        class_scores=evaluation.class_scores(),
+        errors=_errors(evaluation, images or {}),
+        settings=_settings(report),
+        versions=report["versions"],
+        command=command_line(report["command"]) if report.get("command") else None,
     )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Html(STYLE)),
+
+
+def require_jinja() -> None:
+    """Check that pages can be written, before a long computation that ends with a page.
+
+    Raises:
+        ImportError: If Jinja2 is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'report.html needs Jinja2, which is not installed. Run: pip install "dlr_tf[command]"'
+        ) from error
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    require_jinja()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dlr_tf.app.results", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    body = element("body", element("main", element("h1", title), sections))
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    environment.filters["count"] = lambda value: MISSING if value is None else f"{value:,}"
+    environment.filters["score"] = lambda value: MISSING if math.isnan(value) else f"{value:.3f}"
+    return environment.get_template("report.html.jinja")
 
 
 def title_of(report: Mapping[str, Any]) -> str:
@@ -100,7 +118,8 @@ def title_of(report: Mapping[str, Any]) -> str:
     'VGG16 on photos'
     """
     model = report["settings"].get("model")
-    return f"{Path(model).name if model else 'Small network'} on {report['data']['name']}"
+    name = printable_name(Path(model).name) if model else EMBEDDED_MODEL.capitalize()
+    return f"{name} on {report['data']['name']}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -116,57 +135,6 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
-def _section(heading: str, *content: Content) -> Html:
-    return element("section", element("h2", heading), *content)
-
-
-def _reached(report: Mapping[str, Any], history: History, evaluation: Evaluation) -> Content:
-    total, data, settings = len(evaluation.labels), report["data"], report["settings"]
-    loss = report.get("test_loss")
-    tiles = [
-        (f"{evaluation.accuracy:.3f}", f"test accuracy: {evaluation.right:,} of {total:,}"),
-        (number(loss), "test loss"),
-        (f"{len(data['class_names'])}", "classes"),
-    ]
-    if "train_images" in data:
-        tiles.append((f"{data['train_images']:,}", "images to train on"))
-    if data.get("validation_images"):
-        tiles.append((f"{data['validation_images']:,}", "images to validate on"))
-    seconds = report.get("seconds", {}).get("training")
-    if seconds is not None:
-        tiles.append((duration(seconds), "training"))
-    epochs = len(history.get("loss", ()))
-    facts = [
-        f"{epochs} epoch{'' if epochs == 1 else 's'}",
-        f"{len(report['groups'])} groups of layers",
-        f"optimizer {settings['optimizer']}" if settings.get("optimizer") else "",
-        f"schedule {settings['schedule']}" if settings.get("schedule") else "",
-    ]
-    if report.get("kept_epoch", epochs) != epochs:
-        facts.append(f"the model is that of epoch {report['kept_epoch']}")
-    if evaluation.not_finite:
-        facts.append(f"no finite probabilities for {evaluation.not_finite:,} test images")
-    losses = [*history.get("loss", ()), *history.get("val_loss", ())]
-    diverged = [value for value in losses if not math.isfinite(value)]
-    warning = element(
-        "p",
-        "A loss is not finite: the training diverged. Lower rates help; ",
-        element("code", "dlr-tf find-lr"),
-        " suggests some.",
-        class_="warning",
-    )
-    return (
-        element("p", ", ".join(filter(None, facts)), class_="quiet"),
-        element(
-            "div",
-            [element("div", element("b", value), element("span", text), class_="tile")
-             for value, text in tiles],
-            class_="tiles",
-        ),
-        warning if diverged else None,
-    )  # fmt: skip
-
-
 def duration(seconds: float) -> str:
     """Write a time in the units that fit.
 
@@ -179,43 +147,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _comparison(report: Mapping[str, Any], total: int) -> Content:
-    other = report.get("compare")
-    if not other:
-        return None
-    ours, theirs = accuracies(report), accuracies(other)
-    if not (ours and theirs):
-        return None
-    label = other.get("label") or ONE_RATE
-    rates = other.get("learning_rates")
-    if rates:
-        label += ", " + " to ".join(f"{rate:.2g}" for rate in sorted({min(rates), max(rates)}))
-    several = len(ours) > 1 or len(theirs) > 1
-    # With one seed, only the choice of the test images can be accounted for.
-    sides = [
-        (sum(side) / len(side), *((min(side), max(side)) if several else _chance(side[0], total)))
-        for side in (ours, theirs)
-    ]
-    low, high = min(side[1] for side in sides), max(side[2] for side in sides)
-    rows = []
-    for name, side, (mean, first, last), second in zip(
-        (report.get("label") or "this run", label), (ours, theirs), sides, (False, True)
-    ):
-        picture = _strip(side, first, last, low, high, second)
-        rows.append([name, f"{mean:.4f}", f"{first:.4f} to {last:.4f}", f"{len(side)}", picture])
-    spread = "lowest to highest" if several else "± one standard error"
-    columns = ["trained with", "mean" if several else "accuracy", spread, "seeds", ""]
-    difference = sides[0][0] - sides[1][0]
-    text = f"Difference: {difference:+.4f}, {abs(difference) * total:.0f} of {total} images. "
-    text += (
-        "A dot is one seed. The curves below are those of the first seed."
-        if several
-        else "Each was trained with one seed, and another seed gives another accuracy. The bar "
-        f"shows only what the choice of {total} test images adds."
-    )
-    return _section(
-        "Comparison", table(columns, rows, 4), element("p", text, class_="quiet")
-    )  # fmt: skip
+def command_line(command: Sequence[str]) -> str:
+    """Return a command as it is typed.
+
+    Args:
+        command: Its arguments, with or without the name of the command.
+
+    >>> command_line(["finetune", "my photos"])
+    "dlr-tf finetune 'my photos'"
+    """
+    words = list(command)
+    return printable_name(shlex.join(words if words[:1] == ["dlr-tf"] else ["dlr-tf", *words]))
 
 
 def accuracies(report: Mapping[str, Any]) -> list[float]:
@@ -228,267 +170,208 @@ def accuracies(report: Mapping[str, Any]) -> list[float]:
     return [value for value in found if value is not None and math.isfinite(value)]
 
 
-def _chance(accuracy: float, total: int) -> tuple[float, float]:
+def _overview(report: Mapping[str, Any], history: History, evaluation: Evaluation) -> Context:
+    data, settings = report["data"], report["settings"]
+    tiles = [
+        (
+            f"{evaluation.accuracy:.3f}",
+            f"test accuracy: {evaluation.n_correct:,} of {len(evaluation.labels):,}",
+        ),
+        (number(report.get("test_loss")), "test loss"),
+        (f"{len(data['class_names'])}", "classes"),
+    ]
+    for part in ("train", "validation"):
+        if data.get(f"{part}_images"):
+            name = "training" if part == "train" else part
+            tiles.append((f"{data[f'{part}_images']:,}", f"{name} images"))
+    seconds = report.get("seconds", {}).get("training")
+    if seconds is not None:
+        tiles.append((duration(seconds), "training"))
+    epochs = len(history.get("loss", ()))
+    facts = [
+        f"{epochs} epoch{'' if epochs == 1 else 's'}",
+        f"{len(report['groups'])} groups of layers",
+    ]
+    facts += [
+        f"{name} {settings[name]}" for name in ("optimizer", "schedule") if settings.get(name)
+    ]
+    if report.get("kept_epoch", epochs) != epochs:
+        facts.append(f"the model is that of epoch {report['kept_epoch']}")
+    if evaluation.n_not_finite:
+        facts.append(f"no finite probabilities for {evaluation.n_not_finite:,} test images")
+    losses = [*history.get("loss", ()), *history.get("val_loss", ())]
+    return {"tiles": tiles, "facts": facts, "diverged": not all(map(math.isfinite, losses))}
+
+
+def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
+    other = report.get("compare") or {}
+    ours, theirs = accuracies(report), accuracies(other)
+    if not (ours and theirs):
+        return None
+    label, rates = other["label"], other.get("learning_rates")
+    if rates:
+        label += ", " + " to ".join(f"{rate:.2g}" for rate in sorted({min(rates), max(rates)}))
+    several = len(ours) > 1 or len(theirs) > 1
+    sides: list[Context] = []
+    for name, values in ((report.get("label") or "this run", ours), (label, theirs)):
+        mean = sum(values) / len(values)
+        # With one seed, only the choice of the test images can be accounted for.
+        low, high = (min(values), max(values)) if several else _one_standard_error(mean, total)
+        sides.append({"name": name, "accuracies": values, "mean": mean, "low": low, "high": high})
+    left, right = min(side["low"] for side in sides), max(side["high"] for side in sides)
+
+    def place(value: float) -> float:
+        """Return where a value is on the line that both sides share, in percent."""
+        return round(4 + 92 * (value - left) / (right - left) if right > left else 50.0, 1)
+
+    for side in sides:
+        side |= {
+            "left": place(side["low"]),
+            "width": round(place(side["high"]) - place(side["low"]), 1),
+            "places": [place(value) for value in side["accuracies"]],
+        }
+    difference = sides[0]["mean"] - sides[1]["mean"]
+    text = f"Difference: {difference:+.4f}, {abs(difference) * total:.0f} of {total} images. "
+    text += (
+        "A dot is one seed. The curves below are those of the first seed."
+        if several
+        else "Each was trained with one seed, and another seed gives another accuracy. The bar "
+        f"shows only what the choice of {total} test images adds."
+    )
+    spread = "lowest to highest" if several else "± one standard error"
+    columns = ["trained with", "mean" if several else "accuracy", spread, "seeds", ""]
+    return {"columns": columns, "sides": sides, "text": text}
+
+
+def _one_standard_error(accuracy: float, total: int) -> tuple[float, float]:
     """Return the accuracy minus and plus one standard error of a binomial distribution."""
     error = math.sqrt(accuracy * (1 - accuracy) / total)
     return max(accuracy - error, 0.0), min(accuracy + error, 1.0)
 
 
-def _strip(
-    values: Sequence[float], first: float, last: float, low: float, high: float, second: bool
-) -> Html:
-    """Draw dots and their range on a line from `low` to `high`."""
-
-    def place(value: float) -> float:
-        return 4 + 92 * (value - low) / (high - low) if high > low else 50.0
-
-    return element(
-        "span",
-        element("b", style=f"left:{place(first):.1f}%;width:{place(last) - place(first):.1f}%"),
-        [element("i", style=f"left:{place(value):.1f}%") for value in values],
-        class_="strip second" if second else "strip",
-    )
-
-
 def _curves(
     report: Mapping[str, Any], history: History, steps: Mapping[str, Sequence[float]] | None
-) -> Content:
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
     if not len(history.get("loss", ())):
-        return None
+        return []
     runs = [(report.get("label") or "this run", history)]
-    other = (report.get("compare") or {}).get("history")
-    if other:
-        runs.append((ONE_RATE, {key: _floats(values) for key, values in other.items()}))
+    other = report.get("compare") or {}
+    if other.get("history"):
+        theirs = {key: _floats(values) for key, values in other["history"].items()}
+        runs.append((other["label"], theirs))
     frozen = report["settings"].get("frozen_epochs") or 0
     # Without validation images, the test images are scored after each epoch.
     after_epoch = "test" if report["data"].get("validation_images") == 0 else "validation"
-    figures = []
-    for metric in ("loss", "accuracy"):
-        if metric in history:
-            figure = plotting.history_panel(runs, metric, frozen, after_epoch)
-            figures.append((metric.capitalize(), metric, figure))
+    figures = [
+        (metric.capitalize(), plotting.history_panel(runs, metric, frozen, after_epoch))
+        for metric in ("loss", "accuracy")
+        if metric in history
+    ]
     names = [group["name"] for group in report["groups"]]
     if steps and all(name in steps for name in names):
         rates = {name: steps[name] for name in names}
-        figure = plotting.rates_panel(steps["iterations"], rates)
-        figures.append(("Learning rates", "rates", figure))
+        figures.append(("Learning rates", plotting.rates_panel(steps["iterations"], rates)))
     elif all(f"{RATE}{name}" in history for name in names):
         rates = {name: history[f"{RATE}{name}"] for name in names}
         epochs = range(1, len(history["loss"]) + 1)
-        figure = plotting.rates_panel(epochs, rates, "epoch")
-        figures.append(("Learning rates at the end of each epoch", "rates", figure))
-    drawn = [
-        element(
-            "figure",
-            element("figcaption", heading),
-            Html(plotting.svg_for_page(figure, name, f"{heading} over the training")),
-            _legend(plotting.legend_entries(figure)),
+        heading = "Learning rates at the end of each epoch"
+        figures.append((heading, plotting.rates_panel(epochs, rates, "epoch")))
+    styles = {"solid": "{}", "dashed": "{};border-top-style:dashed", "area": "{};border-width:.8em"}
+    return [
+        (
+            heading,
+            plotting.svg_for_page(figure, f"curve-{number}", f"{heading} over the training"),
+            [
+                (label, f"border-color:{styles[kind].format(colour)}")
+                for label, colour, kind in plotting.legend_entries(figure)
+            ],
         )
-        for heading, name, figure in figures
+        for number, (heading, figure) in enumerate(figures)
     ]
-    return _section("Curves", element("div", drawn, class_="curves"))
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else float(value) for value in values]
 
 
-def _legend(entries: Sequence[tuple[str, str, str]]) -> Html:
-    styles = {"solid": "{}", "dashed": "{};border-top-style:dashed", "area": "{};border-width:.8em"}
-    return element(
-        "ul",
-        [
-            element(
-                "li", element("i", style=f"border-color:{styles[kind].format(colour)}"), label
-            )
-            for label, colour, kind in entries
-        ],
-        class_="legend",
-    )  # fmt: skip
+def _group(group: Mapping[str, Any]) -> Context:
+    ends = list(dict.fromkeys((group["layers"][0], group["layers"][-1])))
+    paths = " … ".join(ends)
+    if len(paths) > 50:  # the last names say enough
+        ends = [path.rsplit("/", 1)[-1] for path in ends]
+    return {
+        "parameters": None,
+        **group,
+        "paths": paths,
+        "ends": " … ".join(ends),
+        "n_layers": len(group["layers"]),
+    }
 
 
-def _groups(report: Mapping[str, Any]) -> Content:
-    groups = report["groups"]
-    if not groups:
-        return None
-    has_parameters = any(group.get("parameters") is not None for group in groups)
-    rows = []
-    for group in groups:
-        ends = list(dict.fromkeys((group["layers"][0], group["layers"][-1])))
-        paths = " … ".join(ends)
-        if len(paths) > 50:  # the last names say enough
-            ends = [path.rsplit("/", 1)[-1] for path in ends]
-        layers = element("span", " … ".join(ends), title=paths)
-        row: list[Content] = [group["name"], layers, f"{len(group['layers']):,}"]
-        if has_parameters:
-            parameters = group.get("parameters")
-            row.append(MISSING if parameters is None else f"{parameters:,}")
-        rows.append([*row, f"{group['learning_rate']:.3g}"])
-    columns = ["group", "first and last layer", "layers"]
-    columns += ["parameters"] if has_parameters else []
-    columns += ["peak rate"]
-    return _section("Groups of layers", table(columns, rows, len(columns) - 2))
-
-
-def _confusions(evaluation: Evaluation) -> Content:
+def _confusion(evaluation: Evaluation) -> Context:
     names, matrix = evaluation.class_names, evaluation.confusion_matrix()
-    content: list[Content] = []
-    if len(names) <= MATRIX_UP_TO:
-        text = "A row is a right class, a column what the model says. "
-        text += "The colour is the share of the row."
-        content = [element("div", element("p", text, class_="quiet"), _matrix(names, matrix))]
+    totals = matrix.sum(axis=1)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)
-    pairs = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES].tolist()
-    rows: list[list[Content]] = []
-    for right, said in (divmod(pair, len(names)) for pair in pairs):
-        if wrong[right, said]:
-            share = wrong[right, said] / matrix[right].sum()
-            rows.append([names[right], names[said], f"{wrong[right, said]:,}", f"{share:.1%}"])
-    if rows and len(names) > 2:
-        columns = ["right class", "the model says", "images", "of the class"]
-        heading = element("h3", "Most frequent confusions")
-        content.append(element("div", heading, table(columns, rows, 2)))
-    side_by_side = "columns" if len(names) <= 10 else None
-    return (
-        _section("Confusion matrix", element("div", content, class_=side_by_side))
-        if content
-        else None
-    )
+    pairs = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS].tolist()
+    confusions = [
+        (names[row], names[column], int(wrong[row, column]), wrong[row, column] / totals[row])
+        for row, column in (divmod(pair, len(names)) for pair in pairs)
+        if wrong[row, column]
+    ]
+    numbers = len(names) <= NUMBERS_UP_TO
 
-
-def _matrix(names: Sequence[str], matrix: np.ndarray) -> Html:
-    with_numbers = len(names) <= NUMBERS_UP_TO
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-
-    def cell(row: int, column: int) -> Html:
-        count, share = int(matrix[row, column]), float(shares[row, column])
+    def cell(row: int, column: int) -> Context | None:
+        count = int(matrix[row, column])
         if not count:
-            return element("td")
-        colour = "right" if row == column else "wrong"
-        # One image should still be seen.
-        seen = max(share, 0.15 if with_numbers else 0.4)
-        style = f"background:rgb(var(--{colour}) / {seen:.2f})"
-        text = f"{names[row]}: {count} of {matrix[row].sum()} as {names[column]}"
-        full = "full" if share > 0.5 else None
-        shown = f"{count:,}" if with_numbers else None
-        return element("td", shown, style=style, class_=full, title=text)
+            return None
+        share = count / totals[row]
+        return {
+            "count": count,
+            "share": share,
+            "colour": "right" if row == column else "wrong",
+            "shade": max(share, 0.15 if numbers else 0.4),  # one image should still be seen
+            "title": f"{names[row]}: {count} of {totals[row]} as {names[column]}",
+        }
 
-    turned = "turned" if max(map(len, names)) > 4 or not with_numbers else None
-    columns = [
-        element("th", element("span", name, class_=turned), scope="col", title=name)
-        for name in names
+    every = range(len(names))
+    has_matrix = len(names) <= MATRIX_UP_TO
+    return {
+        "class_names": names,
+        "matrix": [[cell(row, column) for column in every] for row in every] if has_matrix else [],
+        "numbers": numbers,
+        "turned": max(map(len, names)) > 4 or not numbers,
+        "confusions": confusions if len(names) > 2 else [],
+    }
+
+
+def _errors(evaluation: Evaluation, images: Mapping[int, np.ndarray]) -> Context:
+    errors = [
+        {
+            **vars(error),
+            "uri": picture_uri(images[error.index]) if error.index in images else None,
+            # Smooth enlarging would blur a picture of few pixels.
+            "is_small": error.index in images and max(images[error.index].shape[:2]) < 64,
+        }
+        for error in evaluation.most_confident_errors()
     ]
-    rows = [
-        element(
-            "tr",
-            element("th", name, scope="row", title=name),
-            [cell(row, column) for column in range(len(names))],
-        )
-        for row, name in enumerate(names)
-    ]
-    return scrolling(
-        element(
-            "table",
-            element("thead", element("tr", element("td", style="background:none"), columns)),
-            element("tbody", rows),
-            class_="matrix" if with_numbers else "matrix small",
-        ),
-        whole=True,
-    )
+    text = "Every test image is classified correctly."
+    if evaluation.n_not_finite:
+        text = f"No prediction for {evaluation.n_not_finite:,} test images; all others are correct."
+    return {"pictures": errors, "none": text}
 
 
-def _classes(evaluation: Evaluation) -> Content:
-    def with_bar(value: float) -> Content:
-        if math.isnan(value):
-            return MISSING
-        bar = element("i", style=f"width:{value:.0%}")
-        return [f"{value:.3f}", element("span", bar, class_="bar")]
-
-    def text(value: float) -> str:
-        return MISSING if math.isnan(value) else f"{value:.3f}"
-
-    rows: list[list[Content]] = [
-        [
-            score.name,
-            f"{score.support:,}",
-            text(score.precision),
-            text(score.recall),
-            with_bar(score.f1),
-        ]
-        for score in evaluation.class_scores()
-    ]
-    return _section("Classes", table(["class", "images", "precision", "recall", "F1"], rows, 4))
-
-
-def _mistakes(
-    evaluation: Evaluation, image_of: Callable[[int], np.ndarray] | None, names: Sequence[str]
-) -> Content:
-    worst = evaluation.worst_mistakes(MISTAKES)
-    if not worst:
-        text = f"{evaluation.not_finite:,} test images have no prediction, and every other one"
-        text = text if evaluation.not_finite else "Every test image"
-        return _section("Mistakes", element("p", f"{text} is classified right."))
-    pictures = []
-    for index in worst:
-        right = evaluation.class_names[evaluation.labels[index]]
-        said = evaluation.class_names[evaluation.predictions[index]]
-        share = float(evaluation.probabilities[index].max())
-        name = names[index] if index < len(names) else f"image {index}"
-        image = None
-        if image_of is not None:
-            pixels = image_of(index)
-            image = element(
-                "img",
-                src=picture_uri(pixels),
-                alt=f"{name}: {right}, but the model says {said}",
-                # Smooth enlarging would blur a picture of few pixels.
-                class_="pixels" if max(pixels.shape[:2]) < 64 else None,
-            )
-        caption = element(
-            "figcaption",
-            element("b", said),
-            f" ({share:.0%})",
-            element("br"),
-            "right: ",
-            element("b", right),
-            element("br"),
-            element("span", Path(name).name, title=name),
-        )
-        pictures.append(element("figure", image, caption))
-    return _section(
-        "The worst mistakes",
-        element("p", "What the model is most sure of, although it is wrong.", class_="quiet"),
-        element("div", pictures, class_="pictures"),
-    )
-
-
-def _settings(report: Mapping[str, Any]) -> Content:
+def _settings(report: Mapping[str, Any]) -> dict[str, str]:
     given = report["settings"]
     settings = {
-        name.replace("_", " "): value
+        name.replace("_", " "): _words(value)
         for name, value in given.items()
         if value not in (None, [], ()) and name != "command" and _has_effect(name, given)
     }
     accuracy = report.get("pretraining_accuracy")
     if accuracy is not None:
         settings["accuracy of the pretraining"] = number(accuracy)
-    command = report.get("command")
-    return (
-        _section(
-            "Settings and versions",
-            element("div", _pairs(settings), _pairs(report["versions"]), class_="columns"),
-        ),
-        _section("Command", element("pre", command_line(command))) if command else None,
-    )
-
-
-# Settings that have an effect only with this value of another one.
-_ONLY_WITH: Mapping[str, tuple[str, Any]] = {
-    "compare_seeds": ("compare", True),
-    "t_mul": ("schedule", "sgdr"),
-    "wait": ("strategy", "multi-worker"),
-}
+    return settings
 
 
 def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
@@ -496,26 +379,7 @@ def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
     return bool(settings.get(other) == value)
 
 
-def _pairs(values: Mapping[str, Any]) -> Html:
-    def text(value: Any) -> str:
-        if isinstance(value, (list, tuple)):
-            return ", ".join(map(text, value))
-        return ("yes" if value else "no") if isinstance(value, bool) else str(value)
-
-    return element(
-        "dl",
-        [[element("dt", name), element("dd", text(value))] for name, value in values.items()],
-    )
-
-
-def command_line(command: Sequence[str]) -> str:
-    """Return a command as it is typed.
-
-    Args:
-        command: Its arguments, with or without the name of the command.
-
-    >>> command_line(["finetune", "my photos"])
-    "dlr-tf finetune 'my photos'"
-    """
-    words = list(command)
-    return shlex.join(words if words[:1] == ["dlr-tf"] else ["dlr-tf", *words])
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value))
+    return ("yes" if value else "no") if isinstance(value, bool) else printable_name(str(value))

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dlr_tf.app.results.files import whole_file
+from dlr_tf.app.results import atomic_write
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.restoring import copies_of
@@ -31,7 +31,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> None:
-    """Write arrays and a record, as a whole or not at all.
+    """Write arrays and a record, atomically.
 
     Args:
         path: The file. An older one under this name is replaced.
@@ -45,7 +45,7 @@ def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> N
     text = json.dumps({"format": FORMAT, "dtypes": dtypes, "record": record})
     stored: dict[str, Any] = {name: _as_plain(array) for name, array in arrays.items()}
     stored[_RECORD] = np.frombuffer(text.encode(), np.uint8)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         np.savez(partial, **stored)
 
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.results.files import append_text, write_text
+from dlr_tf.app.results import append_text, write_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.tasks import OPTIMIZERS, Task

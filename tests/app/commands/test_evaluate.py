@@ -26,8 +26,8 @@ from dlr_tf.app.commands import evaluate
 from dlr_tf.app.commands.evaluate import new_folder
 from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.models import write_class_names
+from dlr_tf.app.results import Evaluation
 from dlr_tf.app.results import files as output
-from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.run.settings import run_settings
 
 
@@ -99,15 +99,15 @@ def test_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "dark        1.000   0.800  0.889       5",
         "middle          -       -      -       0",
         "bright      0.750   1.000  0.857       3",
-        "the worst mistakes:",
-        "image                  class  predicted  probability",
-        "photos/dark/light.png  dark   bright           1.000",
+        "the most confident errors:",
+        "image                  true class  predicted class  probability",
+        "photos/dark/light.png  dark        bright                 1.000",
         "written to run/evaluation: confusion.png, evaluation.json",
     ]
     assert "photos has no images of 1 classes: ['middle']" in err
     assert Path("run/evaluation/confusion.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads(Path("run/evaluation/evaluation.json").read_text())
-    assert (written["right"], written["count"], written["accuracy"]) == (7, 8, 0.875)
+    assert (written["n_correct"], written["count"], written["accuracy"]) == (7, 8, 0.875)
     assert written["confusion_matrix"] == [[4, 0, 1], [0, 0, 0], [0, 0, 3]]
     assert written["classes"][1] == {
         "name": "middle",
@@ -116,9 +116,14 @@ def test_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "f1": None,
         "support": 0,
     }
-    (mistake,) = written["worst_mistakes"]
+    (mistake,) = written["most_confident_errors"]
     assert mistake.pop("probability") == pytest.approx(1, abs=1e-4)
-    assert mistake == {"name": "photos/dark/light.png", "class": "dark", "predicted": "bright"}
+    assert mistake.pop("index") == 7
+    assert mistake == {
+        "name": "photos/dark/light.png",
+        "true_class": "dark",
+        "predicted_class": "bright",
+    }
     assert written["unreadable"] == []
 
 
@@ -166,7 +171,7 @@ def test_names_of_parts_in_any_case_and_csv_files(
     assert cli.main(["evaluate", "run", "split"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("accuracy on split/Testing: 4 of 4, 1.000\n")
-    assert "left aside: 1 hidden file" in err
+    assert "ignored: 1 hidden file" in err
     rows = [
         "path,label,split",
         "photos/dark/000.png,dark,train",
@@ -354,10 +359,10 @@ def test_a_model_that_gives_nan_says_so(photos: Path, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert "the model's probabilities are not finite for 4 of 8 images, which count as wrong" in err
     written = json.loads((run / "evaluation/evaluation.json").read_text(), parse_constant=refuse)
-    assert written["not_finite"] == 4
+    assert written["n_not_finite"] == 4
     assert np.sum(written["confusion_matrix"]) == 4
-    assert all(mistake["probability"] <= 1 for mistake in written["worst_mistakes"])
-    assert f"{written['right']} of 8" in out
+    assert all(mistake["probability"] <= 1 for mistake in written["most_confident_errors"])
+    assert f"{written['n_correct']} of 8" in out
     assert cli.main(["predict", "run", "photos", "--json"]) == 1
     out, err = capsys.readouterr()
     assert len(json.loads(out, parse_constant=refuse)) == 4
@@ -387,7 +392,7 @@ def test_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
     right = round(report["test_accuracy"] * 796)
     assert f"accuracy on digits 5-9: {right} of 796" in capsys.readouterr().out
     written = json.loads(Path("run/evaluation/evaluation.json").read_text())
-    assert written["worst_mistakes"][0]["name"].startswith("digit ")
+    assert written["most_confident_errors"][0]["name"].startswith("digit ")
 
 
 def test_mistakes(photos: Path, assert_mistake: Callable[[list[str], str], None]) -> None:

@@ -1,31 +1,32 @@
-"""The scores of a classifier, against scikit-learn's."""
+"""The scores of a classifier, against counting by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dlr_tf.app.results.evaluation import Evaluation
+pytest.importorskip("sklearn")
+
+from dlr_tf.app.results import ConfidentError, Evaluation, evaluate_batches
 
 
-def random_evaluation(n_classes: int = 4, count: int = 60) -> Evaluation:
+def test_scores_are_shares_of_what_is_counted() -> None:
     generator = np.random.default_rng(0)
-    probabilities = generator.dirichlet(np.ones(n_classes), count)
-    labels = generator.integers(n_classes, size=count)
-    return Evaluation(tuple("abcdefgh"[:n_classes]), labels, probabilities)
-
-
-def test_scores_equal_those_of_scikit_learn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    found = random_evaluation()
-    np.testing.assert_array_equal(
-        found.confusion_matrix(), metrics.confusion_matrix(found.labels, found.predictions)
-    )
-    expected = metrics.precision_recall_fscore_support(found.labels, found.predictions)
-    scores = [(s.precision, s.recall, s.f1, s.support) for s in found.class_scores()]
-    np.testing.assert_allclose(np.transpose(scores), expected)
-    assert found.accuracy == metrics.accuracy_score(found.labels, found.predictions)
-    assert found.right == round(found.accuracy * 60)
+    labels = generator.integers(4, size=60)
+    found = Evaluation(tuple("abcd"), labels, generator.dirichlet(np.ones(4), 60))
+    pairs = list(zip(labels.tolist(), found.predictions.tolist()))
+    matrix = found.confusion_matrix()
+    for index, score in enumerate(found.class_scores()):
+        assert [pairs.count((index, other)) for other in range(4)] == matrix[index].tolist()
+        n_predicted = sum(predicted == index for _, predicted in pairs)
+        n_found = pairs.count((index, index))
+        assert score.name == "abcd"[index]
+        assert score.support == sum(label == index for label, _ in pairs)
+        assert score.precision == pytest.approx(n_found / n_predicted)
+        assert score.recall == pytest.approx(n_found / score.support)
+        assert score.f1 == pytest.approx(2 * n_found / (n_predicted + score.support))
+    assert found.n_correct == np.trace(matrix)
+    assert found.accuracy == found.n_correct / 60
 
 
 def test_a_class_that_is_neither_there_nor_predicted_has_no_scores() -> None:
@@ -37,8 +38,32 @@ def test_a_class_that_is_neither_there_nor_predicted_has_no_scores() -> None:
     assert np.isnan([c.precision, c.recall, c.f1]).all()
 
 
-def test_the_worst_mistakes_are_the_surest_ones() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
-    found = Evaluation(("a", "b"), np.array([0, 0, 0, 1]), probabilities)
-    assert found.worst_mistakes() == [1, 2]
-    assert found.worst_mistakes(1) == [1]
+def test_an_example_without_finite_probabilities_counts_as_wrong() -> None:
+    probabilities = np.array([[0.9, 0.1], [np.nan, 0.2], [0.4, np.inf], [0.8, 0.2]])
+    found = Evaluation(("a", "b"), np.array([0, 0, 1, 1]), probabilities)
+    assert found.predictions.tolist() == [0, -1, -1, 0]
+    assert (found.n_not_finite, found.n_correct, found.accuracy) == (2, 1, 0.25)
+    assert found.confusion_matrix().tolist() == [[1, 0], [1, 0]]
+    assert [score.support for score in found.class_scores()] == [2, 2]
+    assert [score.recall for score in found.class_scores()] == [0.5, 0.0]
+    assert [error.index for error in found.most_confident_errors()] == [3]
+    broken = Evaluation(("a", "b"), np.array([0, 1]), np.full((2, 2), np.nan))
+    assert (broken.accuracy, broken.most_confident_errors()) == (0.0, [])
+    assert broken.confusion_matrix().tolist() == [[0, 0], [0, 0]]
+
+
+def test_the_most_confident_errors_come_first() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.25, 0.75], [0.4, 0.6], [0.1, 0.9]])
+    found = Evaluation(("a", "b"), np.array([1, 0, 0, 1]), probabilities)
+    first, second, third = found.most_confident_errors()
+    assert first == ConfidentError(0, "image 0", "b", "a", 0.9)
+    assert (second.probability, third.probability) == (0.75, 0.6)
+    assert found.most_confident_errors(1) == [first]
+    assert found.most_confident_errors(0) == []
+
+
+def test_batches_are_read_once_and_keep_their_order() -> None:
+    batches = iter([(np.eye(2), np.array([0, 1])), (np.eye(2)[:1], np.array([1]))])
+    found = evaluate_batches(lambda images: images, batches, ["a", "b"], ["x", "y", "z"])
+    assert found.labels.tolist() == [0, 1, 1]
+    assert [error.name for error in found.most_confident_errors()] == ["z"]

@@ -1,4 +1,4 @@
-"""Checks of what a command is going to write, and writing it as a whole or not at all."""
+"""Checks of what a command is going to write, and writing it atomically."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dlr_tf.app.results.files import (
+from dlr_tf.app.results import (
     WriteError,
     append_text,
+    atomic_write,
     check_new_file,
     check_output_folder,
     locked,
     remove_partial_files,
-    whole_file,
     write_text,
 )
 
@@ -65,13 +65,13 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_file_is_whole_or_not_there() -> None:
     path = Path("model.keras")
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
         assert partial.name == "model.keras"
         assert not path.exists()
     assert path.read_text() == "new"
     for error in (KeyError("a defect"), KeyboardInterrupt("signal 2")):
-        with pytest.raises(type(error), match="a defect|signal 2"), whole_file(path) as partial:
+        with pytest.raises(type(error), match="a defect|signal 2"), atomic_write(path) as partial:
             partial.write_text("half")
             raise error
     assert path.read_text() == "new"
@@ -92,11 +92,11 @@ def test_a_file_is_whole_or_not_there() -> None:
 def test_a_full_disk(error: Exception) -> None:
     write_text(Path("log.csv"), "old")
     message = "'log.csv' could not be written: No space left on device"
-    with pytest.raises(WriteError, match=message), whole_file(Path("log.csv")) as partial:
+    with pytest.raises(WriteError, match=message), atomic_write(Path("log.csv")) as partial:
         partial.write_text("half")
         raise error
     # Python's own errors that follow hide the first one.
-    with pytest.raises(WriteError, match=message), whole_file(Path("log.csv")) as partial:
+    with pytest.raises(WriteError, match=message), atomic_write(Path("log.csv")) as partial:
         try:
             raise error
         finally:
@@ -114,7 +114,7 @@ def test_a_folder_that_does_not_exist() -> None:
 
 def test_what_a_killed_process_left() -> None:
     Path("out").mkdir()
-    with whole_file(Path("out/model.keras")) as partial:
+    with atomic_write(Path("out/model.keras")) as partial:
         partial.write_text("half")
         shutil.copytree(partial.parent, f"{partial.parent}-of-a-killed-process")
     Path("out/model.keras").unlink()
@@ -126,7 +126,7 @@ def test_what_a_killed_process_left() -> None:
         Path("out", name).write_text("precious")
     with pytest.raises(ValueError, match="'out' is not empty"):
         check_output_folder(Path("out"))
-    with whole_file(Path("out/model.keras")) as partial:
+    with atomic_write(Path("out/model.keras")) as partial:
         partial.write_text("new")
     Path("out/model.keras").unlink()
     remove_partial_files(Path("out"))
@@ -136,7 +136,7 @@ def test_what_a_killed_process_left() -> None:
 
 
 def test_a_folder_is_whole_or_not_there() -> None:
-    with whole_file(Path("saved")) as partial:
+    with atomic_write(Path("saved")) as partial:
         partial.mkdir()
         (partial / "model").write_text("new")
         assert not Path("saved").exists()

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from dlr_tf.app.results.report import versions, write_report
+from dlr_tf.app.results import versions, write_report
 
 
 def test_report_is_valid_json_where_numbers_are_not_finite() -> None:

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer, split_layers
-from dlr_tf.app.results.files import WriteError
+from dlr_tf.app.results import WriteError
 from dlr_tf.app.run.checkpoint import (
     CheckpointError,
     assign_arrays,

@@ -127,7 +127,7 @@ def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
     assert_equal(Path("out"), results(Path("whole")))
 
 
-@pytest.mark.parametrize("name", ["report.json", "history.png", "model.keras"])
+@pytest.mark.parametrize("name", ["report.json", "report.html", "model.keras"])
 def test_a_run_that_was_killed_at_the_end(
     quick_digits: None, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
