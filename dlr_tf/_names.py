@@ -13,7 +13,7 @@ from typing import Any
 # Of `fine_tune` and of the command.
 AUTO = "auto"  # learning rates that are chosen
 BATCH_NORM = ("frozen", "train")
-SCHEDULES = ("sgdr", "onecycle", "constant")
+SCHEDULES = ("sgdr", "onecycle", "linear", "cosine", "constant")
 # Of `make_strategy`.
 STRATEGIES = ("mirrored", "multi-worker")
 WAIT = 300.0  # seconds that workers wait for each other

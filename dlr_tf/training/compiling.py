@@ -49,8 +49,8 @@ def make_optimizer(
         ValueError: If the groups are not the model's, or the optimizer cannot be a template.
     """
     assign_variables(model, groups)
-    if optimizer is None and model.compiled:
-        optimizer = unwrap_optimizer(model.optimizer)
+    if optimizer is None:
+        optimizer = compiled_optimizer(model)
         if type(optimizer) is keras.optimizers.Adam:
             optimizer = copy_optimizer(optimizer, kind=FusedAdam)  # the same update, and faster
     own: dict[str, Any] = {}
@@ -62,6 +62,18 @@ def make_optimizer(
         optimizer, own = without_wrapper_arguments(optimizer)
     with model.distribute_strategy.scope():
         return MultiGroupOptimizer(groups, learning_rate, optimizer, **{**own, **arguments})
+
+
+def compiled_optimizer(model: keras.Model) -> Any:
+    """Return the optimizer that a model was compiled with, `None` if it was not."""
+    return unwrap_optimizer(model.optimizer) if model.compiled else None
+
+
+def accumulation_steps(model: keras.Model, optimizer: Any = None, **arguments: Any) -> int:
+    """Return how many batches make a step of the optimizer that `make_optimizer` makes."""
+    optimizer = compiled_optimizer(model) if optimizer is None else optimizer
+    own = getattr(optimizer, "gradient_accumulation_steps", None)
+    return arguments.get("gradient_accumulation_steps", own) or 1
 
 
 def _templates(optimizer: MultiGroupOptimizer, configs: Sequence[Any], n_groups: int) -> Any:

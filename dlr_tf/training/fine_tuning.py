@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,14 +15,26 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, did_you_mean
 from dlr_tf.core._validation import check_integer, check_model, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
+from dlr_tf.core.known_schedules import known_peak
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.core.schedules import SGDR
-from dlr_tf.training.compiling import OPTIMIZER_ARGUMENTS, compile_model, make_optimizer
+from dlr_tf.training.compiling import (
+    OPTIMIZER_ARGUMENTS,
+    accumulation_steps,
+    compile_model,
+    make_optimizer,
+)
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.lr_finder import LearningRateSweep
-from dlr_tf.training.named_schedules import ends_within_a_cycle, first_cycle_steps, make_schedule
+from dlr_tf.training.named_schedules import (
+    check_name,
+    ends_within_a_cycle,
+    first_cycle_steps,
+    make_schedule,
+    schedule_over,
+)
 from dlr_tf.training.rate_choice import (
     SWEEP,
     RateChoice,
@@ -51,6 +64,7 @@ def fine_tune(
     frozen_epochs: int = 0,
     validation_data: Any = None,
     schedule: str | Callable[[float], Rate] | Sequence[LearningRateSchedule] = "onecycle",
+    warmup: float = 0,
     optimizer: Any = None,
     loss: Any = None,
     metrics: Any = None,
@@ -107,9 +121,12 @@ def fine_tune(
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
-            `"constant"`, a function from a group's peak rate to its schedule (`make_schedule`
-            returns such functions), or, with `learning_rate=None`, a list with one
-            `LearningRateSchedule` per group. Defaults to `"onecycle"`.
+            `"linear"` and `"cosine"` (one fall to 0), `"constant"`, a function from a group's peak
+            rate to its schedule (`make_schedule` returns such functions), or, with
+            `learning_rate=None`, a list with one `LearningRateSchedule` per group. It has ended
+            after the last epoch: to train on, call `fine_tune` again. Defaults to `"onecycle"`.
+        warmup: With a schedule by name: optimizer steps of a linear rise from 0 before it, an int,
+            or a float below 1 as a share of all steps. Defaults to 0.
         optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
             `MultiGroupOptimizer`. Its clipping, accumulation and moving average act on all groups.
             Defaults to the optimizer that the model was compiled with, or else to `FusedAdam()`.
@@ -134,7 +151,9 @@ def fine_tune(
             the epochs left.
 
     Returns:
-        The `History` of all epochs, the frozen ones included.
+        The `History` of all epochs, the frozen ones included. It also has `learning_rates`, the
+        peak rate of each group (`None` where a schedule's is not known), `schedule`, as given, and
+        `seconds`, a dict: `"preparation"`, with `"auto"` the `"range_test"`, and `"training"`.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or unknown.
@@ -166,6 +185,7 @@ def fine_tune(
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146 (discriminative fine-tuning);
     Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983 (warm restarts).
     """
+    seconds = _Seconds()
     check_model(model)
     groups = check_groups(groups)
     epochs = check_integer("epochs", epochs, minimum=1)
@@ -193,15 +213,18 @@ def fine_tune(
     _check_optimizers(model)
     callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
     arguments = fit_arguments(train_data, fit)
-    length = _TrainingLength(train_data, epochs - first_epoch, fit, validation_data)
+    batches_per_step = accumulation_steps(model, optimizer, **settings)
+    length = _TrainingLength(
+        train_data, epochs - first_epoch, fit, validation_data, batches_per_step
+    )
     is_auto = isinstance(learning_rate, str)
     ratios = relative_rates(len(groups))
     if is_auto:
         _check_auto(learning_rate, optimizer)
         learning_rate = learning_rate if _is_list(schedule) else ratios
-    rates = _scheduled_rates(learning_rate, schedule, groups, length)
+    rates = _Rates(learning_rate, schedule, warmup, groups, length)
     # Everything that can be wrong is checked before the model is compiled.
-    multi_group = make_optimizer(model, groups, rates, optimizer, **settings)
+    multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
     first = FirstBatches(train_data)
     choice = choose_loss(model, first, loss, metrics)
     if choice.note and verbose != 0:
@@ -209,6 +232,7 @@ def fine_tune(
     if is_auto:
         if verbose != 0:
             print("Range test of the learning rate")
+        seconds.end("preparation")
         # Rates that are usual, for the case that the test is interrupted.
         multi_group = make_optimizer(model, groups, usual_rates(ratios), optimizer, **settings)
         compile_model(model, multi_group, choice, first)
@@ -222,13 +246,14 @@ def fine_tune(
             fit={**fit, "validation_split": length.validation_split},
             verbose=verbose,
         )
+        seconds.end("range_test")
         rate_choice = rates_from_sweep(sweep, ratios)
         if verbose != 0:
             print(rate_choice.line())
-        rates = _scheduled_rates(list(rate_choice.rates), schedule, groups, length)
-        multi_group = make_optimizer(model, groups, rates, optimizer, **settings)
+        rates = _Rates(list(rate_choice.rates), schedule, warmup, groups, length)
+        multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
     compile_model(model, multi_group, choice, first)
-    doubts = _doubts_about_rates(rates, length)
+    doubts = _doubts_about_rates(rates.scheduled, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
             f"Only the head, group {groups[-1].name!r}, learns in this training: epochs={epochs}, "
@@ -243,16 +268,36 @@ def fine_tune(
         with model.distribute_strategy.scope():
             # Before `fit`, so that callbacks find an optimizer that knows its variables.
             model.optimizer.build(model.trainable_variables)
+        seconds.end("preparation")
         with distributed_fit(model, first.example):
-            return model.fit(
+            history = model.fit(
                 **arguments,
                 validation_data=validation_data,
                 epochs=epochs,
                 callbacks=[_UnfreezeAfter(groups, frozen_epochs), *callbacks],
                 verbose=verbose,
             )
+        seconds.end("training")
     finally:  # also after an error, and if every epoch was a frozen one
         freeze_to(model, groups, 0)
+    history.learning_rates = rates.peaks
+    history.schedule = schedule
+    history.seconds = seconds.parts
+    return history
+
+
+class _Seconds:
+    """The seconds of the parts of a training."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def end(self, part: str) -> None:
+        """Count the time since the last part ended for this part."""
+        now = time.perf_counter()
+        self.parts[part] = self.parts.get(part, 0.0) + now - self._since
+        self._since = now
 
 
 def auto_rates(
@@ -465,9 +510,15 @@ class _TrainingLength:
     """The length of a training, counted when it is asked for."""
 
     def __init__(
-        self, train_data: Any, epochs: int, fit: Mapping[str, Any], validation_data: Any
+        self,
+        train_data: Any,
+        epochs: int,
+        fit: Mapping[str, Any],
+        validation_data: Any,
+        batches_per_step: int,
     ) -> None:
         self.epochs = epochs
+        self._batches_per_step = batches_per_step
         # Keras ignores the split if there are validation data.
         split = fit.get("validation_split", 0.0) if validation_data is None else 0.0
         self.validation_split = split
@@ -478,39 +529,64 @@ class _TrainingLength:
             "steps_per_epoch": fit.get("steps_per_epoch"),
         }
 
-    def steps_per_epoch(self) -> int:
-        return steps_in_epoch(self._train_data, **self._options)
+    def steps(self) -> int:
+        """Return the number of optimizer steps."""
+        batches = steps_in_epoch(self._train_data, **self._options) * self.epochs
+        return max(1, batches // self._batches_per_step)
 
 
-def _scheduled_rates(
-    learning_rate: Any, schedule: Any, groups: Sequence[LayerGroup], length: _TrainingLength
-) -> list[Rate]:
-    """Return one rate or schedule per group."""
-    if _is_list(schedule):
-        if learning_rate is not None:
+class _Rates:
+    """The rates of the groups, before and after a schedule is applied to them.
+
+    Args:
+        learning_rate: The argument `learning_rate`, without `"auto"`.
+        schedule: The argument `schedule`.
+        warmup: The argument `warmup`.
+        groups: The groups.
+        length: The length of the training.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        schedule: Any,
+        warmup: float,
+        groups: Sequence[LayerGroup],
+        length: _TrainingLength,
+    ) -> None:
+        if warmup and not isinstance(schedule, str):
             raise ValueError(
-                "A list of schedules contains every rate: pass `learning_rate=None` with it. "
-                f"Received: learning_rate={learning_rate!r}"
+                "Argument `warmup` belongs to a schedule by name. Use it in `make_schedule`, or "
+                f"put `WarmUp` around your schedules. Received: warmup={warmup!r}"
             )
-        return resolve_learning_rates(schedule, len(groups))
-    if isinstance(schedule, LearningRateSchedule):
-        raise TypeError(
-            "Argument `schedule` should be a name, a function from a rate to a schedule, or a list "
-            "with one schedule per group. To use one schedule for all groups, pass it as "
-            f"`learning_rate`. Received: schedule={schedule!r}"
-        )
-    names = [group.name for group in groups]
-    rates = resolve_learning_rates(learning_rate, len(groups), names)
-    if isinstance(schedule, str):
-        needs_no_length = schedule == "constant" or schedule not in SCHEDULES
-        steps = 1 if needs_no_length else length.steps_per_epoch()
-        schedule = make_schedule(schedule, steps_per_epoch=steps, epochs=length.epochs)
-    elif not callable(schedule):
-        raise TypeError(
-            f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
-            f"`LearningRateSchedule`, or a list with one per group. Received: schedule={schedule!r}"
-        )
-    return [rate if isinstance(rate, LearningRateSchedule) else schedule(rate) for rate in rates]
+        if isinstance(schedule, LearningRateSchedule):
+            raise TypeError(
+                "Argument `schedule` should be a name, a function from a rate to a schedule, or a "
+                "list with one schedule per group. To use one schedule for all groups, pass it as "
+                f"`learning_rate`. Received: schedule={schedule!r}"
+            )
+        if _is_list(schedule):
+            if learning_rate is not None:
+                raise ValueError(
+                    "A list of schedules contains every rate: pass `learning_rate=None` with it. "
+                    f"Received: learning_rate={learning_rate!r}"
+                )
+            learning_rate = schedule
+        names = [group.name for group in groups]
+        given = resolve_learning_rates(learning_rate, len(groups), names)
+        if isinstance(schedule, str):
+            check_name(schedule)
+            needs_no_length = schedule == "constant" and not warmup
+            steps = 1 if needs_no_length else length.steps()
+            schedule = schedule_over(schedule, steps, length.epochs, warmup=warmup)
+        elif not _is_list(schedule) and not callable(schedule):
+            raise TypeError(
+                f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
+                "`LearningRateSchedule`, or a list with one per group. "
+                f"Received: schedule={schedule!r}"
+            )
+        self.peaks = [known_peak(rate) if callable(rate) else rate for rate in given]
+        self.scheduled = [rate if callable(rate) else schedule(rate) for rate in given]
 
 
 def _is_list(schedule: Any) -> bool:
@@ -522,7 +598,7 @@ def _doubts_about_rates(rates: Sequence[Rate], length: _TrainingLength) -> list[
     doubts: list[str] = []
     cyclic = [rate for rate in rates if isinstance(rate, SGDR)]
     try:
-        total = length.steps_per_epoch() * length.epochs if cyclic else 0
+        total = length.steps() if cyclic else 0
     except (TypeError, ValueError):  # the length is not known
         return doubts
     for rate in cyclic:

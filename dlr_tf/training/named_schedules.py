@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import keras
+
 from dlr_tf._names import SCHEDULES, did_you_mean
 from dlr_tf.core._validation import check_integer, check_number
 from dlr_tf.core.learning_rates import Rate
 from dlr_tf.core.schedule_formulas import cycle_length
 from dlr_tf.core.schedules import SGDR, OneCycle
+from dlr_tf.core.warm_up import WarmUp
 
 
 def make_schedule(
@@ -19,56 +22,121 @@ def make_schedule(
     epochs: int,
     cycle_epochs: float | None = None,
     t_mul: float = 2.0,
+    warmup: float = 0,
 ) -> Callable[[float], Rate]:
     """Make the function from a group's peak rate to its schedule over a training.
 
     Args:
-        name: `"sgdr"`, `"onecycle"` or `"constant"`.
+        name: `"sgdr"`, `"onecycle"`, `"linear"` (a straight fall to 0, as most recipes for
+            transformers use with a warm-up), `"cosine"` (half a cosine to 0) or `"constant"`.
         steps_per_epoch: Int, 1 or more: steps in an epoch.
         epochs: Int, 1 or more: all epochs of the training.
         cycle_epochs: Float above 0, for `"sgdr"`: length of the first cycle in epochs. Defaults to
             the length, at least one epoch, for which the last cycle ends with the training.
         t_mul: Float, 1 or more, for `"sgdr"`: each cycle is this many times longer than the one
             before. Defaults to 2.
+        warmup: Steps of a linear rise from 0 before the schedule, which then fills the rest of the
+            training: an int, or a float below 1 as a share of all steps. Defaults to 0.
 
     Returns:
         A function that takes a rate and returns a `LearningRateSchedule`, or the rate itself.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the name is unknown or a number is out of range.
+        ValueError: If the name is unknown, a number is out of range, or the warm-up leaves no step.
 
     Example:
 
     >>> rate = make_schedule("sgdr", steps_per_epoch=10, epochs=7)(1e-3)
     >>> rate.restart_steps(71)
     [0, 10, 30, 70]
+    >>> rate = make_schedule("linear", steps_per_epoch=10, epochs=2, warmup=0.2)(1.0)
+    >>> [float(rate(step)) for step in (0, 2, 4, 12, 20)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
     """
+    check_name(name)
+    steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, minimum=1)
+    epochs = check_integer("epochs", epochs, minimum=1)
+    return schedule_over(
+        name,
+        steps_per_epoch * epochs,
+        epochs,
+        cycle_epochs=cycle_epochs,
+        t_mul=t_mul,
+        warmup=warmup,
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise if there is no schedule of this name."""
     if name not in SCHEDULES:
         raise ValueError(
             f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
             "`LearningRateSchedule`, or a list with one per group. "
             f"Received: schedule={name!r}.{did_you_mean(str(name), SCHEDULES)}"
         )
-    steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, minimum=1)
-    epochs = check_integer("epochs", epochs, minimum=1)
-    total = steps_per_epoch * epochs
-    if name == "constant":
-        return lambda rate: rate
-    if name == "onecycle":
-        return lambda rate: OneCycle(rate, max(2, total))
+
+
+def schedule_over(
+    name: str,
+    total: int,
+    epochs: int,
+    *,
+    cycle_epochs: float | None = None,
+    t_mul: float = 2.0,
+    warmup: float = 0,
+) -> Callable[[float], Rate]:
+    """Make the function from a peak rate to a schedule, for a training of so many steps.
+
+    Args:
+        name: A name that `make_schedule` knows.
+        total: Int, 1 or more: optimizer steps of the training.
+        epochs: Int, 1 or more: its epochs.
+        cycle_epochs: As in `make_schedule`.
+        t_mul: As in `make_schedule`.
+        warmup: As in `make_schedule`.
+    """
+    warmup_steps = _warmup_steps(warmup, total)
+    steps = total - warmup_steps
+    if name == "sgdr":
+        first = _first_cycle(steps, total / epochs, epochs, cycle_epochs, t_mul)
+        return lambda rate: SGDR(rate, first, t_mul=t_mul, warmup_steps=warmup_steps)
+    decays = keras.optimizers.schedules
+    after: dict[str, Callable[[float], Rate]] = {
+        "constant": lambda rate: rate,
+        "onecycle": lambda rate: OneCycle(rate, max(2, steps)),
+        "linear": lambda rate: decays.PolynomialDecay(rate, steps, end_learning_rate=0.0),
+        "cosine": lambda rate: decays.CosineDecay(rate, steps),
+    }
+    if not warmup_steps:
+        return after[name]
+    return lambda rate: WarmUp(after[name](rate), warmup_steps)
+
+
+def _warmup_steps(warmup: float, total: int) -> int:
+    share = check_number("warmup", warmup)
+    steps = round(share * total) if share < 1 else check_integer("warmup", warmup)
+    if steps >= total:
+        raise ValueError(
+            f"Argument `warmup` should leave steps of the training, which has {total}. Give fewer "
+            f"steps, or a share below 1. Received: warmup={warmup!r}"
+        )
+    return steps
+
+
+def _first_cycle(
+    total: int, steps_per_epoch: float, epochs: int, cycle_epochs: float | None, t_mul: float
+) -> int:
     if check_number("t_mul", t_mul) < 1:
         raise ValueError(f"Argument `t_mul` should be at least 1. Received: t_mul={t_mul!r}")
     if cycle_epochs is None:
-        first = first_cycle_steps(total, epochs, t_mul)
-    elif check_number("cycle_epochs", cycle_epochs) > 0:
-        first = max(1, round(cycle_epochs * steps_per_epoch))
-    else:
+        return first_cycle_steps(total, epochs, t_mul)
+    if not check_number("cycle_epochs", cycle_epochs) > 0:
         raise ValueError(
             "Argument `cycle_epochs` should be a number of epochs above 0. "
             f"Received: cycle_epochs={cycle_epochs!r}"
         )
-    return lambda rate: SGDR(rate, first, t_mul=t_mul)
+    return max(1, round(cycle_epochs * steps_per_epoch))
 
 
 def first_cycle_steps(total_steps: int, epochs: int, t_mul: float) -> int:

@@ -34,7 +34,7 @@ from dlr_tf.app.terminal import UsageError
         (["finetune", "--cycle-epochs", "0"], "--cycle-epochs: expected a number above 0"),
         (["finetune", "--cycle-epochs", "inf"], "--cycle-epochs: expected a number above 0"),
         (["finetune", "--optimizer", "adamm"], "received 'adamm'. Did you mean 'adam'"),
-        (["finetune", "--schedule", "cosine"], r"invalid choice: 'cosine' \(choose from"),
+        (["finetune", "--schedule", "cosin"], r"invalid choice: 'cosin' \(choose from"),
         (["finetune", "--batch-norm", "off"], r"invalid choice: 'off' \(choose from"),
         (["finetune", "--groups", "2", "--boundaries", "late"], "not allowed with argument"),
         (["finetune", "--model", "VGG16"], "--model needs DATA"),

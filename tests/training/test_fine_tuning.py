@@ -230,6 +230,51 @@ def test_other_schedules() -> None:
     np.testing.assert_allclose(called[:, 2], [4e-3, 2e-3, 1e-3], rtol=1e-6)
 
 
+def test_linear_and_cosine_after_a_warm_up() -> None:
+    peaks = np.array([1e-4, 1e-3, 1e-2])
+    for schedule, warmup, expected in (
+        ("linear", 0, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("linear", 2, [0, 1 / 2, 1, 3 / 4, 2 / 4, 1 / 4]),
+        ("cosine", 1 / 3, [0, 1 / 2, *((1 + math.cos(math.pi * t / 4)) / 2 for t in range(4))]),
+        ("sgdr", 4, [0, 1 / 4, 2 / 4, 3 / 4, 1, 1 / 2]),
+        ("constant", 0.5, [0, 1 / 3, 2 / 3, 1, 1, 1]),
+        ("onecycle", 2, [0, 0.02, 0.04, 1, 0.75, 0.25]),
+    ):
+        seen = rates_seen(learning_rate=peaks, epochs=2, schedule=schedule, warmup=warmup)
+        np.testing.assert_allclose(seen, np.outer(expected, peaks), rtol=1e-4, err_msg=schedule)
+
+
+def test_the_schedule_counts_steps_of_several_batches() -> None:
+    arguments: Any = {"learning_rate": 1e-3, "epochs": 4, "schedule": "linear"}
+    seen = rates_seen(gradient_accumulation_steps=3, **arguments)
+    expected = np.repeat([1e-3, 7.5e-4, 5e-4, 2.5e-4], 3)
+    np.testing.assert_allclose(seen[:, 2], expected, rtol=1e-5)
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=3)
+    seen = rates_seen(optimizer=optimizer, **arguments)
+    np.testing.assert_allclose(seen[:, 2], expected, rtol=1e-5)
+
+
+def test_the_history_tells_what_was_done() -> None:
+    model = eager_model()
+    arguments: Any = {"epochs": 1, "verbose": 0}
+    groups = three_groups(model)
+    history = fine_tune(model, groups, batches(), learning_rate=slice(1e-4, 1e-2), **arguments)
+    assert history.learning_rates == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert history.schedule == "onecycle"
+    assert list(history.seconds) == ["preparation", "training"]
+    assert all(seconds > 0 for seconds in history.seconds.values())
+    schedules = [SGDR(1e-3, 3)] * 3
+    history = fine_tune(
+        model, groups, batches(), learning_rate=None, schedule=schedules, **arguments
+    )
+    assert history.learning_rates == [1e-3] * 3
+    assert history.schedule is schedules
+    history = fine_tune(model, groups, batches(), **arguments)
+    assert list(history.seconds) == ["preparation", "range_test", "training"]
+    first, _, head = history.learning_rates
+    assert first / head == pytest.approx(0.1)
+
+
 def test_schedules_given_one_by_one() -> None:
     schedules = [SGDR(rate, 2, t_mul=1.0) for rate in (1e-4, 1e-3, 1e-2)]
     listed = rates_seen(learning_rate=None, epochs=2, schedule=schedules)
@@ -242,7 +287,10 @@ def test_schedules_given_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"schedule": "cosine"}, r"one of \('sgdr', 'onecycle', 'constant'\).*'cosine'"),
+        ({"schedule": "cosin"}, r"one of \('sgdr', .*'constant'\).*Did you mean 'cosine'"),
+        ({"warmup": 6}, "`warmup` should leave steps of the training, which has 6. .* warmup=6"),
+        ({"warmup": -1}, "`warmup` should be a finite number, at least 0"),
+        ({"schedule": lambda rate: rate, "warmup": 2}, "`warmup` belongs to a schedule by name"),
         ({"schedule": "one_cycle"}, "Received: schedule='one_cycle'. Did you mean 'onecycle'"),
         ({"steps_per_epoch": 0}, "`steps_per_epoch` should be at least 1"),
         ({"validation_split": 1.5, "train_data": arrays()}, r"`validation_split` .* in \[0, 1\]"),
@@ -297,6 +345,7 @@ def test_mistakes_are_told_before_the_model_is_touched(
         ({"x": [1]}, r"training data as `train_data`, not as `x` and `y`. Received: x=\[1\]"),
         ({"batch_size": 8.0, "train_data": arrays()}, "`batch_size` should be an integer"),
         ({"initial_epoch": "1"}, "`initial_epoch` should be an integer"),
+        ({"warmup": 2.5}, "`warmup` should be an integer"),
     ],
 )
 def test_wrong_types(arguments: dict[str, Any], message: str) -> None:

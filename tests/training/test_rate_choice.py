@@ -243,7 +243,7 @@ def test_another_word() -> None:
 
 def test_bad_arguments_are_found_before_the_test() -> None:
     with pytest.raises(ValueError, match="`schedule` should be one of"):
-        fit(small_model(), arrays(), schedule="cosine")
+        fit(small_model(), arrays(), schedule="cosin")
     with pytest.raises(ValueError, match="pass `learning_rate=None` with it. .*'auto'"):
         fit(small_model(), arrays(), schedule=[SGDR(0.1, 6)] * 3)
     # A schedule of one's own gets the peaks.
