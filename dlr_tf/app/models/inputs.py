@@ -119,6 +119,7 @@ def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.M
 def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
     """Build a convolutional network again, with the same weights, for images of another size."""
     resizing = resizing_of(model)
+    height, width = (image_shape(model) or (None, None))[:2]
 
     def change(node: Any) -> None:
         if isinstance(node, list):
@@ -127,8 +128,10 @@ def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
         elif isinstance(node, dict):
             kind, config = node.get("class_name"), node.get("config", {})
             if kind == "InputLayer" and len(config["batch_shape"]) == 4:
-                batch, _, _, channels = config["batch_shape"]
-                config["batch_shape"] = [batch, None, None, channels]
+                batch, *sizes, channels = config["batch_shape"]
+                # What a nested model takes between is not known: any size will do.
+                sizes = [size, size] if sizes == [height, width] else [None, None]
+                config["batch_shape"] = [batch, *sizes, channels]
             elif kind == "Resizing" and resizing and config["name"] == resizing.name:
                 config.update(height=size, width=size)
             for entry in node.values():
@@ -141,7 +144,6 @@ def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
         rebuilt.set_weights(model.get_weights())
         rebuilt(np.zeros((1, size, size, model.input_shape[-1]), "float32"), training=False)
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        height, width = (image_shape(model) or (None, None))[:2]
         raise ValueError(
             f"{label} takes images of {height} x {width} pixels alone: its layers do not fit "
             f"{size} x {size}. Leave --image-size out. Received: {one_line(error)[:300]}"

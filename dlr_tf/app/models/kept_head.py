@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dlr_tf._names import some_of
+from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.models.heads import features_of
 from dlr_tf.app.models.inputs import example_images
 from dlr_tf.app.models.outputs import class_count, to_probabilities
@@ -121,10 +121,13 @@ class KeptHead:
             indices = [int(name) for name in class_names]
             if sorted(indices) == list(range(self.n_classes)):
                 return indices
+        names = json.dumps(list(class_names[:MAX_NAMES]), ensure_ascii=False)
+        if len(class_names) > MAX_NAMES:
+            names = f"{names[:-1]}, ...]"
         raise ValueError(
             f"It is not known which output of {str(self.path)!r} is which class. Write the names "
             f"to {str(self.path.parent / CLASSES_FILE)!r}, in the order of the outputs; if that is "
-            f"the order here: {json.dumps(list(class_names), ensure_ascii=False)}"
+            f"the order here: {names}"
         )
 
     def _reordered(self, order: Sequence[int]) -> keras.Model | None:

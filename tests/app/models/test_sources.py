@@ -340,6 +340,8 @@ def test_a_convolutional_network_takes_another_size(
     assert f"images of 12 x 12 pixels, and is built for {size} x {size} now" in source.note
     built = source.build(NAMES)
     assert models.image_shape(built) == (size, size, 3)
+    stem = next(leaf.layer for leaf in leaf_layers(built) if leaf.layer.name == "stem")
+    assert stem.output.shape[1:3] == ((size - 1) // 2,) * 2
     for ours, theirs in zip(built.weights, model.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     # The layers are the same as before, at another size.
