@@ -17,7 +17,12 @@ PACKAGE = Path(dlr_tf.__file__).parent
 # An import goes down these storeys, never up.
 STOREYS = ("core", "training", "app")
 
-EXTRAS = ("matplotlib", "tensorflow_datasets", "sklearn", "PIL")
+# The rooms of the command, by how far down they are.
+ROOMS = {"commands": 4, "run": 3, "results": 2, "models": 2, "data": 1, "terminal": 0}
+# What other rooms may import beside the names of `__init__`: these modules load Keras.
+SIDE_DOORS = ("dlr_tf.app.terminal.progress", "dlr_tf.app.terminal.stopwatch")
+
+EXTRAS = ("matplotlib", "tensorflow_datasets", "sklearn", "PIL", "jinja2")
 
 
 def imported_modules(source: str, *, at_load: bool = False, typing: bool = False) -> set[str]:
@@ -89,6 +94,53 @@ def test_imports_never_go_up(module):
     assert all(
         storey(name) <= storey(module) for name in imported_of_ours(source) if name != "dlr_tf"
     )
+
+
+def wrong_ways(imports: dict[str, set[str]], doors: set[str]) -> list[str]:
+    """Imports from room to room that go up, or that pass by the door of a room.
+
+    Args:
+        imports: The modules that each module imports.
+        doors: The rooms whose `__init__` lists what other rooms may use.
+    """
+
+    def room_of(module: str) -> str:
+        return module.split(".")[2] if module.startswith("dlr_tf.app.") else ""
+
+    found = []
+    for module, names in imports.items():
+        here = room_of(module)
+        for name in names:
+            there = room_of(name)
+            if here == there or here not in ROOMS or there not in ROOMS:
+                continue
+            is_room = name == f"dlr_tf.app.{there}"
+            if ROOMS[there] >= ROOMS[here]:
+                found.append(f"up: {module} imports {name}")
+            if there in doors and not is_room and name not in SIDE_DOORS:
+                found.append(f"past the door: {module} imports {name}")
+    return sorted(found)
+
+
+def test_rooms_import_downwards_and_through_the_door():
+    imports = {name: set(imported_of_ours(path.read_text())) for name, path in modules().items()}
+    doors = {
+        room for room in ROOMS if "__all__" in (PACKAGE / "app" / room / "__init__.py").read_text()
+    }
+    assert doors >= {"models", "results", "terminal"}
+    assert wrong_ways(imports, doors) == []
+
+
+def test_the_check_of_rooms_can_fail():
+    module, files = "dlr_tf.app.results.page", "dlr_tf.app.results.files"
+    assert wrong_ways({module: {"dlr_tf.app.run.tasks"}}, set()) == [
+        f"up: {module} imports dlr_tf.app.run.tasks"
+    ]
+    command = "dlr_tf.app.commands.finetune"
+    assert wrong_ways({command: {files}}, {"results"}) == [
+        f"past the door: {command} imports {files}"
+    ]
+    assert wrong_ways({command: {"dlr_tf.app.results", SIDE_DOORS[0]}}, {"results"}) == []
 
 
 def circle(imports: dict[str, set[str]]) -> list[str]:

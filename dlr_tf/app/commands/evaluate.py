@@ -22,6 +22,7 @@ from dlr_tf.app.results import (
     Evaluation,
     atomic_write,
     check_output_folder,
+    evaluate_batches,
     make_folder,
     versions,
     write_report,
@@ -68,7 +69,7 @@ class Scored(NamedTuple):
 
     Args:
         names: What each image is called.
-        labels: The right classes, numbers of the names of `Examples`.
+        labels: The true classes, indices into the names of `Examples`.
         probabilities: One row per image.
         unreadable: The paths that cannot be read.
     """
@@ -291,13 +292,14 @@ def check_class_names(examples: Examples, known: Sequence[str]) -> None:
 
 def classify_examples(classify: Classifier, examples: Examples, batch_size: int) -> Scored:
     """Classify images, in one pass. Those that cannot be read are named on stderr."""
-    rows: list[np.ndarray] = []
     if examples.labels is None:
-        labels: list[np.ndarray] = []
-        for images, right in examples.batches:
-            rows.append(classify(resize(images, channels=classify.channels).numpy()))
-            labels.append(np.asarray(right))
-        return Scored(examples.names, np.concatenate(labels), np.concatenate(rows))
+
+        def predict(images: Any) -> np.ndarray:
+            return classify(resize(images, channels=classify.channels))
+
+        scored = evaluate_batches(predict, examples.batches, examples.class_names)
+        return Scored(examples.names, scored.labels, scored.probabilities)
+    rows: list[np.ndarray] = []
     readable: list[int] = []
     unreadable = []
     for number, found in enumerate(predictions(classify, examples.names, batch_size=batch_size)):

@@ -22,6 +22,7 @@ from dlr_tf.app.terminal import (
     one_line,
     print_result,
     print_stderr,
+    table,
     usage_errors,
     written_line,
 )
@@ -98,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
             output,
             title=f"{model_on_data(args, task.data.name)}: learning-rate range test",
         )
-    for line in table(suggestions):
-        print_result(line)
+    if suggestions:
+        print_result(rate_table(suggestions))
     print_result(written_line(output))
     if RECOMMENDED not in suggestions:
         return 1
@@ -108,10 +109,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def table(suggestions: Mapping[str, float]) -> list[str]:
+def rate_table(suggestions: Mapping[str, float]) -> str:
     """Return one line per suggestion: name, rate and meaning.
 
-    >>> print(*table({"recommended": 0.001, "minimum": 0.01}), sep="\\n")
+    >>> print(rate_table({"recommended": 0.001, "minimum": 0.01}))
     recommended  1.00e-03  what finetune takes: at most 3 times from minimum
     minimum      1.00e-02  a tenth of the rate with the lowest loss
     """
@@ -119,7 +120,8 @@ def table(suggestions: Mapping[str, float]) -> list[str]:
         RECOMMENDED: f"what finetune takes: at most {WITHIN:g} times from minimum",
         **MEANINGS,
     }
-    return [f"{name:11s}  {rate:.2e}  {meanings[name]}" for name, rate in suggestions.items()]
+    rows = [(name, f"{rate:.2e}", meanings[name]) for name, rate in suggestions.items()]
+    return table(("", "", ""), rows)
 
 
 def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -> str:

@@ -247,8 +247,8 @@ def _train_and_write(run: _Run, args: argparse.Namespace, stop: StopRequests) ->
         result = train(plan, task, args, run.files(TRAINING, args), stop, [_ShowGroups()])
     with_rates, label = describe_rates(args, plan.rates)
     total = task.data.test_images
-    right = round(result.accuracy * total)
-    print_result(accuracy_line(right, total, with_rates))
+    n_correct = round(result.accuracy * total)
+    print_result(accuracy_line(n_correct, total, with_rates))
 
     other = None
     if args.compare:

@@ -49,7 +49,7 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
     test accuracy on average over 3 seeds, and from lowest to highest:
       differential rates       0.9600, 0.9500 to 0.9700
       one rate for all layers  0.9567, 0.9400 to 0.9700
-      first less second        +0.33, -1.00 to +2.00 points
+      difference               +0.33, -1.00 to +2.00 points
     >>> lines("only the head", [0.5], [0.5])[0]
     'test accuracy with one seed (with another seed, the order can be the opposite):'
     """
@@ -62,7 +62,7 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
         if several
         else "test accuracy with one seed (with another seed, the order can be the opposite):",
         *(f"  {name:{width}s}  {_spread(values, '.4f')}" for name, values in rows),
-        f"  {'first less second':{width}s}  {_spread(differences, '+.2f')} points",
+        f"  {'difference':{width}s}  {_spread(differences, '+.2f')} points",
     ]
 
 

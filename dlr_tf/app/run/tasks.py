@@ -120,11 +120,9 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
     validation = sum(data.class_counts.get("validation", ()))
-    print_stderr(
-        f"{data.name}: {data.train_images} images to train on, "
-        f"{f'{validation} to validate on, ' if validation else ''}{data.test_images} to test on, "
-        f"{len(data.class_names)} classes"
-    )
+    parts = {"training": data.train_images, "validation": validation, "test": data.test_images}
+    images = ", ".join(f"{count} {part} images" for part, count in parts.items() if count)
+    print_stderr(f"{data.name}: {images}, {len(data.class_names)} classes")
     for line in image_data.class_table(data.class_names, data.class_counts):
         print_stderr(line)
 

@@ -17,18 +17,18 @@ _NOT_OF_THE_TASK = frozenset(
 )
 
 
-def accuracy_line(right: int, total: int, with_rates: str) -> str:
+def accuracy_line(n_correct: int, total: int, with_rates: str) -> str:
     """Return the line that says what was reached.
 
     Args:
-        right: Number of right predictions.
+        n_correct: Number of correct predictions.
         total: Number of test images, 1 or more.
         with_rates: What `describe_rates` returns, or another phrase for the rates.
 
     >>> accuracy_line(764, 796, "differential rates")
     'test accuracy 0.9598 (764 of 796) with differential rates'
     """
-    return f"test accuracy {right / total:.4f} ({right} of {total}) with {with_rates}"
+    return f"test accuracy {n_correct / total:.4f} ({n_correct} of {total}) with {with_rates}"
 
 
 def written_line(path: Path, names: Iterable[str] = ()) -> str:

@@ -176,7 +176,7 @@ def test_a_folder_with_an_application(
     assert task.rates == pytest.approx([0.1, 0.1**0.5, 1.0])  # the ratios that are kept
     assert task.pretraining_accuracy is None
     assert capsys.readouterr().err.endswith(
-        "images: 8 images to train on, 2 to test on, 2 classes\n"
+        "images: 8 training images, 2 test images, 2 classes\n"
         "class    train  test\n"
         "class_0      4     1\n"
         "class_1      4     1\n"
@@ -199,7 +199,7 @@ def test_options_for_images_reach_the_data(
     changed = load_task(args).data
     err = capsys.readouterr().err
     assert "images: 1 file left out (--skip-broken)\n" in err
-    assert "images: 5 images to train on, 2 to validate on, 2 to test on, 2 classes\n" in err
+    assert "images: 5 training images, 2 validation images, 2 test images, 2 classes\n" in err
     assert "class    train  validation  test\nclass_0      2           1     1\n" in err
     args.augment = "none"
     (one, labels), (other, other_labels) = (
