@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--runslow", action="store_true", help="run the tests that take more than a few seconds too"
     )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the files of the whole suite between processes; run files that are named in one.
+
+    Each process loads TensorFlow, with about one GiB of memory.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(os.cpu_count() or 1, 4) if whole else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
