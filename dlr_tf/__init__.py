@@ -14,7 +14,7 @@ import wrapt
 if TYPE_CHECKING:
     from dlr_tf._public import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 
 # The command answers `--help` and mistakes without TensorFlow, so this module does not load it. The

@@ -21,7 +21,7 @@ from dlr_tf.core.groups import LayerGroup, split_layers
 KERAS_WARNING = "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning:keras.src"
 
 # They hold no doctests; two of one name cannot both be imported, and the script that made the data
-# needs version 0.1.0.
+# needs the version that it is for.
 collect_ignore_glob = ["conftest.py", "*/conftest.py", "data/*"]
 
 N_INPUTS, N_OUTPUTS = 8, 3

@@ -521,16 +521,12 @@ def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
 _RECORDS = ("_layers", "_self_unconditional_", "_self_name_based_", "_self_tracked_")
 
 
-def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> dict[str, Any]:
+def layer_attributes(model: keras.layers.Layer) -> dict[str, Any]:
     """The attributes in which a user keeps layers, without the records of Keras and TensorFlow.
 
     In a model with a graph, Keras' records are private attributes that cannot be told from a
     user's. So a private one counts only if a property of the class shows it, as `backbone` of a
     task of KerasHub shows `_backbone`; its name is the property's.
-
-    Args:
-        model: A model or a layer.
-        properties: Whether to look for such properties. Defaults to `True`.
     """
     if not is_graph_model(model):
         return {k: v for k, v in vars(model).items() if not k.startswith(_RECORDS)}
@@ -540,8 +536,7 @@ def layer_attributes(model: keras.layers.Layer, *, properties: bool = True) -> d
         if shown == name:
             found[name] = value
         elif (
-            properties
-            and isinstance(value, keras.layers.Layer)
+            isinstance(value, keras.layers.Layer)
             and isinstance(getattr(type(model), shown, None), property)
             and getattr(model, shown) is value
         ):

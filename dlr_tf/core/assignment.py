@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import inspect
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,14 +11,13 @@ import keras
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import unwrap_optimizer
-from dlr_tf.core.groups import LayerGroup, LayerGroups, model_of
+from dlr_tf.core.groups import LayerGroup, model_of, with_model
 from dlr_tf.core.model_tree import (
     LayerVariables,
     LeafLayer,
     inner_paths,
     leaf_layers,
     nested_models,
-    old_paths,
     paths_above,
     variables_by_layer,
 )
@@ -71,7 +70,6 @@ def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tupl
         ValueError: If a group names a layer that the model does not have, or two groups name one
             layer.
     """
-    groups = current_groups(model, groups)
     leaves = leaf_layers(model, _opened_by(groups))
     claims = _claims(leaves, groups)
     return [(leaf, claims[leaf.path]) for leaf in leaves if leaf.path in claims]
@@ -94,7 +92,6 @@ def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[A
         ValueError: If a group names a layer that the model does not have, two groups name one
             layer, or a group claims no variable.
     """
-    groups = current_groups(model, groups)
     layers = variables_by_layer(model, _opened_by(groups))
     claims = _claims([entry.leaf for entry in layers if entry.leaf is not None], groups)
     last_claimed = next(
@@ -151,27 +148,6 @@ def _opened_by(groups: Sequence[LayerGroup]) -> frozenset[str]:
     return paths_above(path for group in groups for path in group.layers)
 
 
-def current_groups(model: keras.Model, groups: Sequence[LayerGroup]) -> Sequence[LayerGroup]:
-    """Return groups with the paths that version 0.1.0 gave replaced by those of now.
-
-    That version gave a number to a layer that only a property shows (`3/...`, now `backbone/...`),
-    and listed a layer a second time that an earlier composite layer contains.
-    """
-    leaves = leaf_layers(model, _opened_by(groups))
-    known = {path for leaf in leaves for path in (leaf.path, *(p for p, _ in leaf.ancestors))}
-    if all(path in known for group in groups for path in group.layers):
-        return groups
-    renamed = {old: now for old, now in old_paths(model).items() if old not in known}
-    if not any(path in renamed for group in groups for path in group.layers):
-        return groups
-    translated = []
-    for group in groups:
-        paths = (renamed.get(path, path) for path in group.layers)
-        kept = tuple(dict.fromkeys(path for path in paths if path is not None))
-        translated.append(LayerGroup(group.name, kept or group.layers))
-    return translated
-
-
 def _claims(leaves: Sequence[LeafLayer], groups: Sequence[LayerGroup]) -> dict[str, int]:
     """Map the path of each claimed layer to the number of its group.
 
@@ -209,9 +185,9 @@ class GroupAssignment:
     """Which variable of the model belongs to which group.
 
     The model is known from the groups, which `split_*` made from it, or from `bind`. Keras never
-    tells an optimizer which model it trains, so after `load_model` the model that was compiled
-    with the optimizer is found among the existing models. There is only a weak reference to the
-    model, and strong references to its variables.
+    tells an optimizer which model it trains. But `load_model`, `fit` and other methods of a model
+    build the optimizer that the model was compiled with, so the model is then found among the
+    callers. There is only a weak reference to the model, and strong references to its variables.
 
     Args:
         groups: The groups, as `split_*` return them.
@@ -253,10 +229,6 @@ class GroupAssignment:
         """The number of a variable's group."""
         return self._entries[_keras.variable_key(variable)].group
 
-    def key_of(self, variable: Any) -> str:
-        """The key of a variable: its position in the model."""
-        return self._entries[_keras.variable_key(variable)].key
-
     def variables(self, group: int) -> list[Any]:
         """The variables of a group, in the model's order."""
         return [entry.variable for entry in self._entries.values() if entry.group == group]
@@ -284,15 +256,14 @@ class GroupAssignment:
         Raises:
             ValueError: If the groups are not the model's.
         """
-        groups = current_groups(model, self.groups)
-        entries = assign_variables(model, groups)
+        entries = assign_variables(model, self.groups)
         self._entries = {_keras.variable_key(entry.variable): entry for entry in entries}
-        self.groups = LayerGroups(groups, model)
+        self.groups = with_model(self.groups, model)
         self._model_name = model.name
 
     def forget(self) -> None:
         """Forget the model and its variables."""
-        self.groups = (*self.groups,)  # a tuple that remembers no model
+        self.groups = with_model(self.groups, None)
         self._entries, self._model_name = {}, ""
 
     def refresh(self) -> None:
@@ -311,20 +282,18 @@ class GroupAssignment:
             return self.model_path
         if _is_compiled_with(model, optimizer):
             return ""
-        for compiled in compiled_models(optimizer):
-            for path, inner in nested_models(compiled).items():
-                if inner is model:
-                    return path
+        compiled = calling_model(optimizer)
+        for path, inner in nested_models(compiled).items() if compiled is not None else ():
+            if inner is model:
+                self.model_path = path
         return self.model_path
 
-    def _compiled_models(self, optimizer: Any) -> list[keras.Model]:
-        """The models compiled with the optimizer, or the model inside them that is meant."""
-        found = []
-        for model in compiled_models(optimizer):
-            inner = nested_models(model).get(self.model_path, model) if self.model_path else model
-            if inner.built:
-                found.append(inner)
-        return found
+    def _calling_model(self, optimizer: Any) -> keras.Model | None:
+        """The model that `calling_model` finds, or the model inside it that is meant."""
+        model = calling_model(optimizer)
+        if model is not None and self.model_path:
+            model = nested_models(model).get(self.model_path, model)
+        return model if model is not None and model.built else None
 
     def locate(self, optimizer: Any, *, has_state: bool) -> bool:
         """Make sure the model is known.
@@ -341,15 +310,12 @@ class GroupAssignment:
         """
         model = self.model
         if not has_state and (model is None or not _is_compiled_with(model, optimizer)):
-            models = self._compiled_models(optimizer)
+            caller = self._calling_model(optimizer)
             # The groups may come from another model of the same structure, or from a part of it.
-            if len(models) > 1 and not self.is_known:
-                raise self._ambiguous_error(models)
-            if len(models) == 1 and not (
-                self.is_known
-                and _owned_keys(models[0]) >= _keys([e.variable for e in self.entries()])
+            if caller is not None and not (
+                self.is_known and _owned_keys(caller) >= _keys([e.variable for e in self.entries()])
             ):
-                self.bind(models[0])
+                self.bind(caller)
         return self.is_known
 
     def resolve(self, variables: Sequence[Any], optimizer: Any, *, has_state: bool) -> None:
@@ -369,16 +335,10 @@ class GroupAssignment:
         owned = self.is_known and self._owns(variables)
         if not owned and not has_state:
             # The groups may come from another model of the same structure.
-            owners = [
-                model
-                for model in self._compiled_models(optimizer)
-                if _owned_keys(model) >= _keys(variables)
-            ]
-            if len(owners) == 1:
-                self.bind(owners[0])
+            caller = self._calling_model(optimizer)
+            if caller is not None and _owned_keys(caller) >= _keys(variables):
+                self.bind(caller)
                 owned = True
-            elif owners:
-                raise self._ambiguous_error(owners)
         elif owned:
             self.refresh()
         missing = self._missing(variables)
@@ -395,22 +355,14 @@ class GroupAssignment:
         model = self.model
         return model is not None and model.built and _owned_keys(model) >= _keys(variables)
 
-    @staticmethod
-    def _ambiguous_error(models: Sequence[keras.Model]) -> ValueError:
-        return ValueError(
-            f"{len(models)} models were compiled with this optimizer: "
-            f"{some_of([model.name for model in models])}. Call `optimizer.bind(model)` with the "
-            "one that the groups belong to."
-        )
-
     def _unknown_error(self, variables: Sequence[Any], has_state: bool) -> ValueError:
         names = some_of([getattr(v, "path", v.name) for v in variables])
         if not self.is_known:
             return ValueError(
                 "The optimizer does not know the model of these variables. Call "
-                "`optimizer.bind(model)`. (Groups made by hand, loaded, or put into another list "
-                "or tuple do not know their model; those that `split_layers`, `split_evenly` and "
-                f"`split_layerwise` return do.) Received: {names}"
+                "`optimizer.bind(model)`. (Groups made by hand or loaded do not know their model; "
+                "those that `split_layers`, `split_evenly` and `split_layerwise` return do.) "
+                f"Received: {names}"
             )
         if self.model is None:
             return ValueError(
@@ -448,17 +400,19 @@ class GroupAssignment:
         )
 
 
-def compiled_models(optimizer: Any) -> list[keras.Model]:
-    """Find the existing models that were compiled with an optimizer.
+def calling_model(optimizer: Any) -> keras.Model | None:
+    """Return the model that is compiled with an optimizer, if one of its methods is running now.
 
-    Only `keras.Model` objects are looked at, and of those only what `compile` stored.
+    The innermost one counts. This costs nothing, whatever else lives: only the `self` of the
+    functions that are running now is looked at.
     """
-    objects = gc.get_objects()
-    # By type, since `isinstance` asks an object for its `__class__`, which makes lazy modules
-    # import themselves. There are few types and many objects.
-    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, keras.Model)}
-    models = [item for item in objects if type(item) in kinds]
-    return [model for model in models if _is_compiled_with(model, optimizer)]
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.Model) and _is_compiled_with(caller, optimizer):
+            return caller
+        frame = frame.f_back
+    return None
 
 
 def _is_compiled_with(model: keras.Model, optimizer: Any) -> bool:

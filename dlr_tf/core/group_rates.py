@@ -409,10 +409,6 @@ class GroupRates:
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
         """Load the factors and limits that `config` returned."""
-        if "rate_scale" in config:  # version 0.1.0
-            self.factors.assign(config["rate_factors"])
-            self.scale.assign(config["rate_scale"])
-            return
         factors = [
             now if schedule is None else factor
             for now, factor, schedule in zip(
@@ -439,14 +435,9 @@ class GroupRates:
         """Load what `state` returned, one entry per group in the order of these groups."""
         self.factors.assign([state["rate_factor"] for state in states])
         self.scale.assign(scale)
-        peaks = self._known_peaks()
-        # Version 0.1.0 had no limits.
         self._write(
-            limits=[
-                peak if "rate_limit" not in state else _limits([state["rate_limit"]])[0]
-                for state, peak in zip(states, peaks)
-            ],
-            set_steps=[state.get("rate_set_step", -1) for state in states],
+            limits=_limits([state["rate_limit"] for state in states]),
+            set_steps=[state["rate_set_step"] for state in states],
         )
 
     # --- Arithmetic

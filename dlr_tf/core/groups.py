@@ -37,6 +37,8 @@ class LayerGroup:
     """A named set of layers that learn at one rate.
 
     Holds no model and no variable, so it can be stored, compared and used for a copy of the model.
+    Groups that `split_*` return remember their model by a weak reference, which is neither saved
+    nor compared.
 
     Args:
         name: Name of the group, shown in tables, logs and plots; unique among the groups.
@@ -84,6 +86,28 @@ class LayerGroup:
                 f"Group {self.name!r} names {repeated} more than once. Name each layer once."
             )
 
+    @property
+    def model(self) -> keras.Model | None:
+        """The model that was split; `None` if it is not known, or was deleted."""
+        reference = vars(self).get("_model")
+        return None if reference is None else reference()
+
+    def with_model(self, model: keras.Model | None) -> LayerGroup:
+        """Return an equal group that remembers a model, or none."""
+        group = LayerGroup(self.name, self.layers)
+        if model is not None:
+            vars(group)["_model"] = weakref.ref(model)
+        return group
+
+    def __copy__(self) -> LayerGroup:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LayerGroup:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LayerGroup, (self.name, self.layers)
+
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "layers": list(self.layers)}
 
@@ -92,46 +116,19 @@ class LayerGroup:
         return cls(config["name"], tuple(config["layers"]))
 
 
-class LayerGroups(tuple[LayerGroup, ...]):
-    """The groups that `split_*` return: a tuple that remembers its model by a weak reference.
-
-    A slice remembers it too. The reference is not saved or pickled.
-    """
-
-    _model: weakref.ref[keras.Model]
-
-    def __new__(cls, groups: Sequence[LayerGroup], model: keras.Model) -> LayerGroups:
-        made = super().__new__(cls, groups)
-        made._model = weakref.ref(model)
-        return made
-
-    @property
-    def model(self) -> keras.Model | None:
-        """The model that was split, `None` once it was deleted."""
-        return self._model()
-
-    def __getitem__(self, index: Any) -> Any:
-        item = super().__getitem__(index)
-        model = self.model
-        return LayerGroups(item, model) if isinstance(index, slice) and model is not None else item
-
-    def __copy__(self) -> LayerGroups:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LayerGroups:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return tuple, (list(self),)
-
-
 def model_of(groups: Sequence[LayerGroup]) -> keras.Model | None:
-    """Return the model that groups were made from, `None` where that is not known."""
-    return groups.model if isinstance(groups, LayerGroups) else None
+    """Return the one model that groups remember; `None` if they remember none or several."""
+    models = {id(model): model for group in groups if (model := group.model) is not None}
+    return next(iter(models.values())) if len(models) == 1 else None
+
+
+def with_model(groups: Sequence[LayerGroup], model: keras.Model | None) -> tuple[LayerGroup, ...]:
+    """Return equal groups that remember a model, or none."""
+    return tuple(group.with_model(model) for group in groups)
 
 
 def check_groups(groups: Any) -> tuple[LayerGroup, ...]:
-    """Return groups as a tuple; one that remembers its model is returned as it is.
+    """Return groups as a tuple.
 
     Raises:
         TypeError: If they are not a sequence of `LayerGroup`.
@@ -156,7 +153,7 @@ def check_groups(groups: Any) -> tuple[LayerGroup, ...]:
                     f"{[claimed[path], group.name]}. Each layer should belong to one group."
                 )
             claimed[path] = group.name
-    return groups if isinstance(groups, LayerGroups) else tuple(groups)
+    return tuple(groups)
 
 
 def _splittable_layers(
@@ -189,14 +186,14 @@ def _cut(
     layers: Sequence[LayerVariables],
     starts: Sequence[int],
     names: Sequence[str],
-) -> LayerGroups:
+) -> tuple[LayerGroup, ...]:
     """Cut the layers at `starts`; the first group begins at the first layer."""
     edges = [0, *starts, len(layers)]
     groups = [
         LayerGroup(name, tuple(entry.path for entry in layers[a:b]))
         for name, a, b in zip(names, edges[:-1], edges[1:])
     ]
-    return LayerGroups(groups, model)
+    return with_model(groups, model)
 
 
 def split_layers(
@@ -464,7 +461,7 @@ def split_evenly(
         group = group_of.get(id(entry), group)
         paths[group].append(entry.path)
     groups = [LayerGroup(name, tuple(p)) for name, p in zip(default_names(n_groups), paths)]
-    return LayerGroups(groups, model)
+    return with_model(groups, model)
 
 
 def _head_and_pieces(

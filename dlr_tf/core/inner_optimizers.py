@@ -362,8 +362,3 @@ def restore_exclusions(
         identities: The identities of the variables it names.
     """
     _keras.set_weight_decay_exclusions(inner, config["pattern"], identities)
-
-
-def excluded_keys(config: Mapping[str, Any]) -> Sequence[str]:
-    """Return the keys of the excluded variables; version 0.1.0 called them places."""
-    return config["variables"] if "variables" in config else config["places"]

@@ -18,8 +18,8 @@ import tensorflow as tf
 from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import AssignedVariable, LayerNumbers, layer_number
 
-# Format 1, of version 0.1.0, has no limits of rates.
-FORMAT = 2
+# The format of version 1.0.0. A change that this version cannot read raises the number.
+FORMAT = 1
 _ENTRIES = frozenset(
     (
         "format",
@@ -31,9 +31,8 @@ _ENTRIES = frozenset(
         "state",
     )
 )
-# The name of the manifest beside the arrays; version 0.1.0 called it a ledger.
+# The name of the manifest beside the arrays.
 MANIFEST = "manifest"
-MANIFEST_NAMES = (MANIFEST, "ledger")
 # After a variable's key, the name under which a `tf.train.Checkpoint` holds the weight itself.
 WEIGHT = "weight"
 UNCHANGED = "The optimizer was left as it is."
@@ -59,7 +58,7 @@ def decode(data: Any, *, source: str = "The file") -> dict[str, Any]:
     try:
         manifest = json.loads(bytes(np.asarray(data, np.uint8)))
         version = manifest["format"]
-        if version in (1, FORMAT):
+        if version <= FORMAT:
             missing = sorted(_ENTRIES - manifest.keys())
             if missing:
                 raise ValueError(f"it lacks {missing}")
@@ -68,14 +67,11 @@ def decode(data: Any, *, source: str = "The file") -> dict[str, Any]:
             f"{source} has no readable state of a `MultiGroupOptimizer`: it is damaged or was "
             f"written by another program ({error}). {UNCHANGED}"
         ) from error
-    if version not in (1, FORMAT):
+    if version > FORMAT:
         raise ValueError(
             f"{source} was written by a later version of dlr_tf (format {version}; this version "
             f"reads up to {FORMAT}). Upgrade dlr_tf. {UNCHANGED}"
         )
-    for group in manifest["groups"]:
-        if "units" in group:  # their name in format 1
-            group["layer_numbers"] = group.pop("units")
     return manifest
 
 

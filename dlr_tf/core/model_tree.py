@@ -114,25 +114,9 @@ def leaf_layers(model: keras.Model, opened: Container[str] = ()) -> list[LeafLay
 
 
 def nested_models(model: keras.Model) -> dict[str, keras.Model]:
-    """Return a model, under the path `""`, and the models inside it by their paths.
-
-    The paths that version 0.1.0 gave come last.
-    """
-    return {"": model} | {
-        entry.path: entry.layer
-        for old_steps in (False, True)
-        for entry in _walk(model, old_steps=old_steps)
-        if isinstance(entry.layer, keras.Model)
-    }
-
-
-def old_paths(model: keras.Model) -> dict[str, str | None]:
-    """Return the path of each layer in version 0.1.0, and its path now.
-
-    That is `None` for a layer inside an earlier leaf layer, which was listed a second time.
-    """
-    now = {id(entry.layer): entry.path for entry in _walk(model)}
-    return {entry.path: now.get(id(entry.layer)) for entry in _walk(model, old_steps=True)}
+    """Return a model, under the path `""`, and the models inside it by their paths."""
+    inside = {e.path: e.layer for e in _walk(model) if isinstance(e.layer, keras.Model)}
+    return {"": model} | inside
 
 
 def variables_by_layer(model: keras.Model, opened: Container[str] = ()) -> list[LayerVariables]:
@@ -176,9 +160,7 @@ def inner_paths(layer: keras.layers.Layer) -> dict[int, str]:
     return found
 
 
-def _walk(
-    model: keras.Model, opened: Container[str] = (), *, old_steps: bool = False
-) -> Iterator[LeafLayer]:
+def _walk(model: keras.Model, opened: Container[str] = ()) -> Iterator[LeafLayer]:
     """Yield nested models, opened layers and leaf layers, depth first, parents first.
 
     Those that are no leaf layers have no `parts`.
@@ -186,7 +168,6 @@ def _walk(
     Args:
         model: A model.
         opened: The paths of the opened layers.
-        old_steps: Whether to give the paths of version 0.1.0.
     """
     seen: set[int] = {id(model)}
 
@@ -199,7 +180,7 @@ def _walk(
         names_last = all(
             map(_keras.saves_layer_names, (model, *(holder for _, holder in ancestors)))
         )
-        for step, layer in _named_children(parent, names_last=names_last, old_steps=old_steps):
+        for step, layer in _named_children(parent, names_last=names_last):
             if id(layer) in seen or isinstance(layer, keras.layers.InputLayer):
                 continue
             seen.add(id(layer))
@@ -209,8 +190,7 @@ def _walk(
                 and any(id(child) not in seen for child in _keras.direct_layers(layer))
             )
             parts = () if opens else (layer, *_unseen(_keras.all_layers(layer), seen))
-            if not old_steps:
-                seen.update(map(id, parts))
+            seen.update(map(id, parts))
             yield LeafLayer(path, layer, ancestors, parts)
             if opens:
                 yield from visit(layer, path + "/", (*ancestors, (path, layer)))
@@ -223,7 +203,7 @@ def _unseen(layers: Iterable[keras.layers.Layer], seen: set[int]) -> list[keras.
 
 
 def _named_children(
-    model: keras.layers.Layer, *, names_last: bool = True, old_steps: bool = False
+    model: keras.layers.Layer, *, names_last: bool = True
 ) -> list[tuple[str, keras.layers.Layer]]:
     """The layers a model or a layer holds directly, in its own order, each with its step.
 
@@ -232,12 +212,11 @@ def _named_children(
         names_last: Whether all names of its layers are the same after saving and loading. If not,
             a layer that no attribute holds and that has an automatic name is identified by its
             number. So is a layer whose name another one has too.
-        old_steps: Whether to give the steps of version 0.1.0.
     """
-    layers = _children(model, all_of_them=old_steps)
+    layers = _children(model)
     steps: dict[int, str] = {}
     if not _keras.saves_layer_names(model):
-        for attribute, value in _keras.layer_attributes(model, properties=not old_steps).items():
+        for attribute, value in _keras.layer_attributes(model).items():
             for step, layer in _layers_in(attribute, value):
                 steps.setdefault(id(layer), step)
     taken = set(steps.values())
@@ -252,13 +231,12 @@ def _named_children(
     return named
 
 
-def _children(model: keras.layers.Layer, *, all_of_them: bool = False) -> list[keras.layers.Layer]:
+def _children(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers a model or a layer holds directly, in its own order.
 
-    Args:
-        model: The model or layer.
-        all_of_them: Whether to list layers too that the model keeps beside its graph and that have
-            no weights, such as the preprocessor of a task of KerasHub, which is never built.
+    Layers that a model keeps beside its graph and that have no weights are left out, such as the
+    preprocessor of a task of KerasHub, which is never built, unless the model calls others than
+    the layers of its graph.
     """
     direct = _keras.direct_layers(model)
     if not isinstance(model, keras.Model):
@@ -266,9 +244,9 @@ def _children(model: keras.layers.Layer, *, all_of_them: bool = False) -> list[k
     layers = list(model.layers)
     if _keras.is_graph_model(model):
         known = {id(layer) for layer in layers}
-        all_of_them = all_of_them or not _keras.calls_only_its_graph(model)
+        calls_others = not _keras.calls_only_its_graph(model)
         layers += [
-            layer for layer in direct if id(layer) not in known and (all_of_them or layer.weights)
+            layer for layer in direct if id(layer) not in known and (calls_others or layer.weights)
         ]
     return layers
 

@@ -25,14 +25,13 @@ from dlr_tf.core.inner_optimizers import (
     GroupOptimizers,
     RateView,
     bind_inner_optimizer,
-    excluded_keys,
     exclusions_config,
     is_bound,
     make_inner_optimizers,
     restore_exclusions,
 )
 from dlr_tf.core.learning_rates import SavedRates, resolve_learning_rates, warn_if_rates_fall
-from dlr_tf.core.manifest import MANIFEST, MANIFEST_NAMES, WEIGHTS_ALONE, decode, encode
+from dlr_tf.core.manifest import MANIFEST, WEIGHTS_ALONE, decode, encode
 from dlr_tf.core.model_tree import check_built
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
@@ -53,7 +52,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     schedule's own peak; a warning says so if this limits a rate.
 
     The optimizer knows its model from the groups that `split_*` return, from `bind(model)`, or,
-    after `load_model`, as the model that was compiled with it. A variable belongs to one group.
+    in `load_model` and `fit`, as the model that is compiled with it and calls it. A variable
+    belongs to one group.
 
     `N` groups at one rate with the template `keras.optimizers.Adam()` equal one Keras Adam bit for
     bit; `N` groups at `N` rates equal `N` separate optimizers.
@@ -214,7 +214,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
 
     @property
     def _small_variables(self) -> list[keras.Variable]:
-        # `LossScaleOptimizer` stores them by position: files of version 0.1.0 hold these four.
+        # `LossScaleOptimizer` stores them by position.
         return [self.step_counter, self._rates.scale, self._rates.factors, self._group_steps]
 
     def _steps_of_group(self, group: int) -> tf.Tensor:
@@ -300,7 +300,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         """Tell the optimizer its model.
 
         Needed only where it cannot know the model: the groups were made by hand, were pickled, or
-        come from another model, and the model is not compiled with the optimizer.
+        come from another model, and it is not `fit` or another method of the model, compiled with
+        this optimizer, that trains.
 
         Args:
             model: A built model.
@@ -453,14 +454,14 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         # State made while a step is traced must outlive the trace, and a `tf.function` allows
         # new variables only in its first trace, `tf.init_scope` or not. The restriction is per
         # thread.
+        self._resolve(fresh)  # in this thread, whose callers show the model
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as outside:
             outside.submit(self._build_fresh, fresh).result()
 
     def _build_fresh(self, fresh: Sequence[Any], *, in_trace: bool = False) -> None:
         with contextlib.nullcontext() if in_trace else self._creation_scope():
             if fresh:
-                has_state = bool(_keras.known_variables(self))
-                self._assignment.resolve(fresh, self, has_state=has_state)
+                self._resolve(fresh)
                 self._after_binding()
                 fresh = [v for v in fresh if not self._knows(v)]
             if not self.built:
@@ -486,6 +487,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 self._state.load_waiting(checkpoint=True)
                 self._restore_parts()
 
+    def _resolve(self, variables: Sequence[Any]) -> None:
+        has_state = bool(_keras.known_variables(self))
+        self._assignment.resolve(variables, self, has_state=has_state)
+
     def _knows(self, variable: Any) -> bool:
         return _keras.knows(self, variable)
 
@@ -503,7 +508,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         waiting, self._waiting_exclusions = self._waiting_exclusions(), tuple
         for inner, excluded in zip(self._group_optimizers, waiting):
             if excluded is not None:
-                keys = excluded_keys(excluded)
+                keys = set(excluded["variables"])
                 named = [entry.variable for entry in entries if entry.key in keys]
                 restore_exclusions(inner, excluded, map(_keras.variable_key, named))
         self._state.load_waiting()
@@ -678,8 +683,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             ValueError: If the state is damaged, or its groups or variables differ.
         """
         for contents in (store, *_keras.related_stores(store, "inner_optimizer")):
-            name = next((name for name in MANIFEST_NAMES if name in [*contents.keys()]), None)
-            if name is not None:
+            if MANIFEST in [*contents.keys()]:
                 break
         else:
             what = "the state of another optimizer" if list(store.keys()) else "no optimizer state"
@@ -689,7 +693,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             )
             return
         try:
-            self._load_file(decode(contents[name]), contents)
+            self._load_file(decode(contents[MANIFEST]), contents)
         except ValueError as error:
             raise ValueError(f"{error} {WEIGHTS_ALONE}") from error
 
@@ -735,7 +739,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             return self
         # TensorFlow looks up all names before it reads the manifest, which says what they mean. So
         # the others wait until it is read.
-        return self._manifest if name in MANIFEST_NAMES else None
+        return self._manifest if name == MANIFEST else None
 
     # --- Configuration and copies
 
@@ -794,11 +798,11 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             for inner, rate in zip(config["optimizer"], rates):
                 _keras.set_learning_rate(inner, rate)
         config["learning_rate"] = None if by_inner else SavedRates(rates)
-        rate_names = ("rate_factors", "rate_limits", "rate_set_steps", "rate_scale")
-        rate_config = {name: config.pop(name) for name in rate_names if name in config}
+        rate_names = ("rate_factors", "rate_limits", "rate_set_steps")
+        rate_config = {name: config.pop(name) for name in rate_names}
         exclusions = config.pop("exclude_from_weight_decay")
-        model_path = config.pop("model_path", "")
-        frozen_layers = config.pop("frozen_layers", ())
+        model_path = config.pop("model_path")
+        frozen_layers = config.pop("frozen_layers")
         optimizer = cls(**config)
         optimizer._frozen_when_saved = frozenset(frozen_layers)
         optimizer._assignment.model_path = model_path

@@ -36,7 +36,7 @@ class LearningRateLogger(CheckedCallback):
 
     The callback also adds `learning_rate/<group>`, the rates of the last step, to the logs of an
     epoch: `History`, the progress bar and `TensorBoard` show them. So does a `CSVLogger` that comes
-    after this callback in the list; a group without a rate has an empty cell there.
+    after this callback in the list; a group without a rate is NaN there.
 
     `fit` does not wait for a step because of it: rates stay on their device until an epoch ends or
     `history` is read. (Keras itself turns a batch's logs into numbers before callbacks get them.)
@@ -248,8 +248,7 @@ class LearningRateLogger(CheckedCallback):
         if logs is None:
             return
         for group in self._optimizer.groups:
-            rate = self._rates[group.name][-1]
-            logs[f"{RATE}{group.name}"] = _NoRate() if math.isnan(rate) else rate
+            logs[f"{RATE}{group.name}"] = self._rates[group.name][-1]
 
     def _follow(self, optimizer: Any) -> None:
         optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)
@@ -289,16 +288,6 @@ class LearningRateLogger(CheckedCallback):
             name: [_number(logs.get(name, math.nan)) for *_, logs in rows] for name in logged
         }
         _extend(self._logged, columns, before, len(rows))
-
-
-class _NoRate(float):
-    """NaN, with an empty text: `csv` writes an empty cell."""
-
-    def __new__(cls, value: float = math.nan) -> _NoRate:
-        return super().__new__(cls, value)  # copies are made with the value
-
-    def __str__(self) -> str:
-        return ""
 
 
 def _check_names(groups: Iterable[str], columns: Iterable[str]) -> None:

@@ -127,10 +127,6 @@ class LearningRateSweep:
                 "`start`, or choose another method."
             ) from error
 
-    def suggestion(self, method: str = "valley") -> float:
-        """Return `suggest(method)`. This is the old name. It stays for one release."""
-        return self.suggest(method)
-
     def plot(
         self,
         path: str | os.PathLike[str] | None = None,

@@ -995,7 +995,7 @@ def test_the_manifest_of_a_later_version_is_refused(running, damaged):
         replace(entries, "manifest", np.frombuffer(json.dumps(manifest).encode(), np.uint8))
 
     running.assert_refuses(
-        damaged(later), r"later version of dlr_tf \(format 3; this version reads up to 2\)"
+        damaged(later), r"later version of dlr_tf \(format 2; this version reads up to 1\)"
     )
 
 

@@ -668,22 +668,6 @@ def test_a_backbone_that_a_property_shows_has_its_name_in_paths():
     assert split_layers(model, ["backbone/2"])[1].layers == ("backbone/2", "head")
 
 
-def test_the_steps_of_version_0_1_0_are_known():
-    model = Task()
-    tracked = {layer.name for layer in direct_layers(model)}  # Keras 3.10 leaves it out
-    beside = ("preprocessor",) if model.preprocessor.name in tracked else ()
-    old = [LayerGroup("body", ("1/named", "1/2")), LayerGroup("head", ("head", *beside))]
-    config = MultiGroupOptimizer(old, [1e-3, 1e-2]).get_config()
-    optimizer = MultiGroupOptimizer.from_config(config)
-    model.compile(optimizer, "mse", run_eagerly=True)
-    model.train_on_batch(np.ones((2, 3)), np.ones((2, 2)))
-    assert [g.layers for g in optimizer.groups] == [("backbone/named", "backbone/2"), ("head",)]
-    freeze_to(model, old, 1)
-    assert {v.path for v in model.trainable_variables} == {v.path for v in model.head.weights}
-    with pytest.raises(ValueError, match="names the layer '7/named', which the model does not"):
-        assign_variables(model, [LayerGroup("body", ("1/named", "7/named"))])
-
-
 def test_a_layer_that_is_not_built_counts_where_the_model_may_call_it():
     class Calls(Task):
         def call(self, inputs: Any) -> Any:
@@ -752,9 +736,6 @@ def test_a_layer_inside_an_earlier_composite_layer_counts_there():
     ]
     with pytest.raises(ValueError, match="'over' cannot be expanded: .*stand earlier in the model"):
         split_layerwise(model, expand=["over"])
-    # Version 0.1.0 listed it a second time.
-    old = [LayerGroup("body", ("pair", "inner")), LayerGroup("head", ("over", "top"))]
-    assert {e.group for e in assign_variables(model, old) if "pair" in e.path} == {0}
 
 
 @pytest.mark.parametrize("expand", [(), ("pair",)])

@@ -444,7 +444,8 @@ def test_an_output_that_two_branches_reach_is_found_once():
 def test_a_copy_of_groups_is_the_same_groups():
     model = chain(3, 2)
     groups = split_layers(model, ["b"])
-    assert copy.copy(groups) is groups
+    assert copy.copy(groups[0]) is groups[0]
+    assert copy.deepcopy(groups) == groups
     assert model_of(copy.deepcopy(groups)) is model
 
 
@@ -457,7 +458,15 @@ def test_groups_remember_their_model_weakly_and_do_not_save_it(samples):
         assert model_of(copy.deepcopy(groups)) is model
         assert model_of(check_groups(groups)) is model
         assert model_of(groups[::-1]) is model
-        assert model_of((*groups,)) is None
+        assert model_of([*groups]) is model
+        assert groups[-1].model is model
+        hand_made = LayerGroup(groups[0].name, groups[0].layers)
+        assert hand_made.model is None
+        assert hand_made == groups[0] and hash(hand_made) == hash(groups[0])
+        assert repr(hand_made) == repr(groups[0])
+        assert model_of([hand_made, *groups[1:]]) is model
+        other = split_layers(samples["sequential"].model(), ["top"])
+        assert model_of([*groups[:-1], other[-1]]) is None
         loaded = pickle.loads(pickle.dumps(groups))
         assert loaded == groups
         assert model_of(loaded) is None

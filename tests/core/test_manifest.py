@@ -65,7 +65,6 @@ def test_a_composite_layer_that_changed_matches_by_the_paths_inside():
 
 
 def test_one_of_several_with_a_name_is_not_guessed():
-    """Version 0.1.0 stored no paths inside a layer."""
     saved = records(("0.0", "a/kernel", [2, 3]), ("0.2", "a/kernel", [2, 3]), ("0.4", "a/b", [3]))
     current = [
         entry("0.0", "a/query/kernel", (2, 3)),

