@@ -23,7 +23,6 @@ from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.inner_optimizers import (
     GroupOptimizers,
-    RateView,
     bind_inner_optimizer,
     exclusions_config,
     is_bound,
@@ -35,6 +34,7 @@ from dlr_tf.core.manifest import MANIFEST, WEIGHTS_ALONE, decode, encode
 from dlr_tf.core.model_tree import check_built
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
+from dlr_tf.core.value_views import RateView
 from dlr_tf.core.variable_state import StateKind, VariableState
 
 
