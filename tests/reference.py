@@ -135,3 +135,44 @@ def article_adam(
             if constraints[i] is not None:
                 p[i] = constraints[i](p[i])
     return p
+
+
+def torch_one_cycle_adam(
+    values: np.ndarray,
+    gradients: np.ndarray,
+    max_lr: float,
+    total_steps: int,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    base_momentum: float = 0.85,
+    max_momentum: float = 0.95,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+) -> np.ndarray:
+    """Return the values after PyTorch's Adam under its `OneCycleLR`, with cycled momentum.
+
+    The rate and `beta_1` of a step come from the scheduler; Adam corrects its bias with the
+    `beta_1` of that step. (PyTorch's default epsilon is 1e-8.)
+    """
+    initial = max_lr / div_factor
+    ends = (pct_start * total_steps - 1, total_steps - 1)
+    values = np.asarray(values, np.float64)
+    m, v = np.zeros_like(values), np.zeros_like(values)
+    for step in range(total_steps):
+        if step <= ends[0]:
+            share = step / ends[0]
+            rate, beta_1 = initial, max_momentum
+            to_rate, to_beta = max_lr, base_momentum
+        else:
+            share = (step - ends[0]) / (ends[1] - ends[0])
+            rate, beta_1 = max_lr, base_momentum
+            to_rate, to_beta = initial / final_div_factor, max_momentum
+        cosine = (np.cos(np.pi * share) + 1) / 2
+        rate, beta_1 = to_rate + (rate - to_rate) * cosine, to_beta + (beta_1 - to_beta) * cosine
+        g = np.asarray(gradients[step], np.float64)
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g**2
+        correction = np.sqrt(1 - beta_2 ** (step + 1)) / (1 - beta_1 ** (step + 1))
+        values = values - rate * correction * m / (np.sqrt(v) + epsilon)
+    return values

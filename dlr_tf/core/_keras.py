@@ -83,38 +83,6 @@ def eager_read_fn(variable: keras.Variable) -> Callable[[], tf.Tensor]:
 # belongs to.
 
 
-def copy_optimizer(
-    optimizer: keras.optimizers.Optimizer,
-    *,
-    keep_rate: bool = False,
-    kind: type[keras.optimizers.Optimizer] | None = None,
-    **changes: Any,
-) -> keras.optimizers.Optimizer:
-    """Return an optimizer with the same settings and no state.
-
-    Keras does not store the arguments of `exclude_from_weight_decay` in the configuration.
-
-    Args:
-        optimizer: Any Keras optimizer, a `LossScaleOptimizer` too.
-        keep_rate: Whether it keeps its learning rate; otherwise it has a rate of 0. Defaults to
-            `False`.
-        kind: The class of the copy. Defaults to the class of the optimizer.
-        **changes: Settings that the copy has instead.
-    """
-    config = {**optimizer.get_config(), **changes}
-    if not keep_rate:
-        config["learning_rate"] = 0.0
-    copied = (kind or type(optimizer)).from_config(config)
-    pairs = [(optimizer, copied)]
-    if hasattr(optimizer, "inner_optimizer"):
-        pairs.append((optimizer.inner_optimizer, copied.inner_optimizer))
-    for original, twin in pairs:
-        pattern, variables = weight_decay_exclusions(original)
-        if pattern is not None or variables:
-            set_weight_decay_exclusions(twin, pattern, variables)
-    return copied
-
-
 def weight_decay_exclusions(
     optimizer: keras.optimizers.Optimizer,
 ) -> tuple[str | None, frozenset[Hashable]]:

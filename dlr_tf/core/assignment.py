@@ -404,13 +404,16 @@ def calling_model(optimizer: Any) -> keras.Model | None:
     """Return the model that is compiled with an optimizer, if one of its methods is running now.
 
     The innermost one counts. This costs nothing, whatever else lives: only the `self` of the
-    functions that are running now is looked at.
+    functions that are running now is looked at, and in Keras' own functions `model`, which is what
+    its loader of `.h5` files calls it.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, keras.Model) and _is_compiled_with(caller, optimizer):
-            return caller
+        in_keras = frame.f_globals.get("__name__", "").startswith("keras.")
+        for name in ("self", "model") if in_keras else ("self",):
+            caller = frame.f_locals.get(name)
+            if isinstance(caller, keras.Model) and _is_compiled_with(caller, optimizer):
+                return caller
         frame = frame.f_back
     return None
 

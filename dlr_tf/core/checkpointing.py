@@ -35,6 +35,7 @@ from dlr_tf.core.manifest import (
     shape_of,
     split_name,
 )
+from dlr_tf.core.optimizer_copies import copy_optimizer
 from dlr_tf.core.variable_state import VariableState
 
 # A manifest and its arrays.
@@ -443,7 +444,7 @@ class OptimizerState:
         )
         if entry is None:
             return {}
-        scratch = _keras.copy_optimizer(self._inner_optimizers[entry.group])
+        scratch = copy_optimizer(self._inner_optimizers[entry.group])
         scratch.build([entry.variable])
         first_layer = self._assignment.layer_numbers()[entry.group][0]
         named = {

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
+from dlr_tf.core.optimizer_copies import schedules_of
+from dlr_tf.core.scheduled_values import ScheduledValue, ScheduledValues
 
 # In half precision 1 - beta_2 rounds away in the kernel as it does in Keras, with another result.
 _KERNEL_DTYPES = (tf.float32, tf.float64)
@@ -47,6 +50,13 @@ def _one_minus(beta: float, dtype: tf.DType) -> Any:
     return 1 - dtype.as_numpy_dtype(beta)
 
 
+def _as_tensor(setting: Any, dtype: tf.DType) -> tf.Tensor:
+    """Return a float, or the value of a schedule now, as a tensor."""
+    if isinstance(setting, ScheduledValue):
+        return tf.cast(setting.value, dtype)
+    return tf.constant(setting, dtype)
+
+
 @keras.saving.register_keras_serializable(package="dlr_tf")
 class FusedAdam(_keras.FusedAdamBase):
     r"""Keras' Adam, with one fused kernel per variable instead of a dozen small operations.
@@ -72,7 +82,8 @@ class FusedAdam(_keras.FusedAdamBase):
     Args:
         learning_rate: Float, `LearningRateSchedule`, or a callable without arguments; not
             negative. Defaults to `0.001`.
-        beta_1: Float in [0, 1): decay of the first moment. Defaults to `0.9`.
+        beta_1: Float in [0, 1), or a schedule of the step with such values, for example
+            `OneCycle(...).momentum()`: decay of the first moment. Defaults to `0.9`.
         beta_2: Float in [0, 1): decay of the second moment. Defaults to `0.999`.
         epsilon: Positive float added to the root of the second moment ("epsilon hat" of the
             paper). Defaults to `1e-7`.
@@ -92,6 +103,32 @@ class FusedAdam(_keras.FusedAdamBase):
     2018, https://openreview.net/forum?id=ryQu7f-RZ.
     """
 
+    def build(self, variables: Sequence[Any]) -> None:
+        """Create the state of variables."""
+        if isinstance(self.beta_1, LearningRateSchedule):
+            self.beta_1: Any = ScheduledValues(self._steps_made).view(self.beta_1)
+        super().build(variables)
+
+    def _steps_made(self) -> tf.Tensor:
+        return tf.cast(tf.convert_to_tensor(self.iterations), tf.int64)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        schedule = schedules_of(self).get("beta_1")
+        if schedule is not None:
+            config["beta_1"] = keras.saving.serialize_keras_object(schedule)
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> FusedAdam:
+        if isinstance(config["beta_1"], dict):
+            load = keras.saving.deserialize_keras_object
+            beta_1 = load(config["beta_1"], custom_objects=custom_objects)
+            config = {**config, "beta_1": beta_1}
+        return super().from_config(config, custom_objects=custom_objects)
+
     def step_constants(self, learning_rate: Any, is_large: bool, dtype: tf.DType) -> AdamStep:
         """Compute the constants that all variables share in a step.
 
@@ -101,7 +138,7 @@ class FusedAdam(_keras.FusedAdamBase):
             dtype: The variables' dtype.
         """
         step = tf.cast(self.iterations + 1, dtype)
-        beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
+        beta_1, beta_2 = _as_tensor(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
         rate = tf.cast(learning_rate, dtype)
         step_size = _step_size(rate, beta_1, beta_2, step)
         epsilon, zero = tf.constant(self.epsilon, dtype), tf.zeros((), dtype)
@@ -122,10 +159,14 @@ class FusedAdam(_keras.FusedAdamBase):
             steps: The number of this step for each, from 1, of shape `(len(optimizers),)`.
             is_large: What `is_large_step` says of the variables of all of them.
         """
-        beta_1s = tf.constant([optimizer.beta_1 for optimizer in optimizers], tf.float32)
+        beta_1s = [optimizer.beta_1 for optimizer in optimizers]
+        if any(isinstance(beta_1, ScheduledValue) for beta_1 in beta_1s):
+            beta_1s = tf.stack([_as_tensor(beta_1, tf.float32) for beta_1 in beta_1s])
+        else:
+            beta_1s = tf.constant(beta_1s, tf.float32)
         beta_2s = tf.constant([optimizer.beta_2 for optimizer in optimizers], tf.float32)
         step_sizes = _step_size(tf.stack(rates), beta_1s, beta_2s, tf.cast(steps, tf.float32))
-        constant = functools.cache(lambda value: tf.constant(value, tf.float32))
+        constant = functools.cache(lambda value: _as_tensor(value, tf.float32))
         return [
             AdamStep(
                 rate,
@@ -195,7 +236,11 @@ class FusedAdam(_keras.FusedAdamBase):
     def _apply_operations(self, gradient: tf.Tensor, variable: Any, step: AdamStep) -> None:
         momentum, velocity, largest_velocity = self.slots_for(variable)
         old_m, old_v = tf.convert_to_tensor(momentum), tf.convert_to_tensor(velocity)
-        new_m = old_m + _one_minus(self.beta_1, gradient.dtype) * (gradient - old_m)
+        if isinstance(self.beta_1, ScheduledValue):
+            one_minus_beta_1: Any = 1 - step.beta_1
+        else:
+            one_minus_beta_1 = _one_minus(self.beta_1, gradient.dtype)
+        new_m = old_m + one_minus_beta_1 * (gradient - old_m)
         new_v = old_v + _one_minus(self.beta_2, gradient.dtype) * (tf.square(gradient) - old_v)
         momentum.value.assign(new_m, read_value=False)
         velocity.value.assign(new_v, read_value=False)

@@ -17,6 +17,7 @@ from dlr_tf._names import did_you_mean
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import keras_2_hint
 from dlr_tf.core.fused_adam import FusedAdam
+from dlr_tf.core.optimizer_copies import copy_optimizer
 from dlr_tf.core.value_views import RateView, ScheduleView, ValueView
 
 # What the wrapper does for all groups, with the value that means "not set".
@@ -74,7 +75,7 @@ def make_inner_optimizers(
         optimizer = optimizer_from(optimizer)
     if isinstance(optimizer, keras.optimizers.Optimizer):
         _check_inner_optimizer(optimizer, wrapper)
-        return [_keras.copy_optimizer(optimizer) for _ in range(n_groups)], False
+        return [copy_optimizer(optimizer) for _ in range(n_groups)], False
     if not isinstance(optimizer, Sequence):
         raise TypeError(
             "Argument `optimizer` should be a Keras optimizer, its name or configuration, or a "
@@ -99,6 +100,8 @@ def make_inner_optimizers(
 def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimizer:
     """Return the optimizer that Keras makes from a name or from a configuration.
 
+    `"adam"` and `"adamw"` are the fused Adam with the defaults of Keras' classes of these names.
+
     Args:
         identifier: A name, in capitals or not, or a configuration, as `keras.optimizers.get` takes.
             A configuration is not changed.
@@ -106,14 +109,17 @@ def optimizer_from(identifier: str | dict[str, Any]) -> keras.optimizers.Optimiz
     Raises:
         ValueError: If Keras does not know the name or cannot read the configuration.
 
-    >>> type(optimizer_from("adamw")).__name__
-    'AdamW'
+    >>> type(optimizer_from("adamw")).__name__, optimizer_from("adamw").weight_decay
+    ('FusedAdam', 0.004)
     >>> optimizer_from({"class_name": "SGD", "config": {"momentum": 0.9}}).momentum
     0.9
     """
     kinds = _optimizers_by_name()
-    if isinstance(identifier, str) and identifier.lower() in kinds:
-        return kinds[identifier.lower()]()  # `get` does not know all of them: not Lamb, not ours
+    name = identifier.lower() if isinstance(identifier, str) else None
+    if name in ("adam", "adamw"):
+        return FusedAdam(weight_decay=kinds[name]().weight_decay)
+    if name in kinds:
+        return kinds[name]()  # `get` does not know all of them: not Lamb, not ours
     try:
         return keras.optimizers.get(copy.deepcopy(identifier))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -200,7 +206,7 @@ def without_wrapper_arguments(
     if found.get("use_ema"):
         names = ("ema_momentum", "ema_overwrite_frequency")
         found.update((name, getattr(optimizer, name)) for name in names)
-    return _keras.copy_optimizer(optimizer, **unset), found
+    return copy_optimizer(optimizer, **unset), found
 
 
 def is_bound(inner: keras.optimizers.Optimizer) -> bool:

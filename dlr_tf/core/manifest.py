@@ -296,7 +296,8 @@ def check_slots(
                 raise ValueError(
                     f"For {path!r} the saved optimizer ({group['optimizer']}) kept "
                     f"{_slot_names(theirs)}, and this one ({now}) keeps {_slot_names(ours)}. "
-                    "Build it with the inner optimizers and the `use_ema` it was saved with. "
+                    "Build it with the inner optimizers, `use_ema` and `decay_to_start` that it "
+                    "was saved with. "
                     f"{UNCHANGED}"
                 )
 

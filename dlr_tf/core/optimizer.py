@@ -19,6 +19,7 @@ from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import GroupAssignment
 from dlr_tf.core.batch_norm import BatchNormCheck
 from dlr_tf.core.checkpointing import CheckpointManifest, OptimizerState, SavedState
+from dlr_tf.core.decay import set_weight_decays, start_decays, weight_decays
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.inner_optimizers import (
@@ -32,6 +33,8 @@ from dlr_tf.core.inner_optimizers import (
 from dlr_tf.core.learning_rates import SavedRates, resolve_learning_rates, warn_if_rates_fall
 from dlr_tf.core.manifest import MANIFEST, WEIGHTS_ALONE, decode, encode
 from dlr_tf.core.model_tree import check_built
+from dlr_tf.core.optimizer_copies import inner_config, inner_from_config, schedules_of
+from dlr_tf.core.scheduled_values import ScheduledValues
 from dlr_tf.core.summary import GroupRow, group_table
 from dlr_tf.core.update import GroupUpdate
 from dlr_tf.core.value_views import RateView
@@ -86,6 +89,15 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         loss_scale_factor: Float: gradients are divided by it, the loss multiplied by `scale_loss`.
         gradient_accumulation_steps: Integer of at least 2: the number of calls per step, which uses
             the mean of their gradients. Schedules and `iterations` count steps.
+        weight_decay: Float or `LearningRateSchedule` (all groups), or one of them per group, as a
+            sequence or a dict by group name: decoupled weight decay, at the group's own rate. It
+            replaces the decay that an optimizer given by name has. Defaults to `None`: the inner
+            optimizers' own. `exclude_from_weight_decay` excludes variables.
+        decay_to_start: Float (all groups but the head), or one float per group, as a sequence or a
+            dict by group name: decoupled decay toward the weights at the start instead of toward 0,
+            `p <- p - lr_g * decay * (p - start)` (L2-SP). The start of a variable is its value when
+            the optimizer is built, so load pretrained weights before. It needs memory for one more
+            copy of these variables. What is excluded from weight decay is excluded from it too.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or an inner optimizer is itself a wrapper.
@@ -109,7 +121,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     ['1e-05', '1e-03']
 
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.2 (discriminative
-    fine-tuning).
+    fine-tuning); Li, Grandvalet and Davoine, 2018, https://arxiv.org/abs/1802.01483 (L2-SP).
     """
 
     def __init__(
@@ -131,8 +143,13 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
+        weight_decay: Any = None,
+        decay_to_start: Any = None,
     ) -> None:
         groups = check_groups(groups)
+        names = [group.name for group in groups]
+        decays = weight_decays(weight_decay, names)
+        toward_start = start_decays(decay_to_start, names)
         inner, given = make_inner_optimizers(optimizer, len(groups), wrapper=MultiGroupOptimizer)
         if learning_rate is None:
             if not given:
@@ -142,7 +159,6 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 )
             sources = [_keras.learning_rate_of(one) for one in inner]
         else:
-            names = [group.name for group in groups]
             sources = resolve_learning_rates(learning_rate, len(groups), names)
             if not isinstance(learning_rate, SavedRates):
                 warn_if_rates_fall(names, sources)
@@ -167,9 +183,20 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         self._group_optimizers = GroupOptimizers(inner)
         self._batch_norm = BatchNormCheck()
         self._has_strategy = tf.distribute.has_strategy()
+        self._scheduled = ScheduledValues(self._iterations_now)
+        if decays is not None:
+            set_weight_decays(inner, decays, self._scheduled, replace=isinstance(optimizer, str))
+        # Functions hide the values from Keras' tracking.
+        self._weight_decays: Callable[[], list[Any] | None] = functools.partial(_copied, decays)
+        self._start_decays: Callable[[], list[Any] | None] = functools.partial(
+            _copied, toward_start
+        )
+        for one in inner:
+            for attribute, schedule in schedules_of(one).items():
+                setattr(one, attribute, self._scheduled.view(schedule))
         self._rates: GroupRates = GroupRates(
             sources,
-            [group.name for group in groups],
+            names,
             iterations=self._iterations_now,
             add_variable=self._add_wrapper_variable,
         )
@@ -190,7 +217,13 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             "inner_optimizers": self._group_optimizers,
             "group_steps": self._group_steps,
         }
-        self._update = GroupUpdate(self, **parts)
+        self._update = GroupUpdate(
+            self,
+            scheduled=self._scheduled,
+            variable_state=self._variable_state,
+            start_decays=toward_start if toward_start and any(toward_start) else [],
+            **parts,
+        )
         self._state = OptimizerState(
             self,
             variable_state=self._variable_state,
@@ -243,7 +276,20 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                     functools.partial(_keras.accumulators, self),
                 )
             )
+        if any(self._start_decays() or ()):
+            starts: list[Any] = []
+            kinds.append(StateKind("start", self._create_start, np.copy, lambda: starts))
         return kinds
+
+    def _create_start(self, variable: Any) -> keras.Variable | None:
+        decays = self._start_decays() or []
+        if not decays[self._assignment.group_of(variable)] or _keras.is_overwritten_by_gradient(
+            self, variable
+        ):
+            return None
+        start = self.add_variable_from_reference(variable, name="start")
+        start.assign(variable)
+        return start
 
     def _create_average(self, variable: Any) -> keras.Variable | None:
         if _keras.is_overwritten_by_gradient(self, variable):
@@ -295,6 +341,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             for group, inner, rate in zip(self.groups, self._group_optimizers, rates)
         ]
         return f"{type(self).__name__}({', '.join(groups)})"
+
+    def decays(self) -> dict[str, list[Any] | None]:
+        """Return the arguments `weight_decay` and `decay_to_start`, one value per group."""
+        return {"weight_decay": self._weight_decays(), "decay_to_start": self._start_decays()}
 
     def bind(self, model: keras.Model) -> None:
         """Tell the optimizer its model.
@@ -746,8 +796,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def get_config(self) -> dict[str, Any]:
         inner = []
         for one in self._group_optimizers:
-            config = keras.saving.serialize_keras_object(one)
+            config = inner_config(one)
             config["config"]["learning_rate"] = 0.0  # the wrapper's rates are used
+            if self._weight_decays() is not None:  # and the wrapper's decays
+                config["config"]["weight_decay"] = 0.0
             inner.append(config)
         return {
             "groups": [group.get_config() for group in self.groups],
@@ -762,6 +814,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             "ema_overwrite_frequency": self.ema_overwrite_frequency,
             "loss_scale_factor": self.loss_scale_factor,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "weight_decay": keras.saving.serialize_keras_object(self._weight_decays()),
+            "decay_to_start": self._start_decays(),
             "exclude_from_weight_decay": self._exclusions_config(),
             "model_path": self._assignment.path_in_compiled_model(self),
             "frozen_layers": sorted(self._frozen_when_saved | self._assignment.frozen_layers()),
@@ -790,7 +844,12 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         )
         if not all(isinstance(group, LayerGroup) for group in config["groups"]):
             config["groups"] = [LayerGroup.from_config(group) for group in config["groups"]]
-        config["optimizer"] = [load(inner) for inner in config["optimizer"]]
+        config["optimizer"] = [
+            inner_from_config(inner, custom_objects) for inner in config["optimizer"]
+        ]
+        if config["weight_decay"] is not None:
+            decays = [load(one) if isinstance(one, dict) else one for one in config["weight_decay"]]
+            config["weight_decay"] = decays
         rates = [load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]]
         # A function can only be the rate that an inner optimizer was made with.
         by_inner = any(callable(r) and not isinstance(r, LearningRateSchedule) for r in rates)
@@ -822,6 +881,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _copy_of, (type(self), self.get_config(), self._state.copy())
+
+
+def _copied(values: list[Any] | None) -> list[Any] | None:
+    return None if values is None else [*values]
 
 
 def _copy_of(

@@ -167,6 +167,46 @@ def sgdr(
     return rate if warmup is None else rate * warmup
 
 
+def one_cycle_weight(past_peak: Any, *, pct_start: float = 0.25, xp: Any = np) -> Any:
+    """Return how near a one-cycle is to its peak: 1 at the peak, 0 at both ends.
+
+    Args:
+        past_peak: Float64 array or tensor: the fraction of the steps since the peak, negative
+            before it.
+        pct_start: Fraction of the steps that the rise takes.
+        xp: `numpy` or `tensorflow`: the module that `past_peak` belongs to.
+
+    >>> one_cycle_weight(np.array([-0.5, 0.0, 0.25, 0.5, 2.0]), pct_start=0.5).round(3).tolist()
+    [0.0, 1.0, 0.5, 0.0, 0.0]
+    """
+    # One of the two is negative. The other one is the distance from the peak in its phase.
+    distance = xp.maximum(past_peak / -pct_start, past_peak / (1.0 - pct_start))
+    return cosine_weight(xp.minimum(distance, 1.0), xp)
+
+
+def one_cycle_momentum(
+    step: Any, high: float, low: float, total_steps: int, *, pct_start: float, xp: Any = np
+) -> Any:
+    """Return the momentum of `OneCycleMomentum` at a step; the formula is in its docstring.
+
+    Args:
+        step: Int64 array or tensor of any shape.
+        high: The value at both ends.
+        low: The value at the peak of the rate.
+        total_steps: Steps until the end.
+        pct_start: Fraction of the steps that the rise of the rate takes.
+        xp: `numpy` or `tensorflow`: the module that `step` belongs to.
+
+    Returns:
+        Float64, in the shape of `step`.
+
+    >>> one_cycle_momentum(np.arange(5), 0.9, 0.5, 4, pct_start=0.5).round(3).tolist()
+    [0.9, 0.7, 0.5, 0.7, 0.9]
+    """
+    past_peak = _float64(step, xp) / total_steps - pct_start
+    return mix(high, low, one_cycle_weight(past_peak, pct_start=pct_start, xp=xp))
+
+
 def one_cycle(
     step: Any,
     max_learning_rate: float,
@@ -195,9 +235,7 @@ def one_cycle(
     [0.1, 0.55, 1.0, 0.505, 0.01]
     """
     past_peak = _float64(step, xp) / total_steps - pct_start
-    # One of the two is negative. The other one is the distance from the peak in its phase.
-    distance = xp.maximum(past_peak / -pct_start, past_peak / (1.0 - pct_start))
-    weight = cosine_weight(xp.minimum(distance, 1.0), xp)
+    weight = one_cycle_weight(past_peak, pct_start=pct_start, xp=xp)
     low = xp.where(
         past_peak < 0.0,
         np.float64(max_learning_rate) / div,

@@ -13,7 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core._validation import check_integer, check_number
-from dlr_tf.core.schedule_formulas import cycle_at, cycle_runs, one_cycle, sgdr, triangular
+from dlr_tf.core.schedule_formulas import (
+    cycle_at,
+    cycle_runs,
+    one_cycle,
+    one_cycle_momentum,
+    sgdr,
+    triangular,
+)
 
 # Rates are float32 in the end.
 LARGEST_RATE = float(np.finfo(np.float32).max)
@@ -233,7 +240,8 @@ class OneCycle(Schedule):
 
     From step `total_steps` on the rate stays at `end`. As in fastai, the phases meet at the
     fraction `pct_start`, which need not be a step: the rate reaches the peak itself only where
-    `pct_start * total_steps` is an integer.
+    `pct_start * total_steps` is an integer. fastai and PyTorch also lower the momentum while the
+    rate rises; here that is asked for, with `FusedAdam(beta_1=schedule.momentum())`.
 
     Do not use it where the number of steps is not known in advance, or where training may continue
     afterwards: the last rate is close to 0. `MultiGroupOptimizer` warns of a step beyond the end;
@@ -300,6 +308,23 @@ class OneCycle(Schedule):
         before = math.floor(self.pct_start * self.total_steps)
         return float(np.max(self._rate(np.array([before, before + 1]), np)))
 
+    def momentum(self, high: float = 0.95, low: float = 0.85) -> OneCycleMomentum:
+        """Return the momentum that belongs to this schedule, for `beta_1` of `FusedAdam`.
+
+        It falls from `high` to `low` while the rate rises, and goes back while the rate falls.
+
+        Args:
+            high: Float in [0, 1): the value at the start and at the end. Defaults to `0.95`.
+            low: Float in [0, 1), at most `high`. Defaults to `0.85`.
+
+        Example:
+
+        >>> rate = OneCycle(1e-2, total_steps=100)
+        >>> rate.momentum()
+        OneCycleMomentum(high=0.95, low=0.85, total_steps=100, pct_start=0.25)
+        """
+        return OneCycleMomentum(high, low, self.total_steps, self.pct_start)
+
     def _rate(self, step: Any, xp: Any) -> Any:
         return one_cycle(
             step,
@@ -318,6 +343,70 @@ class OneCycle(Schedule):
             "pct_start": self.pct_start,
             "div": self.div,
             "div_final": self.div_final,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="dlr_tf")
+class OneCycleMomentum(Schedule):
+    """The momentum that belongs to a one-cycle: it falls while the rate rises, and rises again.
+
+    With `d` of `OneCycle` and `w = (1 + cos(pi * d)) / 2`, which is 1 where the rate is highest:
+
+        momentum = high + (low - high) * w
+
+    `OneCycle.momentum` makes it.
+
+    Args:
+        high: Float in [0, 1): the value at the start and at the end.
+        low: Float in [0, 1), at most `high`: the value where the rate is highest.
+        total_steps: As in `OneCycle`.
+        pct_start: As in `OneCycle`.
+        name: String. Name scope of the schedule's operations.
+
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+
+    >>> momentum = OneCycleMomentum(0.95, 0.85, total_steps=100)
+    >>> [round(float(momentum(step)), 3) for step in (0, 25, 100)]
+    [0.95, 0.85, 0.95]
+
+    Source: Smith, 2018, https://arxiv.org/abs/1803.09820, section 4.2.
+    """
+
+    def __init__(
+        self,
+        high: float,
+        low: float,
+        total_steps: int,
+        pct_start: float = 0.25,
+        name: str = "OneCycleMomentum",
+    ) -> None:
+        super().__init__()
+        self.high, self.low = check_number("high", high), check_number("low", low)
+        if not self.low <= self.high < 1.0:
+            raise ValueError(
+                "Arguments `low` and `high` should be in [0, 1), and `low` at most `high`. "
+                f"Received: high={high!r}, low={low!r}"
+            )
+        shape = OneCycle(1.0, total_steps, pct_start)
+        self.total_steps, self.pct_start = shape.total_steps, shape.pct_start
+        self.name = name
+
+    def _rate(self, step: Any, xp: Any) -> Any:
+        return one_cycle_momentum(
+            step, self.high, self.low, self.total_steps, pct_start=self.pct_start, xp=xp
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "high": self.high,
+            "low": self.low,
+            "total_steps": self.total_steps,
+            "pct_start": self.pct_start,
             "name": self.name,
         }
 

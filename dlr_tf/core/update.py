@@ -17,6 +17,8 @@ from dlr_tf.core.assignment import GroupAssignment
 from dlr_tf.core.fused_adam import FusedAdam, is_large_step
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.inner_optimizers import GroupOptimizers
+from dlr_tf.core.scheduled_values import ScheduledValues
+from dlr_tf.core.variable_state import VariableState
 
 
 class GroupUpdate:
@@ -28,6 +30,9 @@ class GroupUpdate:
         rates: The rates of the groups.
         inner_optimizers: One optimizer per group.
         group_steps: The number of steps that each group made, of shape `(n_groups,)`.
+        scheduled: The settings of inner optimizers that follow a schedule.
+        variable_state: What the wrapper keeps for each variable.
+        start_decays: The decay toward the start of each group; empty if there is none.
     """
 
     def __init__(
@@ -38,12 +43,18 @@ class GroupUpdate:
         rates: GroupRates,
         inner_optimizers: GroupOptimizers,
         group_steps: keras.Variable,
+        scheduled: ScheduledValues,
+        variable_state: VariableState,
+        start_decays: Sequence[float],
     ) -> None:
         self._optimizer = optimizer
         self._assignment = assignment
         self._rates = rates
         self._inner_optimizers = inner_optimizers
         self._group_steps = group_steps
+        self._scheduled = scheduled
+        self._variable_state = variable_state
+        self._start_decays = start_decays
 
     def step(self, gradients: list[Any], variables: list[Any]) -> None:
         """Make one step, or accumulate the gradients for it.
@@ -91,13 +102,15 @@ class GroupUpdate:
         moved = sorted(set(group_of))
         rates = self._rates.current()
         self._rates.check(rates)
-        with self._rates.update_with(rates, moved):
+        with self._rates.update_with(rates, moved), self._scheduled.one_update():
             by_group = tf.unstack(rates, num=len(self._inner_optimizers))
             for group in moved:
                 inner = self._inner_optimizers[group]
                 of_group = [v for v, of in zip(variables, group_of) if of == group]
                 _keras.apply_weight_decay(inner, of_group)
                 _keras.update_shared_state(inner, by_group[group])
+            if self._start_decays:
+                self._decay_to_start(variables, group_of, by_group)
             arguments = self._rate_arguments(moved, by_group, variables)
             self._update_on_replicas(
                 [
@@ -112,6 +125,24 @@ class GroupUpdate:
             self._update_averages()
         constrained = [v for v in variables if getattr(v, "constraint", None) is not None]
         self._update_on_replicas([(v, _constrain(v.constraint), ()) for v in constrained])
+
+    def _decay_to_start(
+        self, variables: Sequence[Any], group_of: Sequence[int], rates: Sequence[tf.Tensor]
+    ) -> None:
+        """Move variables toward their values at the start: `p <- p - lr * decay * (p - start)`."""
+        shrink = {
+            group: tf.cast(rates[group], tf.float32) * self._start_decays[group]
+            for group in sorted(set(group_of))
+            if self._start_decays[group]
+        }
+        updates = []
+        for variable, group in zip(variables, group_of):
+            index = _keras.variable_index(self._optimizer, variable)
+            start = self._variable_state.of(index).get("start")
+            inner = self._inner_optimizers[group]
+            if start is not None and _keras.uses_weight_decay(inner, variable):
+                updates.append((variable, _move_toward, (start.value, shrink[group])))
+        self._update_on_replicas(updates)
 
     def _rate_arguments(
         self, moved: Sequence[int], rates: Sequence[tf.Tensor], variables: Sequence[Any]
@@ -230,6 +261,10 @@ def _update_step_of(inner: keras.optimizers.Optimizer) -> Callable[[Any, Any, An
 
 def _constrain(constraint: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda variable: variable.assign(constraint(variable))
+
+
+def _move_toward(variable: Any, start: tf.Tensor, share: tf.Tensor) -> None:
+    variable.assign_sub((variable - start) * tf.cast(share, variable.dtype))
 
 
 def _set_zero(variable: Any) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 
-from dlr_tf.core._keras import build_metrics_of_output, compile_arguments, copy_optimizer
+from dlr_tf.core._keras import build_metrics_of_output, compile_arguments
 from dlr_tf.core._validation import unwrap_optimizer
-from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.inner_optimizers import without_wrapper_arguments
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.optimizer_copies import copy_optimizer
 from dlr_tf.training.losses import LossChoice
 from dlr_tf.training.training_data import FirstBatches
 
@@ -48,7 +48,6 @@ def make_optimizer(
         TypeError: If an argument is of the wrong kind.
         ValueError: If the groups are not the model's, or the optimizer cannot be a template.
     """
-    assign_variables(model, groups)
     if optimizer is None:
         optimizer = compiled_optimizer(model)
         if type(optimizer) is keras.optimizers.Adam:
@@ -57,11 +56,16 @@ def make_optimizer(
     if isinstance(optimizer, MultiGroupOptimizer):
         config = optimizer.get_config()
         own = {name: config[name] for name in OPTIMIZER_ARGUMENTS}
+        own.update(
+            (name, _for_groups(values, len(groups))) for name, values in optimizer.decays().items()
+        )
         optimizer = _templates(optimizer, config["optimizer"], len(groups))
     elif isinstance(optimizer, keras.optimizers.Optimizer):
         optimizer, own = without_wrapper_arguments(optimizer)
     with model.distribute_strategy.scope():
-        return MultiGroupOptimizer(groups, learning_rate, optimizer, **{**own, **arguments})
+        made = MultiGroupOptimizer(groups, learning_rate, optimizer, **{**own, **arguments})
+    made.bind(model)
+    return made
 
 
 def compiled_optimizer(model: keras.Model) -> Any:
@@ -78,17 +82,30 @@ def accumulation_steps(model: keras.Model, optimizer: Any = None, **arguments: A
 
 def _templates(optimizer: MultiGroupOptimizer, configs: Sequence[Any], n_groups: int) -> Any:
     """Return one template for all groups, or one per group if they differ."""
-    inner = optimizer.group_optimizers
+    inner = [copy_optimizer(one) for one in optimizer.group_optimizers]
+    if optimizer.decays()["weight_decay"] is not None:  # the wrapper gives it to them again
+        for one in inner:
+            one.weight_decay = None
     settings = [_without_name(config) for config in configs]
     if all(one == settings[0] for one in settings):
-        return copy_optimizer(inner[0])
+        return inner[0]
     if len(inner) != n_groups:
         raise ValueError(
             f"The model was compiled with a `MultiGroupOptimizer` of {len(inner)} groups, whose "
             f"optimizers differ, so it is not clear which ones {n_groups} groups should get. Pass "
             "`optimizer=`."
         )
-    return [copy_optimizer(one) for one in inner]
+    return inner
+
+
+def _for_groups(values: Sequence[Any] | None, n_groups: int) -> Sequence[Any] | None:
+    """Return one value per group from those of an optimizer that may have other groups.
+
+    The last one is that of the head. Where the others differ, they are returned as they are.
+    """
+    if values is None or len(values) == n_groups or any(one != values[0] for one in values[:-1]):
+        return values
+    return [values[0]] * (n_groups - 1) + [values[-1]]
 
 
 def _without_name(config: Any) -> Any:

@@ -21,6 +21,7 @@ import tensorflow as tf
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, check_model, check_number, unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.optimizer_copies import copy_optimizer
 from dlr_tf.core.schedules import LARGEST_RATE
 from dlr_tf.training.loss_curve import LossCurve
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
@@ -474,7 +475,7 @@ def _optimizer_for_sweep(model: keras.Model) -> Any:
 
 
 def _copy(optimizer: Any) -> Any:
-    copied = _keras.copy_optimizer(optimizer, keep_rate=True)
+    copied = copy_optimizer(optimizer, keep_rate=True)
     original, twin = unwrap_optimizer(optimizer), unwrap_optimizer(copied)
     if isinstance(original, MultiGroupOptimizer) and original.assignment.model is not None:
         twin.bind(original.assignment.model)

@@ -18,11 +18,11 @@ from dlr_tf.core._keras import (
     add_variables,
     compile_arguments,
     compile_token,
-    copy_optimizer,
     flags_at_compile,
     shared_state_of,
     slots_of,
 )
+from dlr_tf.core.optimizer_copies import copy_optimizer
 from tests.conftest import newer_optimizer
 
 SHAPES = ((4, 3), (3,), (2, 3, 2), (), (3, 5), (5,))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlr_tf.core.assignment import AssignedVariable
-from dlr_tf.core.manifest import decode, encode, match_groups, match_variables
+from dlr_tf.core.manifest import match_groups, match_variables
 
 
 def entry(key: str, path: str, shape: tuple[int, ...], dtype: str = "float32") -> AssignedVariable:
@@ -95,18 +95,3 @@ def test_groups_match_by_their_layers():
     message = r"saved group 'x' \(layer_2\); .*'y' \(layer_0 ... layer_1\); this optimizer's group"
     with pytest.raises(ValueError, match=message):
         match_groups(saved, ["body", "head"], layers, [(0,), (1, 2)])
-
-
-def test_a_manifest_of_version_0_1_0_is_read():
-    old = {
-        "format": 1,
-        "iterations": 3,
-        "gradient_accumulation_steps": 1,
-        "rate_scale": 1.0,
-        "groups": [{"name": "a", "layers": ["a"], "units": [0], "steps": 3, "rate_factor": 0.1}],
-        "variables": {},
-        "state": {},
-    }
-    assert decode(encode(old))["groups"][0]["layer_numbers"] == [0]
-    with pytest.raises(ValueError, match=r"it lacks \['state'\]"):
-        decode(encode({name: value for name, value in old.items() if name != "state"}))

@@ -413,7 +413,10 @@ def test_groups_that_do_not_cover_the_trained_layers():
 def test_groups_of_layers_the_model_does_not_have(samples, layer, message):
     model = samples["sequential"].model()
     groups = samples["sequential"].groups(model)
-    optimizer = MultiGroupOptimizer([LayerGroup("x", (layer,)), *groups[1:]], RATES)
+    with pytest.raises(ValueError, match=message):
+        MultiGroupOptimizer([LayerGroup("x", (layer,)), *groups[1:]], RATES)
+    by_hand = [LayerGroup(group.name, group.layers) for group in groups[1:]]
+    optimizer = MultiGroupOptimizer([LayerGroup("x", (layer,)), *by_hand], RATES)
     with pytest.raises(ValueError, match=message):
         model.compile(optimizer, "mse", run_eagerly=True)
         model.fit(np.ones((2, 8)), np.ones((2, 3)), verbose=0)
@@ -613,8 +616,10 @@ def test_configuration_round_trip():
     optimizer = MultiGroupOptimizer(
         groups,
         [CosineDecay(0.1, 10), 0.25, 0.5],
-        keras.optimizers.AdamW(beta_1=0.8, weight_decay=0.02),
+        keras.optimizers.AdamW(beta_1=0.8, weight_decay=0.0),
         name="mine",
+        weight_decay=[0.0, CosineDecay(0.1, 5), 0.02],
+        decay_to_start={"group_0": 0.5, "group_1": 0.25, "group_2": 0.0},
         global_clipnorm=2.0,
         use_ema=True,
         ema_momentum=0.9,
@@ -708,8 +713,8 @@ def test_arguments_beyond_the_third_are_by_keyword():
     groups = [LayerGroup("g", ("a",))]
     with pytest.raises(TypeError, match="positional arguments"):
         MultiGroupOptimizer(groups, 0.1, None, "name")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'weight_decay'"):
-        MultiGroupOptimizer(groups, 0.1, weight_decay=0.1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
+        MultiGroupOptimizer(groups, 0.1, momentum=0.1)
 
 
 def test_bare_models_are_models():
