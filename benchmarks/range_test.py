@@ -20,7 +20,7 @@ import keras
 
 from benchmarks import common
 from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenly
-from dlr_tf.app.data.batches import load_folder
+from dlr_tf.app.data import load
 from dlr_tf.app.models import application_model
 from dlr_tf.training.fine_tuning import compile_groups, steps_in_epoch
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
@@ -33,9 +33,7 @@ N_GROUPS, EPOCHS, BATCH_SIZE, SEED = 3, 7, 32, 0
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per rate."""
     keras.utils.set_random_seed(SEED)
-    data = load_folder(
-        arguments.data, image_size=arguments.image_size, batch_size=BATCH_SIZE, seed=SEED
-    )
+    data = load(arguments.data, image_size=arguments.image_size, batch_size=BATCH_SIZE, seed=SEED)
     model = application_model(
         arguments.model,
         len(data.class_names),

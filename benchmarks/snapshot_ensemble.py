@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks import common
 from dlr_tf import SGDR, SnapshotEnsemble, fine_tune, split_evenly
-from dlr_tf.app.data.digits import load_digits, pretrain_on_digits
-from dlr_tf.app.models import classifier
+from dlr_tf.app.data import load_digits
+from dlr_tf.app.models import classifier, pretrain_on_digits
 from dlr_tf.training.fine_tuning import steps_in_epoch
 
 N_CYCLES = 3

@@ -10,7 +10,7 @@ from dlr_tf._versions import check_backend, check_versions
 check_versions(tf.__version__, keras.__version__)
 check_backend(keras.backend.backend())
 
-from dlr_tf.app.data.images import read_image
+from dlr_tf.app.data import read_image
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.learning_rates import layerwise_rates

@@ -169,10 +169,10 @@ def test_the_check_of_imports_can_fail():
 import dlr_tf.core.groups
 def function():
     from dlr_tf.core import schedules
-    from dlr_tf.app.data.batches import load
+    from dlr_tf.app.data.sources import load
 """
     found = imported_of_ours(source) - {"dlr_tf", "dlr_tf.core", "dlr_tf.app", "dlr_tf.app.data"}
-    assert found == {"dlr_tf.core.groups", "dlr_tf.core.schedules", "dlr_tf.app.data.batches"}
+    assert found == {"dlr_tf.core.groups", "dlr_tf.core.schedules", "dlr_tf.app.data.sources"}
     assert not all(storey(name) <= storey("dlr_tf.training.plotting") for name in found)
 
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from benchmarks.transfer import text_encoder
-from dlr_tf.app.data import digits
+from dlr_tf.app import models
 from dlr_tf.app.models import HEAD, application_model, classifier
 
 SECTIONS = Path(__file__).parents[2] / "docs" / "notebooks" / "debian_sections.csv"
@@ -142,7 +142,7 @@ def digits_task(
 
         bunch = load_digits()
         keep = np.flatnonzero(bunch.target >= 5)
-        x = (16 * bunch.images[keep])[..., None].astype("float32")  # as `digits.load_digits`
+        x = (16 * bunch.images[keep])[..., None].astype("float32")  # as `data.load_digits`
         return Part(x, (bunch.target[keep] - 5).astype("int32"))
 
     @functools.cache
@@ -153,8 +153,8 @@ def digits_task(
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(0)
-        pretraining, _ = digits.load_digits(batch_size=16, seed=0)
-        backbone, _ = digits.pretrain_on_digits(pretraining, epochs=pretraining_epochs, verbose=0)
+        pretraining, _ = data.load_digits(batch_size=16, seed=0)
+        backbone, _ = models.pretrain_on_digits(pretraining, epochs=pretraining_epochs, verbose=0)
         return classifier(backbone, 5)
 
     @functools.cache

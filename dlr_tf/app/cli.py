@@ -90,7 +90,7 @@ def _reason(error: Exception) -> str | None:
         return None
     import tensorflow as tf
 
-    from dlr_tf.app.data.images import failed_image
+    from dlr_tf.app.data import failed_image
 
     if isinstance(error, tf.errors.InvalidArgumentError):
         return failed_image(error)

@@ -20,7 +20,7 @@ FILES = [
 
 
 def pretrain_nothing(task: Any, **_: Any) -> tuple[keras.Model, float]:
-    """Stands for `digits.pretrain_on_digits`: a small network that is not trained."""
+    """Stands for `models.pretrain_on_digits`: a small network that is not trained."""
     backbone = keras.Sequential(
         [
             keras.Input(task.image_shape),

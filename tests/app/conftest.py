@@ -9,8 +9,7 @@ import keras
 import pytest
 from app_helpers import everything_below, pretrain_nothing, tiny_application, write_images
 
-from dlr_tf.app import cli
-from dlr_tf.app.data import digits
+from dlr_tf.app import cli, models
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +21,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def quick_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits, with a network that is not pretrained."""
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(digits, "pretrain_on_digits", pretrain_nothing)
+    monkeypatch.setattr(models, "pretrain_on_digits", pretrain_nothing)
 
 
 @pytest.fixture

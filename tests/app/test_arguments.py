@@ -10,8 +10,8 @@ import pytest
 
 from dlr_tf.app import arguments
 from dlr_tf.app.arguments import make_parser, parse_arguments, parse_augmentations
-from dlr_tf.app.commands.export import FORMATS
 from dlr_tf.app.data.augmentation import AUGMENTATIONS
+from dlr_tf.app.models import FORMATS
 from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.app.terminal import UsageError
 

@@ -44,11 +44,11 @@ def make_images(folder: Path, count: int, size: int) -> None:
 
 def read(folder: Path, size: int) -> dict[str, Any]:
     """Check all images, then read two epochs of the training images, and the test images."""
-    from dlr_tf.app.data.batches import load_folder
+    from dlr_tf.app.data import load
 
-    with measured("load and check") as load:
-        data = load_folder(folder, image_size=size)
-    rows = [per_image(load, data.train_images + data.test_images)]
+    with measured("load and check") as checking:
+        data = load(folder, image_size=size)
+    rows = [per_image(checking, data.train_images + data.test_images)]
     count = len(data.train)
     for name, batches, images in (
         ("first epoch", data.train_from(0).take(count), data.train_images),

@@ -22,8 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import distributed_fit
-from dlr_tf.app.data import image_files
-from dlr_tf.app.data.batches import load_folder
+from dlr_tf.app.data import image_files, load
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.schedules import SGDR
@@ -285,7 +284,7 @@ def images_from_files(strategy: tf.distribute.Strategy) -> None:
                 content = tf.io.encode_png(image).numpy()
                 Path(folder, name, f"{number}.png").write_bytes(content)
         image_files.KEPT_BYTES = 0
-        images = load_folder(folder, image_size=4, batch_size=4, augmentations=["colour", "crop"])
+        images = load(folder, image_size=4, batch_size=4, augmentations=["colour", "crop"])
         known = list(images.train_from(1).take(4))
         spread = strategy.experimental_distribute_dataset(images.train_from(1).take(4))
         for batch, known_batch in zip(spread, known, strict=True):

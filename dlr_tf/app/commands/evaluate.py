@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.data import batches as image_data
-from dlr_tf.app.data import digits
-from dlr_tf.app.data.folders import find_to_score
-from dlr_tf.app.data.images import resize
+from dlr_tf.app import data as image_data
 from dlr_tf.app.models import Classifier, TrainedModel, load_trained, predictions
 from dlr_tf.app.results import (
     ConfidentError,
@@ -205,7 +202,7 @@ def find_examples(
         "validation_fraction": settings.get("validation_fraction", 0.0),
     }
     if source is None:
-        _, found = digits.load_digits(**split)
+        _, found = image_data.load_digits(**split)
         return _of_test_part(found)
     is_tfds = source.startswith("tfds:")
     was_trained_on = settings.get("data") is not None and _same(source, settings["data"])
@@ -259,9 +256,9 @@ def _of_test_part(found: image_data.ImageData) -> Examples:
 
 def _of_folder(source: str) -> Examples:
     """Return the images of the part for testing, else all images of a folder or a CSV file."""
-    found = find_to_score(source)
-    if found.left_aside:
-        print_stderr(f"{found.name}: ignored: {found.left_aside}")
+    found = image_data.find_to_score(source)
+    if found.ignored:
+        print_stderr(f"{found.name}: ignored: {found.ignored}")
     names = [os.path.join(found.root, path) for path in found.files]
     return Examples(
         found.name, found.class_names, found.class_names, names, found.labels, broken=found.broken
@@ -295,7 +292,7 @@ def classify_examples(classify: Classifier, examples: Examples, batch_size: int)
     if examples.labels is None:
 
         def predict(images: Any) -> np.ndarray:
-            return classify(resize(images, channels=classify.channels))
+            return classify(image_data.resize(images, channels=classify.channels))
 
         scored = evaluate_batches(predict, examples.batches, examples.class_names)
         return Scored(examples.names, scored.labels, scored.probabilities)

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app.data.batches import ImageData
+from dlr_tf.app.data import ImageData
 from dlr_tf.app.models import (
     CHECKPOINTS,
     CLASSES_FILE,

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 
 from dlr_tf.app import models
-from dlr_tf.app.data import digits
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
@@ -91,7 +90,7 @@ def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:
                     f"--{option.replace('_', '-')} needs MODEL: a model of keras.applications, a "
                     ".keras file, or hub:NAME."
                 )
-        backbone = digits.digits_backbone()
+        backbone = models.digits_backbone()
         return "the network for the digits of scikit-learn", models.classifier(backbone, 5)
     is_file = models.model_file(args.model) is not None
     source = models.open_source(

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from dlr_tf.app.data import images
-from dlr_tf.app.data.folders import image_files
+from dlr_tf.app.data import ENDINGS, list_images, require_pillow
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
@@ -34,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
         UsageError: If there is no such model, a path does not exist, or there are no images.
     """
     with messages_to_stderr(), usage_errors():
-        images.require_pillow()
+        require_pillow()
         trained = load_trained(args.run)
         classify = Classifier(trained.model)
-        paths = image_files(args.paths)
+        paths = list_images(args.paths)
         first = next(paths, None)
         if first is None:
             raise ValueError(
                 f"There are no images in {args.paths[0]!r}: expected files that end in "
-                f"{', '.join(images.ENDINGS)}."
+                f"{', '.join(ENDINGS)}."
             )
     everything = itertools.chain([first], paths)
     predicted = _Predicted(predictions(classify, everything, batch_size=args.batch_size))

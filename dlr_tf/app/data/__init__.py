@@ -1,1 +1,36 @@
-"""Files give batches: images, folders, CSV files, splits, order, augmentation."""
+"""Files become batches: images, folders, CSV files, data sets, splits, order and augmentation.
+
+May import `terminal`, `training` and `core`. Other rooms use the names below and no others.
+"""
+
+from dlr_tf.app.data.digits import load_digits
+from dlr_tf.app.data.image_data import ImageData, balanced_weights, class_table
+from dlr_tf.app.data.images import (
+    ENDINGS,
+    ImageFileError,
+    failed_image,
+    read_image,
+    require_pillow,
+    resize,
+)
+from dlr_tf.app.data.labelled_files import LabelledFiles
+from dlr_tf.app.data.scan import list_images
+from dlr_tf.app.data.sources import find, find_to_score, load
+
+__all__ = [
+    "ENDINGS",
+    "ImageData",
+    "ImageFileError",
+    "LabelledFiles",
+    "balanced_weights",
+    "class_table",
+    "failed_image",
+    "find",
+    "find_to_score",
+    "list_images",
+    "load",
+    "load_digits",
+    "read_image",
+    "require_pillow",
+    "resize",
+]

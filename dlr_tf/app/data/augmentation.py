@@ -1,4 +1,7 @@
-"""Random changes of training images. They depend on the seed and the step alone."""
+"""Random changes of training images. They depend on the seed and the step alone.
+
+By hand, since the layers of Keras have a random state: a training could not be resumed at any step.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf._names import some_of
+from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
 from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels, resize
+from dlr_tf.app.data.labelled_files import LabelledFiles
+from dlr_tf.app.data.splits import complete_splits
+from dlr_tf.app.terminal import print_stderr, printable_name
+from dlr_tf.core._validation import warn_user
 from dlr_tf.training.training_data import without_autotuning
 
 # Bytes of decoded images that are kept in memory. More than these are read again in each epoch.
@@ -18,6 +25,92 @@ KEPT_BYTES = 200 * 2**20
 WORKERS = min(os.cpu_count() or 1, 16)
 _CHUNK = 256  # files that one thread checks at a time
 _BLANK = np.zeros((1, 1, 3), np.uint8)
+
+
+def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
+    """Read the images of a folder or of a CSV file.
+
+    What is split already keeps its splits. Otherwise a part of every class is kept for testing, the
+    same for the same seed. Every file is checked before this function returns. What is ignored and
+    what cannot be read is printed on stderr.
+
+    Images that fit in 200 MiB are decoded once and stay in memory. More are decoded again in each
+    epoch, a few at a time.
+
+    Raises:
+        ValueError: If a file cannot be read, or a class has no image to train on.
+
+    Warns:
+        UserWarning: If something may be a mistake, such as a class that is not in `test`.
+    """
+    for warning in found.warnings:
+        warn_user(warning)
+    if found.ignored:
+        print_stderr(f"{found.name}: ignored: {found.ignored}")
+    files = ImageFiles(found.root, found.files, settings.image_size)
+    readable = _readable(found, files)
+    splits = complete_splits(
+        {split: indices[readable[indices]] for split, indices in found.splits.items()},
+        found.labels,
+        found.class_names,
+        name=found.name,
+        test_fraction=settings.test_fraction,
+        validation_fraction=settings.validation_fraction,
+        seed=settings.seed,
+    )
+    trained = set(found.labels[splits["train"]].tolist())
+    untrained = [name for label, name in enumerate(found.class_names) if label not in trained]
+    if untrained:
+        raise ValueError(
+            f"The data {found.name!r} have classes without an image to train on: "
+            f"{some_of(untrained)}. Add images, or remove these classes."
+        )
+    return indexed_data(
+        files.batches,
+        found.labels,
+        splits,
+        settings,
+        name=found.name,
+        class_names=found.class_names,
+        image_shape=(*settings.size, 3),
+        test_names=[printable_name(files.path(index)) for index in splits["test"]],
+        fingerprint=_fingerprint(found, splits),
+    )
+
+
+def _readable(found: LabelledFiles, files: ImageFiles) -> np.ndarray:
+    """Check all files, print those that cannot be read, and return which can be read."""
+    if not files.are_few:
+        print_stderr(f"{found.name}: checking {len(files)} files")
+    unreadable = files.check()
+    reasons = {files.path(index): reason for index, reason in unreadable.items()}
+    reasons.update(found.broken)
+    readable = np.array([files.path(index) not in reasons for index in range(len(files))], bool)
+    if not reasons:
+        return readable
+    for path in sorted(reasons):
+        print_stderr(f"{path}: {reasons[path]}")
+    count = "1 file" if len(reasons) == 1 else f"{len(reasons)} files"
+    if not found.skip_broken:
+        raise ValueError(
+            f"{count} of the data {found.name!r} cannot be read, for the reasons above: "
+            f"{some_of(sorted(reasons), 3)}. Repair or remove what is broken, or give "
+            "--skip-broken to go on without."
+        )
+    print_stderr(f"{found.name}: {count} left out (--skip-broken)")
+    return readable
+
+
+def _fingerprint(found: LabelledFiles, splits: Mapping[str, np.ndarray]) -> str:
+    """Return a hash of the paths, sizes and classes of the files of each split."""
+    digest = hashlib.sha256()
+    for split, indices in sorted(splits.items()):
+        for index in indices:
+            path = found.files[index]
+            size = os.path.getsize(os.path.join(found.root, path))
+            label = found.class_names[found.labels[index]]
+            digest.update(f"{split}\0{path}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 class ImageFiles:

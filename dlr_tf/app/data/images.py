@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,29 +26,13 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "MP
 _BACKGROUND = "white"  # below transparent pixels
 _LIMIT = "DLR_TF_MAX_IMAGE_PIXELS"  # environment variable
 _MAX_12_BITS = 4095
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_ORIENTATION = 0x0112  # a tag of EXIF
-# What the values of that tag mean. 1: nothing to do.
-_TURNS = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
+# How whole files end. Files of other formats are decoded to find out.
+_ENDS = {
+    "GIF": b"\0;",
+    "JPEG": b"\xff\xd9",
+    "MPO": b"\xff\xd9",
+    "PNG": b"\0\0\0\0IEND\xaeB`\x82",
 }
-_STRIPS = ((273, 279), (324, 325))  # tags of TIFF: where the strips or the tiles are, their lengths
-# How files begin, for those that Pillow does not recognise.
-_SIGNATURES = (
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG", "PNG"),
-    (rb"GIF8", "GIF"),
-    (rb"II\*\0|MM\0\*", "TIFF"),
-    (rb"RIFF....WEBP", "WebP"),
-    (rb"....ftyp.*avi[fs]", "AVIF"),
-    (rb"....ftyp.*(hei[cxms]|hevc|mif1)", "HEIC"),
-)
 
 
 class ImageFileError(ValueError):
@@ -110,8 +93,8 @@ def read_image(
 
     The content decides about the format, not the ending. The rotation that EXIF asks for is
     applied. Grey images, palettes and CMYK become RGB; transparent pixels show a white background,
-    as in most programs; an animation gives its first frame. Of 16-bit values, 65535 becomes 255;
-    where none is above 4095, they are taken as 12-bit values, and 4095 becomes 255.
+    as in most programs; an animation gives its first frame. Of 16-bit grey values, 65535 becomes
+    255; where none is above 4095, they are taken as 12-bit values, and 4095 becomes 255.
 
     Args:
         path: The file.
@@ -125,8 +108,8 @@ def read_image(
 
     Raises:
         ValueError: If the file cannot be read: it is missing, damaged, too large, of a format that
-            the installed Pillow does not read, or its pixels are floating-point numbers or 32-bit
-            integers, which have no known range. The message says which.
+            the installed Pillow does not read, or its pixels are floating-point numbers, 32-bit
+            integers, or 12-bit colours in 16 bits. The message says which.
         ImportError: If Pillow is not installed.
 
     Example:
@@ -183,7 +166,7 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     name = os.fspath(path)
     try:
         with _open(name) as image:
-            return _rgb(image, name)
+            return _rgb(image)
     except MemoryError:
         raise
     # Decoders raise errors of many kinds on damaged files.
@@ -233,16 +216,14 @@ def _open(path: str) -> Any:
     return require_pillow().open(path, formats=_formats())
 
 
-def _rgb(image: Any, path: str) -> np.ndarray:
+def _rgb(image: Any) -> np.ndarray:
     _check_range(image)
-    low = _low_bytes(image, path)
+    has_16_bits = _is_16_bit(image)
+    has_16_bit_colours = not has_16_bits and ";16" in str(image.tile)
     image.load()
-    rotation = _rotation(image)
-    if low is not None:
-        high = np.asarray(image).astype(np.uint32)
-        image = _like(image, _scaled(256 * high + low))
-    elif _is_16_bit(image):
-        image = _like(image, _scaled(np.asarray(image).astype(np.uint32)))
+    image = _turned(image)
+    if has_16_bits:
+        image = require_pillow().fromarray(_scaled(np.asarray(image).astype(np.uint32)))
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         below = image.copy()
@@ -251,9 +232,26 @@ def _rgb(image: Any, path: str) -> np.ndarray:
         image = below
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if rotation is not None:
-        image = image.transpose(rotation)
-    return np.array(image)
+    pixels = np.array(image)
+    # Pillow keeps the high bytes of 16-bit colours.
+    if has_16_bit_colours and 0 < pixels.max() <= _MAX_12_BITS >> 8:
+        raise ValueError(
+            "its pixels are 12-bit colours in 16 bits, of which black would be left; convert it to "
+            "8 bits"
+        )
+    return pixels
+
+
+def _turned(image: Any) -> Any:
+    """Return a loaded image, turned as its EXIF data say."""
+    from PIL import ImageOps
+
+    if image.format == "TIFF":  # Pillow has done it, and some versions still name the rotation
+        return image
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data do not make the pixels unreadable
+        return image
 
 
 def _is_16_bit(image: Any) -> bool:
@@ -287,108 +285,21 @@ def _note_12_bits() -> None:
     )
 
 
-def _like(image: Any, pixels: np.ndarray) -> Any:
-    """Return a Pillow image of 8-bit pixels in the mode of another one."""
-    from PIL import Image
-
-    height, width = pixels.shape[:2]
-    mode = "L" if pixels.ndim == 2 else image.mode
-    return Image.frombytes(mode, (width, height), pixels.tobytes())
-
-
-def _low_bytes(image: Any, path: str) -> np.ndarray | None:
-    """Return the low bytes of 16-bit colours, `None` for all other images.
-
-    Pillow keeps the high bytes of such images. In the other order of bytes, it keeps the low ones.
-    """
-    mode, order = _raw_mode(image).rpartition(";16")[::2]
-    if mode not in ("LA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK") or order not in ("B", "L", "N"):
-        return None
-    if order == "N":
-        order = "L" if sys.byteorder == "little" else "B"
-    swapped = f"{mode};16{'L' if order == 'B' else 'B'}"
-    if mode == "LA":  # the four bytes of such a pixel, which has no other order
-        swapped = "RGBA"
-    with _open(path) as again:
-        again.tile = [
-            (*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:]))
-            for tile in again.tile
-        ]
-        again.load()
-        low = np.array(again)
-    return low[..., [1, 1, 1, 3]] if mode == "LA" else low
-
-
-def _raw_mode(image: Any) -> str:
-    """Return how Pillow names the numbers of a pixel in a file, or an empty string."""
-    arguments = image.tile[0][3] if image.tile else ""
-    if isinstance(arguments, tuple) and arguments:
-        arguments = arguments[0]
-    return arguments if isinstance(arguments, str) else ""
-
-
-def _rotation(image: Any) -> Any:
-    """Return how to transpose a loaded image, `None` for not at all."""
-    from PIL.Image import Transpose
-
-    if image.format == "TIFF":  # Pillow has done it, and some versions still name the rotation
-        return None
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data do not make the pixels unreadable
-        return None
-    name = _TURNS.get(orientation)
-    return None if name is None else Transpose[name]
-
-
 def _is_whole(image: Any, path: str) -> bool:
     """Return whether the end of a file shows that it is whole; `False` if it does not tell."""
     size = os.path.getsize(path)
-    if image.format == "TIFF":
-        tags = image.tag_v2
-        ends = [
-            place + length
-            for places, lengths in _STRIPS
-            if places in tags and lengths in tags
-            for place, length in zip(tags[places], tags[lengths], strict=True)
-        ]
-        return bool(ends) and max(ends) <= size
     with open(path, "rb") as file:
-        start = file.read(16)
+        start = file.read(8)
         file.seek(max(size - 16, 0))
         end = file.read()
-        if image.format == "AVIF":
-            return _boxes_end(file, size)
-    if image.format in ("JPEG", "MPO"):
-        return end.endswith(b"\xff\xd9")
-    if image.format == "PNG":
-        return end.endswith(_PNG_END)
-    if image.format == "GIF":
-        return end.endswith(b"\0;")
     if image.format == "WEBP":
-        return int.from_bytes(start[4:8], "little") + 8 == size
-    if image.format == "BMP":
-        return int.from_bytes(start[2:6], "little") == size
-    return False
-
-
-def _boxes_end(file: Any, size: int) -> bool:
-    """Return whether the boxes of which an ISO media file consists end where the file ends."""
-    position = 0
-    while position < size:
-        file.seek(position)
-        header = file.read(16)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:
-            return False
-        position += length
-    return position == size
+        return int.from_bytes(start[4:], "little") + 8 == size
+    return image.format in _ENDS and end.endswith(_ENDS[image.format])
 
 
 def _reason(path: str, error: Exception) -> str:
     """Return why a file cannot be read, in words for a person."""
+    import PIL
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
@@ -400,7 +311,12 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        return _unknown_format(path)
+        if os.path.getsize(path) == 0:
+            return "it is empty"
+        return (
+            "it is no image, damaged at its beginning, or of a format that Pillow "
+            f"{PIL.__version__} does not read, as HEIC; convert it to JPEG"
+        )
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         numbers = re.findall(r"(\d+) pixels", text)
@@ -411,26 +327,3 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, ValueError) and text.startswith("its pixels"):
         return text
     return f"it is damaged ({text.rstrip('.')})"
-
-
-def _unknown_format(path: str) -> str:
-    """Return why Pillow does not know what a file is."""
-    from PIL import __version__, features
-
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
-        return "it is empty"
-    name = next((name for pattern, name in _SIGNATURES if re.match(pattern, start, re.S)), None)
-    if name is None:
-        return "it is not an image of a known format"
-    if name == "HEIC":
-        return "it is a HEIC image, which Pillow does not read; convert it to JPEG"
-    if name == "AVIF" and "AVIF" not in _formats():
-        return (
-            f"it is an AVIF image, which Pillow reads from 11.3 on, but {__version__} is "
-            'installed; run: pip install "pillow>=11.3"'
-        )
-    if name in ("AVIF", "WebP") and not features.check(name.lower()):
-        return f"it is an image of the format {name}, without which this Pillow was built"
-    return f"it is damaged ({name} data end too early or are wrong)"

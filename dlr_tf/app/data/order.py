@@ -1,4 +1,7 @@
-"""The order in which a training sees its examples. It depends on the seed and the step alone."""
+"""The order in which a training sees its examples. It depends on the seed and the step alone.
+
+By hand, since `tf.data`'s own shuffle has a state: a training could not be resumed at any step.
+"""
 
 from __future__ import annotations
 

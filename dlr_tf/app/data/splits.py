@@ -1,8 +1,40 @@
-"""Which images are held out: a part of every class, chosen by the seed."""
+"""The splits of data: what they are called, and which examples are held out.
+
+By hand, since a choice must be the same for the same seed in every version of every library: a run
+that is resumed, or a model that is scored later, must never test on what it was trained on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+
+from dlr_tf._names import some_of
+from dlr_tf.core._validation import warn_user
+
+# In any case, and with "_set" or "-set" at the end.
+_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "eval", "evaluation", "dev"),
+    "test": ("test", "testing"),
+}
+# What the examples of a split are for.
+PURPOSE = {"train": "train on", "validation": "validate on", "test": "test on"}
+# Which split a model is scored on, the first one that there is.
+TO_SCORE = ("test", "validation", "train")
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a name means, `None` if it means none.
+
+    >>> split_named("Training"), split_named("val"), split_named("test_set"), split_named("cat")
+    ('train', 'validation', 'test', None)
+    """
+    name = name.lower()
+    for ending in ("_set", "-set"):
+        name = name.removesuffix(ending)
+    return next((split for split, names in _NAMES.items() if name in names), None)
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0) -> np.ndarray:
@@ -25,10 +57,68 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0)
     """
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        if len(places) > 1:
-            number = min(max(round(fraction * len(places)), 1), len(places) - 1)
+        indices = np.flatnonzero(labels == label)
+        if len(indices) > 1:
+            count = min(max(round(fraction * len(indices)), 1), len(indices) - 1)
             # A class is split the same whatever the others hold, as long as its label stays.
-            order = np.random.default_rng([seed, stream, int(label)]).permutation(places)
-            chosen[order[:number]] = True
+            order = np.random.default_rng([seed, stream, int(label)]).permutation(indices)
+            chosen[order[:count]] = True
     return chosen
+
+
+def complete_splits(
+    given: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    name: str,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Return "train", "test" and perhaps "validation", after holding out what is asked for.
+
+    Args:
+        given: The indices of the examples of each split that the data have.
+        labels: The class of every example.
+        class_names: The names of the classes.
+        name: What a message calls the data.
+        test_fraction: Fraction of "train" that becomes "test" if there is no other split.
+        validation_fraction: Fraction of "train" that becomes "validation" if there is none beside
+            "test"; 0 for none.
+        seed: Seed of the choice.
+
+    Raises:
+        ValueError: If a split would be empty.
+
+    Warns:
+        UserWarning: If there are classes with one example, which cannot be held out.
+    """
+    splits = dict(given)
+
+    def hold_out(fraction: float, split: str) -> None:
+        indices = splits["train"]
+        chosen = held_out(labels[indices], fraction, seed, stream=0 if split == "test" else 1)
+        missing = np.setdiff1d(labels[indices], labels[indices[chosen]])
+        if len(missing) and chosen.any():
+            warn_user(
+                "There are classes with one image, which is trained on, so that none is left for "
+                f"the {split}: {some_of([class_names[label] for label in missing])}."
+            )
+        splits["train"], splits[split] = indices[~chosen], indices[chosen]
+
+    if len(splits) == 1:
+        hold_out(test_fraction, "test")
+    elif "test" not in splits:
+        splits["test"] = splits.pop("validation")
+    if "validation" not in splits and validation_fraction > 0:
+        hold_out(validation_fraction, "validation")
+    for split in ("test", "validation"):
+        if split in splits and not len(splits[split]):
+            needed = "two" if validation_fraction == 0 else "three"
+            raise ValueError(
+                f"The data {name!r} hold {sum(map(len, splits.values()))} images that can be read, "
+                f"too few to keep some for the {split}. Add images: every class needs {needed} or "
+                "more."
+            )
+    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}

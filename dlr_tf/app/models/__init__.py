@@ -10,6 +10,8 @@ from dlr_tf.app.models.applications import (
     default_image_size,
 )
 from dlr_tf.app.models.classifier import Classifier, Prediction, predictions
+from dlr_tf.app.models.embedded import digits_backbone, pretrain_on_digits
+from dlr_tf.app.models.export_formats import FORMATS, Format
 from dlr_tf.app.models.heads import HEAD, classifier, head_paths
 from dlr_tf.app.models.inputs import image_shape
 from dlr_tf.app.models.source import Source
@@ -28,9 +30,11 @@ from dlr_tf.app.models.trained import (
 __all__ = [
     "CHECKPOINTS",
     "CLASSES_FILE",
+    "FORMATS",
     "HEAD",
     "MODEL_FILE",
     "Classifier",
+    "Format",
     "Prediction",
     "Source",
     "TrainedModel",
@@ -39,6 +43,7 @@ __all__ = [
     "application_names",
     "classifier",
     "default_image_size",
+    "digits_backbone",
     "head_paths",
     "image_shape",
     "load_model_file",
@@ -47,5 +52,6 @@ __all__ = [
     "model_path",
     "open_source",
     "predictions",
+    "pretrain_on_digits",
     "write_class_names",
 ]

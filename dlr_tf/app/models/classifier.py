@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.data import images
+from dlr_tf.app.data import read_image
 from dlr_tf.app.models.inputs import example_images, image_shape
 from dlr_tf.app.models.outputs import to_probabilities
 from dlr_tf.app.terminal import one_line
@@ -72,7 +72,7 @@ class Classifier:
         Raises:
             ValueError: If it cannot be read.
         """
-        return images.read_image(path, self.size, channels=self.channels)
+        return read_image(path, self.size, channels=self.channels)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the probabilities of the classes, of shape `(batch, classes)`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlr_tf._names import MAX_NAMES, some_of
-from dlr_tf.app.data.batches import ImageData
+from dlr_tf.app.data import ImageData
 from dlr_tf.app.models import application_names
 from dlr_tf.app.results import json_text, versions, write_text
 from dlr_tf.app.terminal import UsageError

@@ -12,10 +12,9 @@ from typing import Any
 import keras
 
 from dlr_tf._names import AUTO, some_of
+from dlr_tf.app import data as image_data
 from dlr_tf.app import models
 from dlr_tf.app.arguments import parse_augmentations
-from dlr_tf.app.data import batches as image_data
-from dlr_tf.app.data import digits
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core.assignment import assign_variables
@@ -72,14 +71,14 @@ def load_task(args: argparse.Namespace) -> Task:
 
 
 def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
-    pretraining, data = digits.load_digits(
+    pretraining, data = image_data.load_digits(
         batch_size=args.batch_size,
         seed=args.seed,
         validation_fraction=args.validation_fraction,
     )
     print_stderr(f"pretraining on {pretraining.name}")
     with Progress() as progress:
-        backbone, accuracy = digits.pretrain_on_digits(
+        backbone, accuracy = models.pretrain_on_digits(
             pretraining, callbacks=[progress] if args.verbose else [], verbose=0
         )
     print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
@@ -111,7 +110,6 @@ def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: A
         batch_size=args.batch_size,
         seed=args.seed,
         validation_fraction=args.validation_fraction,
-        skip_broken=args.skip_broken,
         augmentations=parse_augmentations(args.augment),
     )
     _say_what_was_found(data)

@@ -21,10 +21,10 @@ from app_helpers import write_images
 from test_predict import NAMES, brightness_model
 
 from dlr_tf.app import cli
+from dlr_tf.app import data as image_data
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands import evaluate
 from dlr_tf.app.commands.evaluate import new_folder
-from dlr_tf.app.data import batches as image_data
 from dlr_tf.app.models import write_class_names
 from dlr_tf.app.results import Evaluation
 from dlr_tf.app.results import files as output
@@ -66,14 +66,12 @@ def image_data_of(batches: tf.data.Dataset, **settings: Any) -> image_data.Image
     size = settings["image_size"]
     return image_data.ImageData(
         name="tfds:some",
-        train=batches,
         train_from=lambda step: batches,
+        steps_per_epoch=1,
         validation=batches,
         test=batches,
         class_names=("dark", "bright", "unused"),
         image_shape=(size, size, 3),
-        train_images=8,
-        test_images=4,
         test_names=[f"test {number}" for number in range(4)],
         class_counts={"train": [4, 4, 0], "test": [2, 2, 0]},
     )
@@ -315,16 +313,14 @@ def test_the_plot_is_whole_or_not_there(
 def test_folders_and_links_that_cannot_be_read(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dlr_tf.app.data import folders
-
-    scan = folders.os.scandir
+    scan = os.scandir
 
     def refuse(path: str) -> object:
         if str(path).endswith("closed"):
             raise PermissionError(path)
         return scan(path)
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     write_run("run")
     Path("photos/dark/closed").mkdir()
     for name in ("link", "link.png"):

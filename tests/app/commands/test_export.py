@@ -15,7 +15,8 @@ from test_predict import brightness_model
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export
-from dlr_tf.app.commands.export import FORMATS, ExportError, example_images
+from dlr_tf.app.commands.export import ExportError, example_images
+from dlr_tf.app.models import FORMATS, Format
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_an_export_that_is_not_the_same_is_removed(
         (path / "file").write_text("x")
 
     model = brightness_model()
-    wrong = export.Format("wrong", lambda: None, write, lambda _: predict)
+    wrong = Format("wrong", lambda: None, write, lambda _: predict)
     Path("wrong.partial").mkdir()
     Path("wrong.partial/precious").write_text("of the user")
     with pytest.raises(ExportError, match=message):

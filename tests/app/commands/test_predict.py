@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +22,7 @@ Image = pytest.importorskip("PIL.Image")
 from app_helpers import write_images
 
 from dlr_tf.app import cli
-from dlr_tf.app.data import images
-from dlr_tf.app.data.folders import image_files
+from dlr_tf.app.data import list_images
 from dlr_tf.app.models import Classifier, classifier, predictions, write_class_names
 
 NAMES = ["dark", "middle", "bright"]
@@ -58,10 +58,10 @@ def photos() -> Path:
     return Path("photos")
 
 
-def test_image_files(photos: Path) -> None:
+def test_list_images(photos: Path) -> None:
     folder = ["photos/a/000.png", "photos/a/001.png", "photos/a/002.png"]
     folder += ["photos/b/000.png", "photos/b/001.png"]
-    assert list(image_files(["photos/b/001.png", "photos", "photos/notes.txt"])) == [
+    assert list(list_images(["photos/b/001.png", "photos", "photos/notes.txt"])) == [
         "photos/b/001.png",
         *folder,
         "photos/notes.txt",
@@ -294,7 +294,7 @@ def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
     def read(path: str, *_: Any, **__: Any) -> np.ndarray:
         return np.full((4, 4, 3), int(path) % 256, np.uint8)
 
-    monkeypatch.setattr(images, "read_image", read)
+    monkeypatch.setattr(sys.modules[Classifier.__module__], "read_image", read)
     found = predictions(Classifier(brightness_model()), paths(), batch_size=8)
     names = [next(found).path for _ in range(24)]
     assert names == [str(number) for number in range(24)]

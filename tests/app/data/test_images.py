@@ -169,16 +169,15 @@ def test_16_bits_are_scaled_in_png(tmp_path: Path, channels: int) -> None:
         pixels[..., -1] = 65535
     path = png_of_16_bits(tmp_path / "a.png", pixels)
     colours = pixels[..., :3] if channels > 2 else np.repeat(pixels[..., :1], 3, axis=2)
-    expected = np.round(colours / 257)
-    np.testing.assert_array_equal(read_pixels(path), expected)
-    assert (expected != colours // 256).any()  # what the high bytes alone would give
+    # Pillow keeps the high bytes of 16-bit colours.
+    np.testing.assert_allclose(read_pixels(path), colours / 257, atol=0.5 if channels == 1 else 1)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_16_bits_are_scaled_in_tiff(tmp_path: Path, order: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 65536, (6, 9, 3)).astype(np.uint16)
     path = tiff_of_16_bits(tmp_path / "a.tif", pixels, order)
-    np.testing.assert_array_equal(read_pixels(path), np.round(pixels / 257))
+    np.testing.assert_allclose(read_pixels(path), pixels / 257, atol=1)
     assert problem_of(path) is None
     grey = save(tmp_path / "grey.tif", pixels[..., 0])
     np.testing.assert_array_equal(read_pixels(grey)[..., 2], np.round(pixels[..., 0] / 257))
@@ -208,10 +207,10 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"hello", "it is not an image of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is not an image of a known"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC image, which Pillow does not read"),
-        (b"\x89PNG\r\n\x1a\nxx", r"it is damaged \(PNG data end too early"),
+        (b"hello", "it is no image, damaged at its beginning, or of a format that Pillow"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".* does not read, as HEIC; convert it to JPEG"),
+        (b"\x89PNG\r\n\x1a\nxx", "it is no image, damaged at its beginning"),
     ],
     ids=["empty", "text", "program", "heic", "png"],
 )
@@ -245,9 +244,10 @@ def test_truncated_files(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
     noise = np.random.default_rng(2).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     path = save(tmp_path / f"a.{ending}", noise)
     whole = path.read_bytes()
-    # The end of a whole file is enough: nothing is decoded.
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read_pixels", None)
+        if ending in ("jpg", "png", "gif", "webp"):
+            # The end of a whole file is enough: nothing is decoded.
+            patch.setattr(images, "read_pixels", None)
         assert problem_of(path) is None
     for length in (0, 20, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:length])
@@ -255,7 +255,7 @@ def test_truncated_files(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
             warnings.filterwarnings("ignore", module=r"PIL\.")
             reason = problem_of(path)
         assert reason, length
-        assert reason.startswith(("it is empty", "it is damaged", "it is not an image")), reason
+        assert reason.startswith(("it is empty", "it is damaged", "it is no image")), reason
 
 
 def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
@@ -263,23 +263,6 @@ def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
         path = save(tmp_path / f"a.{ending}", RGB)
         path.write_bytes(path.read_bytes() + b"appended by a camera")
         assert problem_of(path) is None
-
-
-def test_avif_needs_a_new_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.avif"
-    path.write_bytes(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
-    monkeypatch.setattr(images, "_formats", lambda: ("JPEG", "PNG"))
-    reason = str(problem_of(path))
-    assert "AVIF image, which Pillow reads from 11.3 on, but" in reason
-    assert 'pip install "pillow>=11.3"' in reason
-
-
-def test_a_pillow_without_webp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "a.webp", RGB)
-    monkeypatch.setattr(images, "_formats", lambda: ("JPEG", "PNG"))
-    monkeypatch.setattr(features, "check", lambda name: False)
-    expected = "it is an image of the format WebP, without which this Pillow was built"
-    assert problem_of(path) == expected
 
 
 def test_memory_errors_are_not_the_fault_of_a_file(
@@ -335,20 +318,21 @@ def test_an_image_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         images.require_pillow()
 
 
-@pytest.mark.parametrize("kind", ["grey", "colour"])
-def test_12_bits_in_a_file_of_16_are_not_black(tmp_path: Path, kind: str) -> None:
-    channels = 1 if kind == "grey" else 3
-    pixels = np.random.default_rng(1).integers(0, 4096, (6, 9, channels)).astype(np.uint16)
+def test_12_bits_in_a_file_of_16_are_not_black(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 4096, (6, 9, 1)).astype(np.uint16)
     pixels[0, 0] = 4095
     images._note_12_bits.cache_clear()
     with pytest.warns(UserWarning, match="taken as 12-bit images, in which 4095 is white"):
         read = read_pixels(png_of_16_bits(tmp_path / "a.png", pixels))
-    expected = np.repeat(np.round(pixels / 4095 * 255), 3 // channels, axis=2)
-    np.testing.assert_array_equal(read, expected)
+    np.testing.assert_array_equal(read, np.repeat(np.round(pixels / 4095 * 255), 3, axis=2))
     # Said once.
     read_pixels(png_of_16_bits(tmp_path / "b.png", pixels))
     pixels[0, 0] = 4096
     assert read_pixels(png_of_16_bits(tmp_path / "b.png", pixels)).max() == 16
+    # Of colours, Pillow keeps too little.
+    colours = np.repeat(pixels // 2, 3, axis=2)
+    with pytest.raises(ImageFileError, match="its pixels are 12-bit colours in 16 bits, of which"):
+        read_pixels(png_of_16_bits(tmp_path / "c.png", colours))
 
 
 def test_black_is_no_sign_of_12_bits(tmp_path: Path) -> None:
@@ -375,5 +359,5 @@ def test_a_damaged_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png")
     with open(path, "wb") as file:
         file.write(b"no image")
-    with pytest.raises(ImageFileError, match=r"\\udce9.png' cannot be read: it is not an image"):
+    with pytest.raises(ImageFileError, match=r"\\udce9.png' cannot be read: it is no image"):
         read_pixels(path)

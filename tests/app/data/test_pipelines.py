@@ -148,13 +148,12 @@ def test_a_range_test_leaves_no_iterator_behind() -> None:
 
 
 OURS = """
-from pathlib import Path
-from dlr_tf.app.data import batches, digits, image_files
+from dlr_tf.app.data import image_files, load, load_digits
 from tests.scripts.slow_iterators import seconds_to_delete
 
-pretraining, digit_data = digits.load_digits()
+pretraining, digit_data = load_digits()
 image_files.KEPT_BYTES = 0
-streamed = batches.load_folder(Path("images"), image_size=16, batch_size=4, augmentations=["flip"])
+streamed = load("images", image_size=16, batch_size=4, augmentations=["flip"])
 datasets = [pretraining.train_from(0), digit_data.train_from(0), streamed.train_from(0)]
 datasets += [digit_data.test.repeat(), streamed.test.repeat()]
 print(max(seconds_to_delete(datasets * 6, 12.0)))

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from dlr_tf import LayerGroup
-from dlr_tf.app import models
+from dlr_tf.app import data, models
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.data import batches as data
 from dlr_tf.app.run.tasks import load_task, parse_rates, rates_of_groups, split_task
 
 

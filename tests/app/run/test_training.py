@@ -23,7 +23,7 @@ pytest.importorskip("sklearn")
 
 from app_helpers import FILES, everything_below
 
-from dlr_tf.app import cli
+from dlr_tf.app import cli, models
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.data import digits
 from dlr_tf.app.run import checkpoint
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
     output = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "pretrain_on_digits", pretrain_nothing)
+        patch.setattr(models, "pretrain_on_digits", pretrain_nothing)
         assert cli.main([*QUICK, "--output", str(output)]) == 0
     return results(output)
 

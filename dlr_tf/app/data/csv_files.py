@@ -1,0 +1,132 @@
+"""CSV files that name images, their classes, and perhaps their splits."""
+
+from __future__ import annotations
+
+import csv
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dlr_tf._names import some_of
+from dlr_tf.app.data.labelled_files import LabelledFiles, Listing, label_files
+from dlr_tf.app.data.scan import Ignored
+from dlr_tf.app.data.splits import TO_SCORE, split_named
+from dlr_tf.app.terminal import printable_name
+
+
+def read_csv(path: Path, *, skip_broken: bool = False) -> LabelledFiles:
+    """List the images that a CSV file names.
+
+    The first line names the columns: `path` (relative to the folder of the CSV file; a backslash
+    may separate folders), `label` (the name of the class), and perhaps `split` (`train`, `test` or
+    `validation`, or another name of these splits). Other columns are not read.
+
+    Args:
+        path: The CSV file, in UTF-8.
+        skip_broken: As in `sources.find`. Defaults to `False`.
+
+    Raises:
+        ValueError: If a column is missing, a line is wrong, or there are fewer than two classes.
+    """
+    listing, has_splits = _read_rows(path)
+    if skip_broken:
+        listing.drop_empty_classes()
+    splits = listing.splits
+    if "train" not in splits or (len(splits) == 1 and has_splits):
+        raise ValueError(
+            f"The column split of the CSV file {str(path)!r} should hold train, and test or "
+            f"validation. Received: {some_of(sorted(splits))}. Without the column, the images "
+            "are split by themselves."
+        )
+    if len(splits["train"]) < 2:
+        raise ValueError(
+            f"The CSV file {str(path)!r} has only one class, {next(iter(splits['train']), '')!r}. "
+            "Expected: two classes or more."
+        )
+    return label_files(listing, skip_broken=skip_broken)
+
+
+def read_csv_to_score(path: Path) -> LabelledFiles:
+    """List the images of a CSV file to score a model on, all as "test".
+
+    Raises:
+        ValueError: If a column is missing, or a line is wrong.
+    """
+    listing, _ = _read_rows(path)
+    chosen = next(listing.splits[split] for split in TO_SCORE if split in listing.splits)
+    return label_files(listing._replace(splits={"test": chosen}), skip_broken=True)
+
+
+def _read_rows(table: Path) -> tuple[Listing, bool]:
+    """Return what a CSV file lists, and whether it has a column for the splits."""
+    root = str(table.parent)
+    listing = Listing(str(table), root, {}, {}, Ignored())
+    lines: dict[str, int] = {}
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            has_splits = "split" in _columns(table, rows.fieldnames)
+            for row in rows:
+                where = f"Line {rows.line_num} of the CSV file {str(table)!r}"
+                path = _path(root, _cell(row, "path", where))
+                label = printable_name(unicodedata.normalize("NFC", _cell(row, "label", where)))
+                split = _split(_cell(row, "split", where), where) if has_splits else "train"
+                if path in lines:
+                    raise ValueError(
+                        f"{where} repeats the path {path!r} of line {lines[path]}. Keep one of "
+                        "them."
+                    )
+                lines[path] = rows.line_num
+                listing.splits.setdefault(split, {}).setdefault(label, []).append(path)
+                if not os.path.exists(os.path.join(root, path)):
+                    listing.broken[os.path.join(root, path)] = (
+                        f"there is no such file (line {rows.line_num} of {str(table)!r})"
+                    )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The CSV file {str(table)!r} is not in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"The CSV file {str(table)!r} cannot be read: {error}.") from error
+    if not lines:
+        raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
+    if len(listing.broken) == len(lines):
+        raise ValueError(
+            f"No file that the CSV file {str(table)!r} names exists, such as "
+            f"{next(iter(listing.broken))!r}. The paths should be relative to the folder of the "
+            "CSV file."
+        )
+    return listing, has_splits
+
+
+def _columns(table: Path, names: Iterable[str] | None) -> list[str]:
+    found = [name.strip() for name in names or ()]
+    missing = [name for name in ("path", "label") if name not in found]
+    if missing:
+        hint = " Separate the columns by commas." if any(";" in name for name in found) else ""
+        raise ValueError(
+            f"The first line of the CSV file {str(table)!r} should name the columns path and "
+            f"label, and perhaps split. Missing: {some_of(missing)}. Received: {some_of(found)}."
+            f"{hint}"
+        )
+    return found
+
+
+def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
+    value = next((v for name, v in row.items() if name and name.strip() == column), None)
+    if value is None or not value.strip():
+        raise ValueError(f"{where} has no {column}.")
+    return value.strip()
+
+
+def _path(root: str, path: str) -> str:
+    """Return a path that may have been written on Windows as it is here."""
+    if "\\" in path and not os.path.exists(os.path.join(root, path)):
+        path = path.replace("\\", "/")
+    return os.path.normpath(path)
+
+
+def _split(name: str, where: str) -> str:
+    split = split_named(name)
+    if split is None:
+        raise ValueError(f"{where} has the split {name!r}. Expected: train, test or validation.")
+    return split

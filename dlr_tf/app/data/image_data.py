@@ -1,0 +1,239 @@
+"""Batches of examples with their labels, to train and to test on, whatever they were read from."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf._names import MAX_NAMES
+from dlr_tf.app.data.augmentation import augment
+from dlr_tf.app.data.order import index_batches, steps_per_epoch
+from dlr_tf.training.training_data import without_autotuning
+
+_PREFETCHED = 2  # batches that are read ahead
+_TIMES_LARGER = 4  # batches of an evaluation, which keeps nothing for a gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """Batches of images with integer labels, to train and to test on.
+
+    Args:
+        name: Where the images come from.
+        train_from: A function from a step to the batches of the training from this step on,
+            without end, each epoch in another order. It gives the same batches each time. A second
+            argument is the seed of the order and of the random changes. It defaults to that of the
+            data. Batches are `(images, labels)`. Images are float32 of shape
+            `(batch, height, width, channels)`, with the values of the files (0 to 255).
+        steps_per_epoch: Number of batches in an epoch of the training.
+        validation: Batches for the scores after each epoch. The same as `test` if the source has
+            only one split beside `train` and no training images are held out.
+        test: Batches for the scores at the end.
+        class_names: The names of the classes, in the order of the labels.
+        image_shape: Height, width and channels.
+        test_names: What each image of `test` is called, in its order: the path of its file, or a
+            number.
+        class_counts: The number of images of each class, in the order of the labels: of "train", of
+            "test", and of "validation" if it is not the same as `test`.
+        fingerprint: A hash of what tells other data apart from these: the paths, the sizes and the
+            classes of the files of each split. Defaults to empty: the source does not change.
+    """
+
+    name: str
+    train_from: Callable[..., tf.data.Dataset]
+    steps_per_epoch: int
+    validation: tf.data.Dataset
+    test: tf.data.Dataset
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    test_names: Sequence[str]
+    class_counts: Mapping[str, Sequence[int]]
+    fingerprint: str = ""
+
+    @functools.cached_property
+    def train(self) -> tf.data.Dataset:
+        """The first epoch: to look at, and not to train on for several epochs."""
+        return self.train_from(0).take(self.steps_per_epoch)
+
+    @property
+    def train_images(self) -> int:
+        """The number of images to train on."""
+        return sum(self.class_counts["train"])
+
+    @property
+    def test_images(self) -> int:
+        """The number of images to test on."""
+        return sum(self.class_counts["test"])
+
+    def class_weights(self, kind: str = "balanced") -> dict[int, float] | None:
+        """Return the argument `class_weight` of `fit`.
+
+        Args:
+            kind: `"balanced"`, or `"none"` for no weights. Defaults to `"balanced"`.
+        """
+        return None if kind == "none" else balanced_weights(self.class_counts["train"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a source becomes batches.
+
+    Args:
+        image_size: Height and width, in pixels, that every image is resized to.
+        batch_size: Images per batch. Defaults to 32.
+        evaluation_batch_size: Images per batch of `validation` and `test`. Defaults to `None`: 4
+            times as many, which is faster, and takes less memory than training does.
+        seed: Seed of the split, of the order of the images and of their changes. Defaults to 0.
+        test_fraction: Fraction of each class to test on if the source is not split, above 0 and
+            below 1. Defaults to 0.2.
+        validation_fraction: Fraction of each class that is not trained on and becomes `validation`
+            if the source has no third split, at least 0 and below 1. Defaults to 0: `validation`
+            is `test`.
+        augmentations: Random changes of the training images, names from
+            `augmentation.AUGMENTATIONS`. Defaults to none.
+    """
+
+    image_size: int
+    batch_size: int = 32
+    evaluation_batch_size: int | None = None
+    seed: int = 0
+    test_fraction: float = 0.2
+    validation_fraction: float = 0.0
+    augmentations: Collection[str] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size, self.image_size
+
+    @property
+    def images_per_evaluation_batch(self) -> int:
+        """Images per batch of `validation` and `test`."""
+        return self.evaluation_batch_size or _TIMES_LARGER * self.batch_size
+
+
+def indexed_data(
+    read: Callable[[tf.data.Dataset, int], tf.data.Dataset],
+    labels: np.ndarray,
+    splits: Mapping[str, np.ndarray],
+    settings: Settings,
+    *,
+    name: str,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    test_names: Sequence[str],
+    fingerprint: str = "",
+) -> ImageData:
+    """Return the batches of images that can be read in any order.
+
+    Args:
+        read: A function from batches of indices, and the size of the largest one, to batches of
+            images.
+        labels: The class of each image.
+        splits: The indices of "train", "test" and perhaps "validation".
+        settings: How they become batches.
+        name: As in `ImageData`.
+        class_names: As in `ImageData`.
+        image_shape: As in `ImageData`.
+        test_names: As in `ImageData`.
+        fingerprint: As in `ImageData`.
+    """
+
+    def batches(split: str, positions: tf.data.Dataset, size: int) -> tf.data.Dataset:
+        """Return images and labels for batches of positions in a split, at most `size` in each."""
+        indices = positions.map(lambda batch: tf.gather(splits[split], batch))
+        some_labels = indices.map(lambda batch: tf.gather(labels, batch))
+        return tf.data.Dataset.zip((read(indices, size), some_labels))
+
+    def train_from(step: int, seed: int = settings.seed) -> tf.data.Dataset:
+        order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
+        train = batches("train", order, settings.batch_size)
+        return training_batches(train, settings.augmentations, seed, step)
+
+    def evaluation(split: str) -> tf.data.Dataset:
+        count, size = len(splits[split]), settings.images_per_evaluation_batch
+        in_order = tf.data.Dataset.range(count).batch(size)
+        return ready(batches(split, in_order, size), steps_per_epoch(count, size))
+
+    test = evaluation("test")
+    return ImageData(
+        name=name,
+        train_from=train_from,
+        steps_per_epoch=steps_per_epoch(len(splits["train"]), settings.batch_size),
+        validation=evaluation("validation") if "validation" in splits else test,
+        test=test,
+        class_names=tuple(class_names),
+        image_shape=image_shape,
+        test_names=test_names,
+        class_counts={
+            split: np.bincount(labels[indices], minlength=len(class_names)).tolist()
+            for split, indices in splits.items()
+        },
+        fingerprint=fingerprint,
+    )
+
+
+def training_batches(
+    batches: tf.data.Dataset, augmentations: Collection[str], seed: int, step: int
+) -> tf.data.Dataset:
+    """Return batches of a training from a step on, without end, with their random changes."""
+    if augmentations:
+        steps = tf.data.Dataset.counter(step)
+        batches = tf.data.Dataset.zip((steps, batches)).map(
+            lambda step, batch: (augment(batch[0], augmentations, [seed, step]), batch[1]),
+            num_parallel_calls=_PREFETCHED,
+            deterministic=True,
+        )
+    return ready(batches, tf.data.experimental.INFINITE_CARDINALITY)
+
+
+def ready(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """Return batches that are read ahead, and whose number Keras can ask for."""
+    batches = batches.apply(tf.data.experimental.assert_cardinality(count))
+    return without_autotuning(batches.prefetch(_PREFETCHED))
+
+
+def balanced_weights(counts: Sequence[int]) -> dict[int, float]:
+    """Return weights with which every class counts the same.
+
+    The weight of a class is `n / (k * c)`, for `c` of `n` images and `k` classes. The mean weight
+    of the images is 1, so the learning rate need not change.
+
+    Args:
+        counts: The number of training images of each class.
+
+    >>> balanced_weights([30, 10])
+    {0: 0.6666666666666666, 1: 2.0}
+    """
+    total, classes = sum(counts), len(counts)
+    return {label: total / (classes * count) for label, count in enumerate(counts) if count}
+
+
+def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return lines that name the classes and count their images, for at most ten classes.
+
+    Args:
+        class_names: The names.
+        counts: The number of images of each class, for each split.
+
+    >>> print("\\n".join(class_table(["cat", "dog"], {"train": [120, 80], "test": [30, 20]})))
+    class  train  test
+    cat      120    30
+    dog       80    20
+    """
+    shown = class_names[:MAX_NAMES]
+    rows = [["class", *counts]]
+    rows += [[name, *(str(split[i]) for split in counts.values())] for i, name in enumerate(shown)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    if len(class_names) > len(shown):
+        rest = {split: numbers[len(shown) :] for split, numbers in counts.items()}
+        ranges = ", ".join(f"{min(n)} to {max(n)} in {split}" for split, n in rest.items())
+        lines.append(f"and {len(class_names) - len(shown)} more classes: {ranges}")
+    return lines

@@ -1,0 +1,177 @@
+"""Files with one class each, in splits: what folders and CSV files have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dlr_tf._names import did_you_mean, some_of
+from dlr_tf.app.data.scan import Ignored, file_identity
+from dlr_tf.app.data.splits import PURPOSE
+from dlr_tf.app.terminal import printable_name
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFiles:
+    """The files of a source, with their classes.
+
+    Args:
+        name: The folder or the CSV file.
+        root: The folder that the paths begin at.
+        class_names: The names of the classes, sorted: numbers as numbers.
+        files: The paths of the files, relative to `root`, sorted within each split.
+        labels: The class of each file: its index in `class_names`.
+        splits: The indices of the files of each split: "train" alone if the source is not split,
+            else with "test", "validation" or both.
+        broken: Full paths that cannot be used, and why. Those of images are in `files` too, without
+            `skip_broken`.
+        ignored: What is there and is not used, in words.
+        warnings: What may be a mistake.
+        skip_broken: Whether to go on without what is broken.
+    """
+
+    name: str
+    root: str
+    class_names: tuple[str, ...]
+    files: Sequence[str]
+    labels: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    broken: Mapping[str, str]
+    ignored: str
+    warnings: Sequence[str]
+    skip_broken: bool
+
+
+class Listing(NamedTuple):
+    """What a folder or a CSV file lists, not yet checked.
+
+    Args:
+        name: The folder or the CSV file.
+        root: The folder that the paths begin at.
+        splits: The paths of the files of each class of each split.
+        broken: Full paths that cannot be used, and why.
+        ignored: What is there and is not used.
+        warnings: What may be a mistake.
+    """
+
+    name: str
+    root: str
+    splits: dict[str, dict[str, list[str]]]
+    broken: dict[str, str]
+    ignored: Ignored
+    warnings: Sequence[str] = ()
+
+    def drop_empty_classes(self) -> None:
+        """Drop the classes to train on that hold no image that may be read, and count them."""
+        classes = self.splits.get("train", {})
+        for name, paths in list(classes.items()):
+            if all(os.path.join(self.root, path) in self.broken for path in paths):
+                del classes[name]
+                self.ignored.empty = sorted([*self.ignored.empty, name])
+
+
+class _Row(NamedTuple):
+    """A path of a listing."""
+
+    split: str
+    path: str
+    class_name: str
+
+
+def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles:
+    """Give the classes their labels, and compare the splits.
+
+    A file that is reached twice in one class of one split, by links, counts once. A file that is
+    reached in two classes or two splits is broken: its class, or whether it is trained on, is not
+    known.
+
+    Args:
+        listing: What the source lists. Its classes are those of "train", if there is such a split.
+        skip_broken: Whether to leave out what is broken. Defaults to `False`.
+
+    Raises:
+        ValueError: If a class is only in "test" or "validation".
+    """
+    class_names = _in_order(listing.splits.get("train") or listing.splits["test"])
+    labels = {class_name: label for label, class_name in enumerate(class_names)}
+    warnings = list(listing.warnings)
+    rows: list[_Row] = []
+    for split, classes in listing.splits.items():
+        present = {class_name for class_name, paths in classes.items() if paths}
+        unknown = sorted(present - labels.keys())
+        if unknown:
+            raise ValueError(
+                f"The data {listing.name!r} have classes to {PURPOSE[split]} that are not in the "
+                f"training images: {some_of(unknown)}.{did_you_mean(unknown[0], class_names)} "
+                "Every class needs images to train on."
+            )
+        absent = sorted(labels.keys() - present)
+        if absent:
+            warnings.append(
+                f"There are no images to {PURPOSE[split]} for {len(absent)} of "
+                f"{len(labels)} classes: {some_of(absent)}."
+            )
+        rows += sorted(_Row(split, path, name) for name, paths in classes.items() for path in paths)
+    repeated, ambiguous = _same_files(listing.root, rows)
+    listing.ignored.repeated = len(repeated)
+    broken = {**listing.broken, **ambiguous}
+    left_out = broken if skip_broken else {}
+    rows = [
+        row
+        for row in rows
+        if row.path not in repeated and os.path.join(listing.root, row.path) not in left_out
+    ]
+    return LabelledFiles(
+        name=printable_name(listing.name),
+        root=listing.root,
+        class_names=tuple(class_names),
+        files=[row.path for row in rows],
+        labels=np.array([labels[row.class_name] for row in rows], "int32"),
+        splits={
+            split: np.array([i for i, row in enumerate(rows) if row.split == split], "int64")
+            for split in listing.splits
+        },
+        broken=broken,
+        ignored=str(listing.ignored),
+        warnings=warnings,
+        skip_broken=skip_broken,
+    )
+
+
+def _in_order(names: Collection[str]) -> list[str]:
+    """Sort the names of classes: numbers as numbers, other names as text."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _same_files(root: str, rows: Sequence[_Row]) -> tuple[set[str], dict[str, str]]:
+    """Find the files that are reached by several paths.
+
+    Returns:
+        The paths that add nothing: another path to the file is in the same class of the same split.
+        And the full paths of the files whose class or split is ambiguous, and why.
+    """
+    by_file: dict[object, list[_Row]] = {}
+    for row in rows:
+        with contextlib.suppress(OSError):  # what does not exist is broken anyway
+            by_file.setdefault(file_identity(os.path.join(root, row.path)), []).append(row)
+    repeated: set[str] = set()
+    ambiguous: dict[str, str] = {}
+    for same in by_file.values():
+        if len({(row.split, row.class_name) for row in same}) == 1:
+            repeated.update(row.path for row in same[1:])
+            continue
+        for row in same:
+            other = next(other for other in same if other[::2] != row[::2])
+            ambiguous[os.path.join(root, row.path)] = (
+                f"it is the same file as {os.path.join(root, other.path)!r}, and counts as class "
+                f"{row.class_name!r} to {PURPOSE[row.split]} here, and as class "
+                f"{other.class_name!r} to {PURPOSE[other.split]} there"
+            )
+    return repeated, ambiguous
