@@ -649,6 +649,22 @@ def test_images_of_an_archive(tmp_path: pathlib.Path) -> None:
     assert test.x.shape == (1, 5, 5, 3) and test.y.tolist() == [0]
 
 
+def test_without_a_folder_keras_downloads_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10, dtype="uint8"), 70)
+    loaded = [(generator.integers(0, 256, (700, 4, 4)).astype("uint8"), labels) for _ in range(2)]
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", lambda: loaded)
+    made: list[Any] = []
+    monkeypatch.setattr(tasks, "application_model", lambda *args, **keys: made.append(keys))
+    task = tasks.MAKERS["images-20"](None, size=5)
+    assert task.source == "keras.datasets, Keras' weights of MobileNetV2"
+    split = task.split(0)
+    assert [part.x.shape for part in split] == [(200, 5, 5, 3), (200, 5, 5, 3), (800, 5, 5, 3)]
+    assert all((np.bincount(part.y) == len(part.y) // 10).all() for part in split)
+    task.build()
+    assert made == [{"weights": "imagenet", "image_size": 5}]
+
+
 def test_runs_with_other_data_are_not_mixed(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

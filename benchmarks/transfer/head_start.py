@@ -123,6 +123,8 @@ class HeadSolver:
     ) -> tuple[float, float]:
         """Solve with the penalty that does best on parts that are held out in turn.
 
+        Weaker penalties are tried until one does worse.
+
         Args:
             features: The features of all training examples.
             y: What the loss compares with. Integers of one axis are classes: each part has all.
@@ -136,19 +138,26 @@ class HeadSolver:
 
         is_classes = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
         kind = StratifiedKFold if is_classes else KFold
+        parts = [*kind(N_FOLDS, shuffle=True, random_state=seed).split(features, y)]
         first = self.tail.get_weights()
-        sums = np.zeros(len(penalties))
-        for rest, held_out in kind(N_FOLDS, shuffle=True, random_state=seed).split(features, y):
-            self.tail.set_weights(first)
-            for number, penalty in enumerate(penalties):
+        weights = [first] * N_FOLDS
+        losses: list[float] = []
+        for penalty in penalties:
+            total = 0.0
+            for number, (rest, held_out) in enumerate(parts):
+                self.tail.set_weights(weights[number])
                 self.solve(features[rest], y[rest], penalty)
+                weights[number] = self.tail.get_weights()
                 outputs = self.tail(features[held_out], training=False)
-                sums[number] += float(self.loss(y[held_out], outputs)) * len(held_out)
-        best = int(np.argmin(sums))
+                total += float(self.loss(y[held_out], outputs)) * len(held_out)
+            losses.append(total / len(y))
+            if losses[-1] > min(losses):
+                break  # weaker penalties take longest, and are worse
+        best = int(np.argmin(losses))
         self.tail.set_weights(first)
         for penalty in penalties[: best + 1]:
             self.solve(features, y, penalty)
-        return penalties[best], float(sums[best] / len(y))
+        return penalties[best], losses[best]
 
     def _write(self, flat: np.ndarray) -> None:
         parts = np.split(flat, self._ends[:-1])
