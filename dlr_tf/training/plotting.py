@@ -251,6 +251,7 @@ def _draw_rates(
         drawn = np.maximum(rates, floor)  # NaN stays NaN
         axes.plot(steps, drawn, color=colour, linewidth=1.8, label=name, **style)
     axes.margins(x=0.02)
+    axes.locator_params("x", integer=True)
     _label(axes, xlabel=xlabel, ylabel="learning rate", title=title)
 
 

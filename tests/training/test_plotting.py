@@ -67,6 +67,11 @@ def test_learning_rates_leave_a_gap_where_a_group_did_not_move() -> None:
     figure.canvas.draw()
 
 
+def test_steps_and_epochs_are_integers_on_the_axis() -> None:
+    figure = plotting.rates_panel([1, 2, 3], {"head": [1e-3, 5e-4, 1e-5]}, "epoch")
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
 def test_a_step_between_two_gaps_has_a_dot() -> None:
     rates = {"body": [1e-4, np.nan, 1e-4, np.nan, 1e-4, 1e-4], "head": [1e-3] * 6}
     body, head = plotting.plot_learning_rates(range(6), rates).axes[0].get_lines()
