@@ -15,6 +15,7 @@ from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.learning_rates import layerwise_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.pattern_groups import split_by_pattern
 from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.core.warm_up import WarmUp
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
@@ -48,6 +49,7 @@ __all__ = [
     "make_schedule",
     "make_strategy",
     "read_image",
+    "split_by_pattern",
     "split_evenly",
     "split_layers",
     "split_layerwise",

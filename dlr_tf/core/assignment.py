@@ -15,10 +15,10 @@ from dlr_tf.core.groups import LayerGroup, model_of, with_model
 from dlr_tf.core.model_tree import (
     LayerVariables,
     LeafLayer,
-    inner_paths,
     leaf_layers,
     nested_models,
     paths_above,
+    variable_paths,
     variables_by_layer,
 )
 
@@ -37,16 +37,25 @@ class AssignedVariable(NamedTuple):
         path: The path of the innermost layer that holds it, and the variable's name.
         variable: The variable.
         group: Number of the group that claims it.
+        by_itself: Whether the group names the variable, not its layer.
     """
 
     key: str
     path: str
     variable: Any
     group: int
+    by_itself: bool = False
+
+    @property
+    def claimed(self) -> LayerNumber:
+        """What the group claims: the number of the layer, or of the variable, such as `"3:0"`."""
+        return self.key.replace(".", ":") if self.by_itself else layer_number(self.key)
 
 
 def layer_number(key: str) -> LayerNumber:
     """Return the number of the layer in a key, or in the name of a state.
+
+    Of the shared state of a group that claims single variables, it is the number of the first.
 
     >>> layer_number("3.0"), layer_number("3-0.1.momentums")
     (3, '3-0')
@@ -70,9 +79,29 @@ def assign_layers(model: keras.Model, groups: Sequence[LayerGroup]) -> list[tupl
         ValueError: If a group names a layer that the model does not have, or two groups name one
             layer.
     """
-    leaves = leaf_layers(model, _opened_by(groups))
-    claims = _claims(leaves, groups)
+    layers = variables_by_layer(model, _opened_by(groups))
+    claims, _ = _claims(layers, groups)
+    leaves = [entry.leaf for entry in layers if entry.leaf is not None]
     return [(leaf, claims[leaf.path]) for leaf in leaves if leaf.path in claims]
+
+
+def layers_claimed_by_variable(model: keras.Model, groups: Sequence[LayerGroup]) -> list[LeafLayer]:
+    """Return the leaf layers of which groups claim single variables, in order.
+
+    Args:
+        model: A built model.
+        groups: The groups.
+
+    Raises:
+        ValueError: As `assign_layers`.
+    """
+    layers = variables_by_layer(model, _opened_by(groups))
+    _, by_variable = _claims(layers, groups)
+    return [
+        entry.leaf
+        for entry in layers
+        if entry.leaf is not None and not by_variable.keys().isdisjoint(variable_paths(entry))
+    ]
 
 
 def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[AssignedVariable]:
@@ -93,7 +122,7 @@ def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[A
             layer, or a group claims no variable.
     """
     layers = variables_by_layer(model, _opened_by(groups))
-    claims = _claims([entry.leaf for entry in layers if entry.leaf is not None], groups)
+    claims, by_variable = _claims(layers, groups)
     last_claimed = next(
         (claims[entry.path] for entry in layers if entry.leaf and entry.path in claims), 0
     )
@@ -102,11 +131,13 @@ def assign_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[A
         group = claims.get(entry.path) if entry.leaf else last_claimed
         if group is not None:
             last_claimed = group
-            inside = inner_paths(entry.leaf.layer) if entry.leaf else {}
-            for index, variable in enumerate(entry.variables):
-                name = inside.get(id(variable), variable.name)
-                path = "/".join(filter(None, (entry.path, name)))
-                assigned.append(AssignedVariable(f"{number}.{index}", path, variable, group))
+        if group is None and not by_variable:
+            continue
+        for index, (variable, path) in enumerate(zip(entry.variables, variable_paths(entry))):
+            of = by_variable.get(path, group)
+            if of is not None:
+                key = f"{number}.{index}"
+                assigned.append(AssignedVariable(key, path, variable, of, path in by_variable))
     for position, layer_group in enumerate(groups):
         if not any(entry.group == position for entry in assigned):
             raise ValueError(
@@ -148,37 +179,47 @@ def _opened_by(groups: Sequence[LayerGroup]) -> frozenset[str]:
     return paths_above(path for group in groups for path in group.layers)
 
 
-def _claims(leaves: Sequence[LeafLayer], groups: Sequence[LayerGroup]) -> dict[str, int]:
-    """Map the path of each claimed layer to the number of its group.
+def _claims(
+    layers: Sequence[LayerVariables], groups: Sequence[LayerGroup]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Map the paths of claimed layers, and of claimed variables, to the numbers of their groups.
 
     Raises:
-        ValueError: If a group names a layer that is not there, or a layer is claimed twice.
+        ValueError: If a group names what is not there, or something is claimed twice.
     """
+    leaves = [entry.leaf for entry in layers if entry.leaf is not None]
     known = {leaf.path for leaf in leaves}
     known.update(path for leaf in leaves for path, _ in leaf.ancestors)
-    missing = [(g.name, path) for g in groups for path in g.layers if path not in known]
-    if missing:
-        name, path = missing[0]
-        raise ValueError(
-            f"Group {name!r} names the layer {path!r}, which the model does not have."
-            f"{did_you_mean(path, known)} Layers named and not found: "
-            f"{some_of([path for _, path in missing])}. Layers of the model: "
-            f"{some_of(sorted(known))}. Make the groups with `split_layers`, `split_evenly` or "
-            "`split_layerwise` from this model."
-        )
+    others = {path: n for n, g in enumerate(groups) for path in g.layers if path not in known}
+    by_variable: dict[str, int] = {}
+    if others:
+        paths = {path: entry for entry in layers for path in variable_paths(entry)}
+        missing = [path for path in others if path not in paths]
+        if missing:
+            raise ValueError(
+                f"Group {groups[others[missing[0]]].name!r} names the layer {missing[0]!r}, which "
+                f"the model does not have.{did_you_mean(missing[0], [*known, *paths])} Layers "
+                f"named and not found: {some_of(missing)}. Layers of the model: "
+                f"{some_of(sorted(known))}. Make the groups with `split_layers`, `split_evenly`, "
+                "`split_layerwise` or `split_by_pattern` from this model."
+            )
+        by_variable = others
     claims: dict[str, int] = {}
     for leaf in leaves:
         names = [leaf.path, *(path for path, _ in leaf.ancestors)]
         claimants = [number for number, g in enumerate(groups) for p in names if p in g.layers]
+        if claimants and by_variable:
+            inside = [p for p in by_variable if p.startswith(f"{leaf.path}/")]
+            claimants += [by_variable[path] for path in inside]
         if len(claimants) > 1:
             raise ValueError(
                 f"Layer {leaf.path!r} is claimed twice, by the groups "
                 f"{[groups[number].name for number in claimants]}. Each layer should belong to one "
-                "group."
+                "group, or each of its variables."
             )
         if claimants:
             claims[leaf.path] = claimants[0]
-    return claims
+    return claims, by_variable
 
 
 class GroupAssignment:
@@ -234,10 +275,13 @@ class GroupAssignment:
         return [entry.variable for entry in self._entries.values() if entry.group == group]
 
     def layer_numbers(self) -> list[LayerNumbers]:
-        """The numbers of the layers with variables of each group: they identify a group."""
+        """The numbers of the layers with variables of each group: they identify a group.
+
+        Where a group claims single variables, these are `"<layer>:<variable>"`.
+        """
         numbers: list[dict[LayerNumber, None]] = [{} for _ in self.groups]
         for entry in self._entries.values():  # in the model's order
-            numbers[entry.group][layer_number(entry.key)] = None
+            numbers[entry.group][entry.claimed] = None
         return [tuple(of_group) for of_group in numbers]
 
     def frozen_layers(self) -> frozenset[str]:

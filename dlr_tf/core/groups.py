@@ -42,10 +42,11 @@ class LayerGroup:
 
     Args:
         name: Name of the group, shown in tables, logs and plots; unique among the groups.
-        layers: Paths of the layers relative to the model, such as `"backbone/block_6_expand"`. In a
-            subclassed model, and inside a composite layer, a step of the path is the attribute,
-            `"blocks/0"`. The path of a nested model means all its layers. A path into a composite
-            layer opens that layer: the layers directly inside it count as layers of their own.
+        layers: Paths of the layers relative to the model, such as `"backbone/block_6_expand"`, or
+            of single variables, such as `"backbone/block_6_expand/bias"`. In a subclassed model,
+            and inside a composite layer, a step of the path is the attribute, `"blocks/0"`. The
+            path of a nested model means all its layers. A path into a composite layer opens that
+            layer: the layers directly inside it count as layers of their own.
 
     Raises:
         ValueError: If the name or the layers are empty, or a path occurs twice.
@@ -156,7 +157,7 @@ def check_groups(groups: Any) -> tuple[LayerGroup, ...]:
     return tuple(groups)
 
 
-def _splittable_layers(
+def splittable_layers(
     model: keras.Model, opened: frozenset[str] = frozenset()
 ) -> list[LayerVariables]:
     """The leaf layers of a model, each with its variables.
@@ -243,7 +244,7 @@ def split_layers(
     >>> split_layers(model, ["top"])
     (LayerGroup(name='group_0', layers=('body',)), LayerGroup(name='head', layers=('top',)))
     """
-    _splittable_layers(model)
+    splittable_layers(model)
     _check_layer_list("boundaries", boundaries)
     if isinstance(names, str):
         raise TypeError(f"Argument `names` should be a list of strings. Received: names={names!r}")
@@ -258,7 +259,7 @@ def split_layers(
     opened = _opened_layers(model, expand)
     seen, everywhere = _paths(model, opened), _all_paths(model)
     found = [_find(model, boundary, seen, everywhere, "Boundary") for boundary in boundaries]
-    layers = _splittable_layers(model, opened | paths_above(found))
+    layers = splittable_layers(model, opened | paths_above(found))
     starts = [_position(layers, path) for path in found]
     for before, after in itertools.pairwise(starts):
         if after < before:
@@ -432,9 +433,9 @@ def split_evenly(
     >>> [group.layers for group in split_evenly(model, 3)]
     [('a', 'b'), ('c', 'd'), ('e',)]
     """
-    _splittable_layers(model)
+    splittable_layers(model)
     n_groups = check_integer("n_groups", n_groups, minimum=1)
-    layers = _splittable_layers(model, _opened_layers(model, expand))
+    layers = splittable_layers(model, _opened_layers(model, expand))
     weighted = [entry for entry in layers if entry.variables]
     head, pieces = _head_and_pieces(model, weighted)
     if n_groups > len(pieces) + 1:
@@ -557,8 +558,8 @@ def split_layerwise(
     >>> [group.name for group in groups]
     ['body', 'top']
     """
-    _splittable_layers(model)
-    layers = _splittable_layers(model, _opened_layers(model, expand))
+    splittable_layers(model)
+    layers = splittable_layers(model, _opened_layers(model, expand))
     weighted = [number for number, entry in enumerate(layers) if entry.variables]
     n_together = n_first_embeddings([layers[number] for number in weighted])
     firsts = [weighted[0], *weighted[max(n_together, 1) :]]

@@ -215,7 +215,7 @@ def name_order(name: str) -> tuple[list[int], int, str]:
     ['2-9.group.n', '2-9.0.m', '2-10.0.m', '10.0.m']
     """
     layer, number, slot = name.split(".", 2)
-    steps = [int(step) for step in layer.split("-")]
+    steps = [int(step) for step in layer.replace(":", "-").split("-")]
     return steps, -1 if number == "group" else int(number), slot
 
 
@@ -286,7 +286,7 @@ def check_slots(
     for group in plan.manifest["groups"]:
         now = kinds[tuple(group["layer_numbers"])]
         layers = set(group["layer_numbers"])
-        keys = {split_name(name)[0] for name in saved if layer_number(name) in layers}
+        keys = {key for key in map(_key_of, saved) if not layers.isdisjoint(_claimed_by(key))}
         for key in sorted(keys, key=lambda k: name_order(f"{k}.")):
             theirs, ours = (_slots_at(key, shapes) for shapes in (saved, own))
             differ = any(ours.get(slot) != shape for slot, shape in theirs.items())
@@ -300,6 +300,15 @@ def check_slots(
                     "was saved with. "
                     f"{UNCHANGED}"
                 )
+
+
+def _key_of(name: str) -> str:
+    return split_name(name)[0]
+
+
+def _claimed_by(key: str) -> set[Any]:
+    """The numbers by which a group can claim the variable of a key: its layer's and its own."""
+    return {layer_number(key), key.replace(".", ":")}
 
 
 def _slots_at(key: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:

@@ -149,6 +149,13 @@ def variables_by_layer(model: keras.Model, opened: Container[str] = ()) -> list[
     return found
 
 
+def variable_paths(entry: LayerVariables) -> list[str]:
+    """Return the path of each variable of a layer: that of the innermost layer, and its name."""
+    inside = inner_paths(entry.leaf.layer) if entry.leaf else {}
+    names = [inside.get(id(variable), variable.name) for variable in entry.variables]
+    return ["/".join(filter(None, (entry.path, name))) for name in names]
+
+
 def inner_paths(layer: keras.layers.Layer) -> dict[int, str]:
     """Return the path inside a layer of each of its variables, by the variable's identity."""
     found: dict[int, str] = {}

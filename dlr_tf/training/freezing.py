@@ -27,7 +27,12 @@ from dlr_tf.core._keras import (
     lora_variables,
 )
 from dlr_tf.core._validation import check_integer, check_model, unwrap_optimizer
-from dlr_tf.core.assignment import FROZEN_WITH_GROUP, assign_layers, assign_variables
+from dlr_tf.core.assignment import (
+    FROZEN_WITH_GROUP,
+    assign_layers,
+    assign_variables,
+    layers_claimed_by_variable,
+)
 from dlr_tf.core.batch_norm import BATCH_NORM_CHOSEN
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.model_tree import LeafLayer
@@ -119,8 +124,15 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
             if flags.is_on(layer):  # Keras creates LoRA's weights with the flag of their layer
                 flags.count_as_on(lora_variables(layer))
             flags.keep_off(lora_base_variables(layer))
+    by_variable = layers_claimed_by_variable(model, groups)
+    for leaf in by_variable:
+        holders.update((id(ancestor), ancestor) for _, ancestor in leaf.ancestors)
+        holders.update((id(part), part) for part in leaf.parts)
     # A layer that an earlier call froze as a whole may hold several groups now.
     flags.set_reason(holders.values(), FROZEN_WITH_GROUP, False)
+    for leaf in by_variable:
+        own = [group_of.get(id(v), -1) for part in leaf.parts for v in flagged_variables(part)]
+        flags.set_reason([leaf.layer], FROZEN_WITH_GROUP, max(own, default=-1) < first)
     # Weights that a model or an opened layer adds itself belong to a group, but to no leaf layer.
     for holder in holders.values():
         for variable in flagged_variables(holder):
