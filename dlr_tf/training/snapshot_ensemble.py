@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf._names import some_of
-from dlr_tf.core._keras import learning_rate_of
-from dlr_tf.core._validation import unwrap_optimizer, warn_user
+from dlr_tf.core._keras import all_layers, learning_rate_of
+from dlr_tf.core._validation import check_integer, unwrap_optimizer, warn_user
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.checked_callback import CheckedCallback
@@ -29,7 +29,7 @@ class SnapshotEnsemble(CheckedCallback):
 
     The files are the members of the ensemble. Each cycle ends in another minimum, so the mean of
     the members' predictions is often better than the last model alone. It costs one prediction per
-    member.
+    member. `averaged_model` gives one model with the mean of the weights instead.
 
     Cycle `i`, counted from 1, is saved as `cycle-01.weights.h5` and so on. A file is written under
     another name and then renamed, so it is complete or absent. The number follows from the
@@ -125,12 +125,7 @@ class SnapshotEnsemble(CheckedCallback):
                 "Every member reads the data, so it should be possible to read them more than "
                 f"once. Pass an array or a data set. Received: x={x!r}"
             )
-        members = self.members
-        if not members:
-            raise ValueError(
-                f"There are no members in {str(self.directory)!r}: no cycle has ended. Train for "
-                f"at least {self._end_after(0)} steps with this callback."
-            )
+        members = self._members_of(self.model)
         if activation == "auto":
             to_probabilities = self._activation_for_loss()
         else:
@@ -145,6 +140,72 @@ class SnapshotEnsemble(CheckedCallback):
         return keras.tree.map_structure(
             lambda *parts: _mean([to_probabilities(part) for part in parts]), *outputs
         )
+
+    def averaged_model(self, train_data: Any = None, *, batch_size: int = 32) -> keras.Model:
+        """Return a new model whose weights are the mean of the members' weights.
+
+        One model instead of several: stochastic weight averaging. The statistics of batch
+        normalization do not fit averaged weights, so they are computed afresh on the training data:
+        the mean over the batches, as `torch.optim.swa_utils.update_bn` does. Layers that are frozen
+        keep theirs.
+
+        Args:
+            train_data: The training data: an array, a pair `(x, y)`, a `tf.data.Dataset` or a
+                `keras.utils.PyDataset`. It is read once; labels are not used. Needed where the
+                model has batch normalization that is not frozen.
+            batch_size: Integer of at least 1: the size of the batches of arrays. Defaults to `32`.
+
+        Returns:
+            A model that is not compiled. The callback's model is not changed.
+
+        Raises:
+            ValueError: If there is no model or member, or `train_data` is missing, empty or
+                endless.
+
+        Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+        Generalization", 2018, https://arxiv.org/abs/1803.05407.
+        """
+        if self.model is None:
+            raise ValueError(
+                "The ensemble has no model. Train with this callback, or call `set_model(model)` "
+                "first."
+            )
+        members = self._members_of(self.model)
+        layers = _moving_batch_norm(self.model)
+        if layers and train_data is None:
+            raise ValueError(
+                "The model has batch normalization, whose statistics do not fit averaged weights. "
+                "Pass the training data: `averaged_model(train_data)`. "
+                f"Layers: {some_of([layer.name for layer in layers])}"
+            )
+        means: list[Any] = []
+        with restore_on_exit(self.model.variables):
+            for count, member in enumerate(members, start=1):
+                keras.saving.load_weights(self.model, member, objects_to_skip=self._not_weights())
+                weights = [np.asarray(weight) for weight in self.model.get_weights()]
+                means = means or [np.zeros(weight.shape) for weight in weights]
+                means = [
+                    mean + (weight - mean) / count
+                    if np.issubdtype(weight.dtype, np.floating)
+                    else weight
+                    for mean, weight in zip(means, weights, strict=True)
+                ]
+        with self.model.distribute_strategy.scope():
+            averaged = keras.models.clone_model(self.model)
+            if not averaged.built:
+                averaged.build_from_config(self.model.get_build_config())
+        averaged.set_weights(means)
+        if layers:
+            _renew_statistics(averaged, _inputs_of(train_data, batch_size))
+        return averaged
+
+    def _members_of(self, model: keras.Model) -> list[pathlib.Path]:
+        if not self.members:
+            raise ValueError(
+                f"There are no members in {str(self.directory)!r}: no cycle has ended. Train "
+                f"{model.name!r} for at least {self._end_after(0)} steps with this callback."
+            )
+        return self.members
 
     def _activation_for_loss(self) -> Callable[[Any], Any]:
         if not self.model.compiled:
@@ -316,3 +377,49 @@ class _Order:
 def _mean(parts: Sequence[Any]) -> np.ndarray:
     arrays = [np.asarray(part) for part in parts]
     return np.mean(arrays, axis=0, dtype=np.float64).astype(arrays[0].dtype)
+
+
+def _moving_batch_norm(model: keras.Model) -> list[keras.layers.Layer]:
+    """The batch-normalization layers of a model whose statistics move in training."""
+    norm = keras.layers.BatchNormalization
+    return [one for one in all_layers(model) if isinstance(one, norm) and one.trainable]
+
+
+def _inputs_of(train_data: Any, batch_size: int) -> Iterator[Any]:
+    """Yield the inputs of the batches of training data."""
+    if isinstance(train_data, keras.utils.PyDataset):
+        batches: Any = (train_data[number] for number in range(train_data.num_batches))
+    elif isinstance(train_data, tf.data.Dataset):
+        if train_data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("Argument `train_data` does not end. Call `take(steps)` on it.")
+        batches = train_data
+    else:
+        x = train_data[0] if isinstance(train_data, tuple) else train_data
+        batches = tf.data.Dataset.from_tensor_slices(x).batch(
+            check_integer("batch_size", batch_size)
+        )
+    for batch in batches:
+        yield batch[0] if isinstance(batch, tuple) else batch
+
+
+def _renew_statistics(model: keras.Model, batches: Iterator[Any]) -> None:
+    """Set the statistics of batch normalization to their means over some batches."""
+    layers = _moving_batch_norm(model)
+    momenta = [layer.momentum for layer in layers]
+
+    @tf.function(reduce_retracing=True)
+    def forward(x: Any, momentum: tf.Tensor) -> None:
+        for layer in layers:
+            layer.momentum = momentum
+        model(x, training=True)
+
+    count = 0
+    try:
+        for count, x in enumerate(batches, start=1):
+            # With this momentum, the moving mean is the mean of all batches so far.
+            forward(x, tf.constant(1 - 1 / count, keras.config.floatx()))
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+    if not count:
+        raise ValueError("Argument `train_data` holds no batch. Give the training data.")

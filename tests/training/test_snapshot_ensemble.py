@@ -358,3 +358,88 @@ def test_unfinished_files_of_two_processes_have_two_names(tmp_path, monkeypatch)
 
     monkeypatch.setattr(snapshot_ensemble.pathlib.Path, "unlink", twice)
     assert len(ensemble(make_model(SCHEDULE), tmp_path, overwrite=True).members) == 3
+
+
+# --- Averaged weights ----------------------------------------------------------------------------
+
+
+def with_norm(schedule=SCHEDULE):
+    keras.utils.set_random_seed(2)
+    layers = [
+        keras.Input((4,)),
+        keras.layers.Dense(5, name="body_layer"),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.ReLU(),
+        keras.layers.Dense(2, name="head_layer"),
+    ]
+    model = keras.Sequential(layers)
+    optimizer = MultiGroupOptimizer(split_layers(model, ["head_layer"]), schedule)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss=loss, run_eagerly=True)
+    return model
+
+
+def test_the_averaged_model_has_the_mean_of_the_weights(tmp_path):
+    model, weights = make_model(SCHEDULE), Weights()
+    snapshots = ensemble(model, tmp_path, weights)
+    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    averaged = snapshots.averaged_model()
+    members = [weights.after[step] for step in (3, 9, 21)]
+    for mean, *parts in zip(averaged.get_weights(), *members, strict=True):
+        np.testing.assert_allclose(mean, np.mean(parts, axis=0, dtype="float64"), rtol=1e-6)
+    assert averaged is not model
+    for ours, theirs in zip(before, (*model.variables, *model.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(ours, theirs.numpy())
+    again = SnapshotEnsemble(SCHEDULE, tmp_path)
+    again.set_model(make_model(SCHEDULE))
+    for ours, theirs in zip(
+        averaged.get_weights(), again.averaged_model().get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["array", "pair", "dataset", "sequence"])
+def test_its_statistics_are_computed_afresh(tmp_path, kind):
+    """As PyTorch's `update_bn`: the mean over the batches of what each gives."""
+    model = with_norm()
+    snapshots = ensemble(model, tmp_path)
+    x, y = data(10)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            return x[4 * number :][:4], y[4 * number :][:4]
+
+    train_data = {
+        "array": x,
+        "pair": (x, y),
+        "dataset": tf.data.Dataset.from_tensor_slices((x, y)).batch(4),
+        "sequence": Batches(),
+    }[kind]
+    averaged = snapshots.averaged_model(train_data, batch_size=4)
+    kernel, bias = averaged.get_layer("body_layer").get_weights()
+    hidden = [part.astype("float64") @ kernel + bias for part in (x[:4], x[4:8], x[8:])]
+    norm = averaged.get_layer("norm")
+    means = np.mean([part.mean(axis=0) for part in hidden], axis=0)
+    variances = np.mean([part.var(axis=0) for part in hidden], axis=0)
+    np.testing.assert_allclose(norm.moving_mean, means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance, variances, rtol=1e-5)
+    assert norm.momentum == 0.99
+
+
+def test_data_are_asked_for_where_statistics_move(tmp_path):
+    model = with_norm()
+    snapshots = ensemble(model, tmp_path)
+    with pytest.raises(ValueError, match=r"Pass the training data.*Layers: \['norm'\]"):
+        snapshots.averaged_model()
+    endless = tf.data.Dataset.from_tensors(data()[0]).repeat()
+    with pytest.raises(ValueError, match="does not end"):
+        snapshots.averaged_model(endless)
+    with pytest.raises(ValueError, match="holds no batch"):
+        snapshots.averaged_model(endless.take(0))
+    model.get_layer("norm").trainable = False
+    assert snapshots.averaged_model().get_layer("norm").trainable is False
+    with pytest.raises(ValueError, match="has no model"):
+        SnapshotEnsemble(SCHEDULE, tmp_path).averaged_model()
