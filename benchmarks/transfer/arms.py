@@ -10,7 +10,7 @@ import numpy as np
 from keras.optimizers.schedules import CosineDecay, LearningRateSchedule
 
 from dlr_tf import SGDR, LayerGroup, OneCycle, split_layers
-from dlr_tf.app.run.tasks import split_task
+from dlr_tf.app.run import split_task
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.training.named_schedules import make_schedule

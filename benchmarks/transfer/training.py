@@ -22,7 +22,7 @@ from benchmarks.transfer.arms import (
 from benchmarks.transfer.tasks import Part, Task
 from dlr_tf import MultiGroupOptimizer, freeze_to, split_layerwise
 from dlr_tf.app.models import HEAD
-from dlr_tf.app.run.comparison import start_with_seed
+from dlr_tf.app.run import start_with_seed
 from dlr_tf.training.freezing import set_batch_norm
 
 _EVALUATION_BATCH = 128

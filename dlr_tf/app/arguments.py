@@ -47,15 +47,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     command_line = list(sys.argv[1:] if argv is None else argv)
     args = make_parser().parse_args(command_line)
     if getattr(args, "resume", None) is not None:
-        from dlr_tf.app.run import settings  # loads TensorFlow
-
+        # The run has its own settings; those that are given are compared with them.
         with_marks = vars(make_parser(default=_NOT_GIVEN).parse_args(command_line))
-        given = {name: value for name, value in with_marks.items() if value is not _NOT_GIVEN}
-        args = settings.resumed_arguments(args, given)
+        args.given = {name: value for name, value in with_marks.items() if value is not _NOT_GIVEN}
     elif args.command in ("finetune", "find-lr"):
         _complete(args)
     args.command_line = command_line
-    if args.command == "finetune" and args.frozen_epochs > args.epochs:
+    is_new = args.command == "finetune" and args.resume is None
+    if is_new and args.frozen_epochs > args.epochs:
         raise UsageError(
             "--frozen-epochs should not be above --epochs, which counts all epochs. "
             f"Received: --frozen-epochs {args.frozen_epochs} --epochs {args.epochs}"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from dlr_tf.app import paths
 from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.config import config_of
 from dlr_tf.app.startup import load_tensorflow, stop_at_once
 from dlr_tf.app.terminal import (
     CommandError,
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"dlr_tf.app.commands.{args.command.replace('-', '_')}"
             )
         with warnings_in_one_line():
-            return int(command.run(args))
+            return int(command.run(config_of(args)))
     except SystemExit as error:  # `--help` and `--version`
         return int(error.code or 0)
     except BrokenPipeError:  # the reader of the results, such as `head`, has enough

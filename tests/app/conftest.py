@@ -7,7 +7,13 @@ from pathlib import Path
 
 import keras
 import pytest
-from app_helpers import everything_below, pretrain_nothing, tiny_application, write_images
+from app_helpers import (
+    everything_below,
+    pretrain_nothing,
+    tiny_application,
+    tiny_backbone,
+    write_images,
+)
 
 from dlr_tf.app import cli, models
 
@@ -21,6 +27,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def quick_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits, with a network that is not pretrained."""
     pytest.importorskip("sklearn")
+    monkeypatch.setattr(models, "digits_backbone", tiny_backbone)
     monkeypatch.setattr(models, "pretrain_on_digits", pretrain_nothing)
 
 

@@ -149,7 +149,11 @@ def results(run: Path) -> dict[str, bytes]:
         re.findall(rb"<svg.*?</svg>", (run / "report.html").read_bytes(), re.S)
     )
     report = json.loads((run / "report.json").read_text())
-    del report["seconds"], report["command"]  # the command names the folder
+    del (
+        report["seconds"],
+        report["processor_seconds"],
+        report["command"],
+    )  # the command names the folder
     return found | {
         f"report.json: {key}": json.dumps(value).encode() for key, value in report.items()
     }

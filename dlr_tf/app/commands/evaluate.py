@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app import data as image_data
+from dlr_tf.app.config import EvaluateConfig
 from dlr_tf.app.models import Classifier, TrainedModel, load_trained, predictions
 from dlr_tf.app.results import (
     ConfidentError,
@@ -24,7 +24,7 @@ from dlr_tf.app.results import (
     versions,
     write_report,
 )
-from dlr_tf.app.run.settings import check_same_data, run_settings
+from dlr_tf.app.run import check_same_data, run_settings
 from dlr_tf.app.terminal import (
     messages_to_stderr,
     print_stderr,
@@ -77,11 +77,11 @@ class Scored(NamedTuple):
     unreadable: Sequence[str] = ()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: EvaluateConfig) -> int:
     """Print the scores, and write `evaluation.json` and `confusion.png`.
 
     Args:
-        args: What `parse_arguments` returns for `evaluate`.
+        config: What to do.
 
     Returns:
         The exit code: 0, or 1 if an image cannot be read or has no finite probabilities.
@@ -92,15 +92,15 @@ def run(args: argparse.Namespace) -> int:
         WriteError: If a file cannot be written. The scores are printed by then.
     """
     with messages_to_stderr(), usage_errors():
-        trained = load_trained(args.run)
-        output = Path(args.output) if args.output else new_folder(trained.folder / FOLDER)
+        trained = load_trained(config.run)
+        output = Path(config.output) if config.output else new_folder(trained.folder / FOLDER)
         check_output_folder(output)
         plotting.require_matplotlib()
         classify = Classifier(trained.model)
-        examples = find_examples(trained, args.data, args.batch_size, classify.size)
+        examples = find_examples(trained, config.data, config.batch_size, classify.size)
         check_class_names(examples, trained.class_names)
     with messages_to_stderr():
-        scored = classify_examples(classify, examples, args.batch_size)
+        scored = classify_examples(classify, examples, config.batch_size)
         if not scored.names:
             print_stderr(f"none of the {len(examples.names)} images can be read")
             return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app import models
+from dlr_tf.app.config import ExportConfig
 from dlr_tf.app.results import atomic_write, check_new
 from dlr_tf.app.terminal import CommandError, messages_to_stderr, one_line, usage_errors
 
@@ -21,11 +21,11 @@ class ExportError(CommandError):
     """The model cannot be written in this format, or what was written is not the same."""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: ExportConfig) -> int:
     """Write the model, load it again, and compare its predictions.
 
     Args:
-        args: What `parse_arguments` returns for `export`.
+        config: What to do.
 
     Returns:
         The exit code: 0.
@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
         ExportError: If the model cannot be written in this format, or is not the same there.
             Nothing is left behind then.
     """
-    form = models.FORMATS[args.format]
+    form = models.FORMATS[config.format]
     with messages_to_stderr(), usage_errors():
-        path = models.model_path(args.run)
-        output = Path(args.output) if args.output else path.parent / form.file_name
+        path = models.model_path(config.run)
+        output = Path(config.output) if config.output else path.parent / form.file_name
         check_new(output)
         form.require()
         model = models.load_model_file(path)

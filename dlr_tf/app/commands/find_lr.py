@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.config import FindLrConfig
 from dlr_tf.app.results import check_new_file
-from dlr_tf.app.run.tasks import OPTIMIZERS, load_task, parse_rates
+from dlr_tf.app.run import OPTIMIZERS, load_task, parse_rates
 from dlr_tf.app.terminal import (
     command_with,
     messages_to_stderr,
@@ -35,11 +35,11 @@ from dlr_tf.training.rate_choice import RATIO, SWEEP, WITHIN, SweepSettings, rat
 RECOMMENDED = "recommended"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: FindLrConfig) -> int:
     """Sweep the rate of the head, print the rate that `finetune` takes, and write the plot.
 
     Args:
-        args: What `parse_arguments` returns for `find-lr`.
+        config: What to do.
 
     Returns:
         The exit code: 0, or 1 if no rate can be recommended.
@@ -48,41 +48,39 @@ def run(args: argparse.Namespace) -> int:
         UsageError: If something is wrong with the arguments, before anything is written.
     """
     with messages_to_stderr(), usage_errors():
-        output = Path(args.output)
+        output = Path(config.output)
         check_new_file(output)
         plotting.require_matplotlib()
-        # Before `load_task`, which completes the arguments.
-        defaults = vars(parse_arguments(["finetune"] if args.data is None else ["finetune", "x"]))
-        given = argparse.Namespace(**vars(args))
-        task = load_task(args)
-        if not task.rates[-1] > 0:
+        task = load_task(config, verbose=config.verbose)
+        rates = task.rates or task.ratios
+        if not rates[-1] > 0:
             raise ValueError(
                 "--learning-rate should be above 0 for the head: the other groups keep their ratio "
-                f"to it. Received: --learning-rate {args.learning_rate}"
+                f"to it. Received: --learning-rate {config.learning_rate}"
             )
         fine_tuning.compile_groups(
             task.model,
             task.groups,
-            task.rates,
+            rates,
             task.data.train,
-            optimizer=OPTIMIZERS[args.optimizer],
+            optimizer=OPTIMIZERS[config.optimizer],
         )
     with messages_to_stderr():
-        keras.utils.set_random_seed(args.seed)
-        ratios = [rate / task.rates[-1] for rate in task.rates]
+        keras.utils.set_random_seed(config.seed)
+        ratios = [rate / rates[-1] for rate in rates]
         sweep = fine_tuning.auto_sweep(
             task.model,
             task.groups,
             ratios,
-            task.data.train_from(0, args.seed),
-            batch_norm=args.batch_norm,
-            fit={"class_weight": task.data.class_weights(args.class_weights)},
-            settings=SweepSettings(steps=args.steps, start=args.start, end=args.end),
+            task.data.train_from(0, config.seed),
+            batch_norm=config.batch_norm,
+            fit={"class_weight": task.data.class_weights(config.class_weights)},
+            settings=SweepSettings(steps=config.steps, start=config.start, end=config.end),
             verbose=1 if on_terminal() else 0,
-            optimizer=OPTIMIZERS[args.optimizer],
+            optimizer=OPTIMIZERS[config.optimizer],
         )
-    if len(sweep.losses) < args.steps:
-        print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, args.steps))
+    if len(sweep.losses) < config.steps:
+        print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, config.steps))
     suggestions: dict[str, float] = {}
     try:
         suggestions[RECOMMENDED] = rates_from_sweep(sweep, ratios).rates[-1]
@@ -91,21 +89,28 @@ def run(args: argparse.Namespace) -> int:
     for method in SUGGESTIONS:
         with contextlib.suppress(ValueError):
             suggestions[method] = sweep.suggest(method)
+    names = model_on_data(task.source.get("model"), task.data.name)
     with messages_to_stderr():
         plotting.plot_sweep(
             sweep.learning_rates,
             sweep.losses,
             suggestions,
             output,
-            title=f"{model_on_data(args, task.data.name)}: learning-rate range test",
+            title=f"{names}: learning-rate range test",
         )
     if suggestions:
         print_result(rate_table(suggestions))
     print_result(written_line(output))
     if RECOMMENDED not in suggestions:
         return 1
-    changes = {"learning_rate": rates_with_head(args.learning_rate, suggestions[RECOMMENDED])}
-    print_result(next_line(command_with("finetune", given, defaults, changes)))
+    defaults = parse_arguments(["finetune"] if config.data is None else ["finetune", "x"])
+    changed = {
+        name: value
+        for name, value in config.as_dict().items()
+        if value != getattr(defaults, name, value)
+    }
+    changed["learning_rate"] = rates_with_head(config.learning_rate, suggestions[RECOMMENDED])
+    print_result(next_line(command_with("finetune", config.data, changed)))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import re
@@ -12,7 +11,8 @@ from typing import Any
 import keras
 
 from dlr_tf.app import models
-from dlr_tf.app.run.tasks import split_task
+from dlr_tf.app.config import LayersConfig
+from dlr_tf.app.run import split_task
 from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
 from dlr_tf.core.groups import LayerGroup
@@ -51,11 +51,11 @@ class Row:
     is_head: bool = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: LayersConfig) -> int:
     """List the layers of a model.
 
     Args:
-        args: What `parse_arguments` returns for `layers`.
+        config: What to do.
 
     Returns:
         The exit code, 0.
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
         UsageError: If there is no such model, or it cannot be cut like this.
     """
     with messages_to_stderr(), usage_errors():
-        label, model = _network(args)
-        boundaries = args.boundaries.split(",") if args.boundaries else None
-        groups = split_task(model, args.groups, boundaries)
+        label, model = _network(config)
+        boundaries = config.boundaries.split(",") if config.boundaries else None
+        groups = split_task(model, config.groups, boundaries)
         rows = layer_rows(model, groups)
     print(f"{label}: {len(rows)} layers, {model.count_params():,} parameters")
     blocks = merge_blocks(rows)
-    print(layer_table(rows if args.all or len(rows) <= MAX_ROWS else blocks, len(groups)))
-    if not args.all and len(rows) > MAX_ROWS:
+    print(layer_table(rows if config.all or len(rows) <= MAX_ROWS else blocks, len(groups)))
+    if not config.all and len(rows) > MAX_ROWS:
         print("each line is a block, named by its first layer; every layer: --all")
     print("to cut it into groups of about equal sizes, the last one the head alone:")
     for n_groups in (2, 3, 4):
@@ -81,27 +81,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _network(args: argparse.Namespace) -> tuple[str, keras.Model]:
+def _network(config: LayersConfig) -> tuple[str, keras.Model]:
     """Return a description and the model, without pretrained weights where it has a name."""
-    if args.model is None:
+    if config.model is None:
         for option in ("image_size", "keep_head"):
-            if getattr(args, option):
+            if getattr(config, option):
                 raise ValueError(
                     f"--{option.replace('_', '-')} needs MODEL: a model of keras.applications, a "
                     ".keras file, or hub:NAME."
                 )
         backbone = models.digits_backbone()
         return "the network for the digits of scikit-learn", models.classifier(backbone, 5)
-    is_file = models.model_file(args.model) is not None
+    is_file = models.model_file(config.model) is not None
     source = models.open_source(
-        args.model,
+        config.model,
         weights=None if is_file else "none",
-        image_size=args.image_size,
-        keep_head=args.keep_head,
+        image_size=config.image_size,
+        keep_head=config.keep_head,
     )
     n_classes = source.own_classes or CLASSES
     model = source.build(source.kept_classes or [str(index) for index in range(n_classes)])
-    head = "its own head" if args.keep_head else f"a head for {n_classes} classes"
+    head = "its own head" if config.keep_head else f"a head for {n_classes} classes"
     return f"{source.name}, images of {source.image_size} x {source.image_size}, {head}", model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import itertools
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from dlr_tf.app.config import PredictConfig
 from dlr_tf.app.data import ENDINGS, list_images, require_pillow
 from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
@@ -20,11 +20,11 @@ from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name
 _MAX_WIDTH = 60
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: PredictConfig) -> int:
     """Print one line per image.
 
     Args:
-        args: What `parse_arguments` returns for `predict`.
+        config: What to do.
 
     Returns:
         The exit code: 0, or 1 if an image has no prediction.
@@ -34,19 +34,19 @@ def run(args: argparse.Namespace) -> int:
     """
     with messages_to_stderr(), usage_errors():
         require_pillow()
-        trained = load_trained(args.run)
+        trained = load_trained(config.run)
         classify = Classifier(trained.model)
-        paths = list_images(args.paths)
+        paths = list_images(config.paths)
         first = next(paths, None)
         if first is None:
             raise ValueError(
-                f"There are no images in {args.paths[0]!r}: expected files that end in "
+                f"There are no images in {config.paths[0]!r}: expected files that end in "
                 f"{', '.join(ENDINGS)}."
             )
     everything = itertools.chain([first], paths)
-    predicted = _Predicted(predictions(classify, everything, batch_size=args.batch_size))
-    write = _write_csv if args.csv else _write_json if args.json else _write_text
-    top = min(args.top, len(trained.class_names))
+    predicted = _Predicted(predictions(classify, everything, batch_size=config.batch_size))
+    write = _write_csv if config.csv else _write_json if config.json else _write_text
+    top = min(config.top, len(trained.class_names))
     write(predicted, trained.class_names, top)
     sys.stdout.flush()
     if predicted.n_failed:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dlr_tf.app.config import ScheduleConfig
 from dlr_tf.app.results import check_new_file
 from dlr_tf.app.terminal import messages_to_stderr, usage_errors
 from dlr_tf.core.schedule_formulas import cycle_length
@@ -17,11 +17,11 @@ from dlr_tf.training import plotting
 MAX_STEPS = 1_000_000
 
 
-def run(args: argparse.Namespace) -> int:
+def run(config: ScheduleConfig) -> int:
     """Draw the learning rate over the steps.
 
     Args:
-        args: What `parse_arguments` returns for `schedule`.
+        config: What to do.
 
     Returns:
         The exit code, 0.
@@ -30,14 +30,15 @@ def run(args: argparse.Namespace) -> int:
         UsageError: If something is wrong with the arguments, before anything is written.
     """
     with messages_to_stderr(), usage_errors():
-        schedule, steps, restarts = named_schedule(args)
+        schedule, steps, restarts = named_schedule(config)
         # With --ascii alone, no file is written.
-        output = Path(args.output or f"{args.kind}.png") if args.output or not args.ascii else None
+        is_drawn = config.output or not config.ascii
+        output = Path(config.output or f"{config.kind}.png") if is_drawn else None
         if output is not None:
             check_new_file(output)
             plotting.require_matplotlib()
         rates = schedule_rates(schedule, steps)
-        drawing = plotting.ascii_plot(rates) if args.ascii else None
+        drawing = plotting.ascii_plot(rates) if config.ascii else None
         if output is not None:
             plotting.plot_schedule(
                 np.arange(steps), rates, output, title=describe(schedule), restarts=restarts
@@ -89,43 +90,43 @@ def schedule_rates(schedule: Any, steps: int) -> np.ndarray:
     return rates
 
 
-def named_schedule(args: argparse.Namespace) -> tuple[Any, int, list[int]]:
+def named_schedule(config: ScheduleConfig) -> tuple[Any, int, list[int]]:
     """Return the schedule, the number of steps to draw, and the restarts among them.
 
     Raises:
         ValueError: If an argument is out of range, or there are too many steps to draw.
     """
-    if args.kind == "sgdr":
+    if config.kind == "sgdr":
         sgdr = SGDR(
-            args.learning_rate,
-            args.first_decay_steps,
-            t_mul=args.t_mul,
-            m_mul=args.m_mul,
-            alpha=args.alpha,
-            warmup_steps=args.warmup_steps,
+            config.learning_rate,
+            config.first_decay_steps,
+            t_mul=config.t_mul,
+            m_mul=config.m_mul,
+            alpha=config.alpha,
+            warmup_steps=config.warmup_steps,
         )
         # Three cycles show how the cycles change.
-        cycles = (cycle_length(i, args.first_decay_steps, args.t_mul) for i in range(3))
-        steps = _checked_steps(args.steps, args.warmup_steps + sum(cycles))
+        cycles = (cycle_length(i, config.first_decay_steps, config.t_mul) for i in range(3))
+        steps = _checked_steps(config.steps, config.warmup_steps + sum(cycles))
         return sgdr, steps, sgdr.restart_steps(steps)
-    if args.kind == "onecycle":
-        steps = _checked_steps(args.steps, args.steps)
+    if config.kind == "onecycle":
+        steps = _checked_steps(config.steps, config.steps)
         one_cycle = OneCycle(
-            args.learning_rate,
+            config.learning_rate,
             steps,
-            pct_start=args.pct_start,
-            div=args.div,
-            div_final=args.div_final,
+            pct_start=config.pct_start,
+            div=config.div,
+            div_final=config.div_final,
         )
         return one_cycle, steps, []
     triangular = Triangular(
-        args.base_learning_rate,
-        args.learning_rate,
-        args.step_size,
-        mode=args.mode,
-        gamma=args.gamma,
+        config.base_learning_rate,
+        config.learning_rate,
+        config.step_size,
+        mode=config.mode,
+        gamma=config.gamma,
     )
-    return triangular, _checked_steps(args.steps, 6 * args.step_size), []
+    return triangular, _checked_steps(config.steps, 6 * config.step_size), []
 
 
 def _checked_steps(steps: int | None, default: int) -> int:

@@ -14,6 +14,7 @@ from dlr_tf.app.terminal import CommandError
 
 # A file is written in a new folder of this name and a random ending, beside its final place.
 _PARTIAL = ".dlr_tf.partial-"
+_LOCK = ".dlr_tf.lock"
 
 
 class WriteError(CommandError):
@@ -28,7 +29,7 @@ def check_output_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output {str(folder)!r} is a file. Give another --output.")
-    if folder.is_dir() and any(not _is_partial(path) for path in folder.iterdir()):
+    if folder.is_dir() and any(not _is_temporary(path) for path in folder.iterdir()):
         raise ValueError(f"The output folder {str(folder)!r} is not empty. Give another --output.")
     check_writable(folder)
 
@@ -173,6 +174,10 @@ def remove_partial_files(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _is_temporary(path: Path) -> bool:
+    return _is_partial(path) or path.name == _LOCK
+
+
 def _is_partial(path: Path) -> bool:
     return path.name.startswith(_PARTIAL) and path.is_dir()
 
@@ -210,26 +215,31 @@ def locked(folder: Path) -> Iterator[None]:
     block runs without.
 
     Args:
-        folder: A folder that exists.
+        folder: A folder that exists. It holds the file of the lock meanwhile.
 
     Raises:
         ValueError: If another process has the lock.
+        ImportError: If filelock is not installed.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise ImportError(
+            'The command needs filelock, which is not installed. Run: pip install "dlr_tf[command]"'
+        ) from error
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"Another process is writing to {str(folder)!r}. Stop it first, or wait for it."
+        ) from None
+    except (NotImplementedError, OSError):  # a file system without locks
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"Another process is writing to {str(folder)!r}. Stop it first, or wait for it."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
         yield
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            (folder / _LOCK).unlink()
+        lock.release()

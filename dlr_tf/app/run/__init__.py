@@ -1,1 +1,53 @@
-"""One training that survives a stop: the loop, checkpoints, signals, comparison."""
+"""One training that survives a stop: the loop, checkpoints, signals, comparison.
+
+May import `results`, `models`, `data`, `terminal`, `training` and `core`. Other rooms use the names
+below and no others.
+"""
+
+from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
+from dlr_tf.app.run.comparison import Comparison, compare, comparison_lines, start_with_seed
+from dlr_tf.app.run.divergence import DivergedError
+from dlr_tf.app.run.interrupts import StoppedError, StopRequests
+from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
+from dlr_tf.app.run.seconds import Stopwatch
+from dlr_tf.app.run.settings import (
+    check_same_data,
+    read_settings,
+    resumed_config,
+    run_settings,
+    write_place_of_data,
+    write_settings,
+)
+from dlr_tf.app.run.tasks import OPTIMIZERS, Task, load_task, parse_rates, split_task
+from dlr_tf.app.run.training import Result, schedule_of, train
+
+__all__ = [
+    "OPTIMIZERS",
+    "PAGE_FILE",
+    "TRAINING",
+    "CheckpointError",
+    "Comparison",
+    "DivergedError",
+    "Result",
+    "Run",
+    "StopRequests",
+    "StoppedError",
+    "Stopwatch",
+    "Task",
+    "check_same_data",
+    "compare",
+    "comparison_lines",
+    "is_finished",
+    "load_task",
+    "model_arrays",
+    "parse_rates",
+    "read_settings",
+    "resumed_config",
+    "run_settings",
+    "schedule_of",
+    "split_task",
+    "start_with_seed",
+    "train",
+    "write_place_of_data",
+    "write_settings",
+]

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: arrays by name, and a record, in one file that is whole or not there.
+"""The file of a checkpoint: arrays by name, and a record, written atomically.
 
 It is an `.npz` of NumPy. Nothing in it is executed when it is read.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from dlr_tf.app.results import atomic_write
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.restoring import copies_of
+from dlr_tf.training.restoring import copies_of, state_of
 
 
 class CheckpointError(ValueError):
@@ -31,7 +31,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> None:
-    """Write arrays and a record, atomically.
+    """Write arrays and a record atomically.
 
     Args:
         path: The file. An older one under this name is replaced.
@@ -117,7 +117,7 @@ def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None
     Args:
         variables: The same variables, of the same model built again.
         prefix: The first part of the names.
-        arrays: The arrays; others among them are left aside.
+        arrays: The arrays; others among them are ignored.
 
     Raises:
         CheckpointError: If a variable has no array of its shape, or there are more arrays. Nothing
@@ -180,3 +180,42 @@ def _wrapper_variables(model: keras.Model) -> list[Any]:
         return []
     known = {id(variable) for variable in inner.variables}
     return [variable for variable in wrapper.variables if id(variable) not in known]
+
+
+def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the state of a model: weights, statistics, and the states of its random generators."""
+    return variable_arrays(state_of(model), "model")
+
+
+def load_model_arrays(model: keras.Model, arrays: Arrays) -> None:
+    """Give a model the state that `model_arrays` returned.
+
+    Raises:
+        CheckpointError: If it does not fit.
+    """
+    assign_arrays(state_of(model), "model", arrays)
+
+
+def trained_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the state of a model and of its optimizer."""
+    return model_arrays(model) | optimizer_arrays(model)
+
+
+def load_trained_arrays(model: keras.Model, arrays: Arrays) -> None:
+    """Give a compiled model and its optimizer the state that `trained_arrays` returned.
+
+    Raises:
+        CheckpointError: If it does not fit.
+    """
+    load_model_arrays(model, arrays)
+    load_optimizer(model, arrays)
+
+
+def arrays_under(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, under the rest of their names.
+
+    >>> arrays_under("best", {"best/model/0/0": np.zeros(2), "model/0/0": np.ones(2)})
+    {'model/0/0': array([0., 0.])}
+    """
+    start = f"{prefix}/"
+    return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}

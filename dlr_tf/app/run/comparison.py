@@ -2,15 +2,141 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
+from dlr_tf.app.config import RunConfig
+from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run.run import COMPARISON, TRAINING, Run
+from dlr_tf.app.run.training import Result, train
+from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup
 
 ONE_RATE = "one rate for all layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What a comparison found, one entry per seed.
+
+    Args:
+        seeds: The seeds.
+        rates: The rates of our trainings.
+        one_rate: The rates of the trainings with one rate for all layers.
+        ours: The results of our trainings; the first one is that of the run.
+        theirs: The results of the trainings with one rate.
+    """
+
+    seeds: Sequence[int]
+    rates: Sequence[Sequence[float]]
+    one_rate: Sequence[Sequence[float]]
+    ours: Sequence[Result]
+    theirs: Sequence[Result]
+
+    @property
+    def our_accuracies(self) -> list[float]:
+        """The test accuracies of our trainings."""
+        return [result.accuracy for result in self.ours]
+
+    @property
+    def their_accuracies(self) -> list[float]:
+        """The test accuracies of the trainings with one rate."""
+        return [result.accuracy for result in self.theirs]
+
+    def report(self) -> dict[str, Any]:
+        """Return the entry `"compare"` of report.json."""
+        return {
+            "label": ONE_RATE,
+            "seeds": list(self.seeds),
+            "learning_rates": [rates[-1] for rates in self.one_rate],
+            "learning_rates_of_the_run": list(self.rates),
+            "test_accuracies": self.their_accuracies,
+            "test_losses": [result.loss for result in self.theirs],
+            "history": self.theirs[0].history,
+        }
+
+
+def compare(
+    run: Run,
+    start: Mapping[str, np.ndarray],
+    rates: Sequence[float],
+    label: str,
+    result: Result,
+) -> Comparison:
+    """Train with several seeds, each with our rates and with one rate for all layers.
+
+    Both have the same schedule and epochs. A range test chooses the one rate. Afterwards the model
+    is that of the last of these trainings.
+
+    Args:
+        run: The run.
+        start: The state of the model before the training of the run.
+        rates: The rates of that training.
+        label: What they are called.
+        result: Its result.
+
+    Raises:
+        UsageError: If no rate can be suggested.
+        DivergedError: If one of the trainings diverges.
+    """
+    config, task, model = run.config, run.task, run.task.model
+    head = [] if config.keep_head else head_variables(model, task.groups)
+    seeds = range(config.seed, config.seed + config.compare_seeds)
+
+    def train_with_seed(
+        config: RunConfig, name: str, label: str, rates: Sequence[float] | None, ratios: list[float]
+    ) -> tuple[Sequence[float], Result]:
+        index = len(ours) + len(theirs)
+        print_stderr(
+            f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}"
+        )
+        name = f"{name}-{config.seed}"
+        files, path = run.files(name), run.checkpoint(f"{name}-result")
+        stored = checkpoint.read_checkpoint(path) if path else None
+        if stored is None:
+            checkpoint.load_model_arrays(model, start)
+            if config.seed != run.config.seed:
+                start_with_seed(model, head, config.seed)
+            if rates is None:
+                rates = run.rates(name, config, ratios)
+            found = train(config, task, rates, files, run.stop, show_epochs=False)
+            numbers = {key: getattr(found, key) for key in _NUMBERS}
+            stored = {}, {"rates": list(rates), "result": numbers}
+            if path and files.checkpoint:
+                checkpoint.write_checkpoint(path, *stored)
+                # The weights of a training that is finished are of no more use.
+                files.checkpoint.unlink(missing_ok=True)
+        _, record = stored
+        found = Result(**record["result"])
+        print_stderr(f"test accuracy {found.accuracy:.4f}")
+        return record["rates"], found
+
+    # Without its frozen epochs if it has no others, or the other layers would never move.
+    frozen = 0 if config.trains_head_only else config.frozen_epochs
+    one_rate = dataclasses.replace(config, frozen_epochs=frozen)
+    all_rates, ours = [rates], [result]
+    their_rates, theirs = list[Sequence[float]](), list[Result]()
+    for seed in seeds:
+        if seed != config.seed:
+            seeded = dataclasses.replace(config, seed=seed)
+            found = train_with_seed(seeded, TRAINING, label, task.rates, task.ratios)
+            all_rates.append(found[0])
+            ours.append(found[1])
+        seeded = dataclasses.replace(one_rate, seed=seed)
+        ones = [1.0] * len(task.groups)
+        found = train_with_seed(seeded, COMPARISON, ONE_RATE, None, ones)
+        their_rates.append(found[0])
+        theirs.append(found[1])
+    return Comparison(seeds, all_rates, their_rates, ours, theirs)
+
+
+_NUMBERS = ("history", "accuracy", "loss", "kept_epoch")
 
 
 def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[keras.Variable]:
@@ -37,7 +163,7 @@ def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: in
         state.assign([1000 * (seed + 1) + number, 0])
 
 
-def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
+def comparison_lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
     """Return what a comparison found. Nothing in it is called better.
 
     Args:
@@ -45,12 +171,13 @@ def lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[st
         ours: Their test accuracies, one per seed.
         theirs: The test accuracies of the trainings with one rate, for the same seeds.
 
-    >>> print(*lines("differential rates", [0.96, 0.95, 0.97], [0.94, 0.96, 0.97]), sep="\\n")
+    >>> found = comparison_lines("differential rates", [0.96, 0.95, 0.97], [0.94, 0.96, 0.97])
+    >>> print(*found, sep="\\n")
     test accuracy on average over 3 seeds, and from lowest to highest:
       differential rates       0.9600, 0.9500 to 0.9700
       one rate for all layers  0.9567, 0.9400 to 0.9700
       difference               +0.33, -1.00 to +2.00 points
-    >>> lines("only the head", [0.5], [0.5])[0]
+    >>> comparison_lines("only the head", [0.5], [0.5])[0]
     'test accuracy with one seed (with another seed, the order can be the opposite):'
     """
     differences = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]

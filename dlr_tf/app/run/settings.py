@@ -1,50 +1,51 @@
-"""The file `settings.json` of a run: what it was started with, so that it can go on."""
+"""The file `settings.json` of a run: what it was started with, so that it can be resumed."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dlr_tf._names import MAX_NAMES, some_of
+from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
 from dlr_tf.app.models import application_names
+from dlr_tf.app.paths import TFDS
 from dlr_tf.app.results import json_text, versions, write_text
-from dlr_tf.app.terminal import UsageError
 
 FILE = "settings.json"
-# Attributes of the arguments that are no settings of the training.
-_NO_SETTINGS = ("command", "command_line", "output", "resume", "verbose")
 _PATHS = ("data", "weights", "model")
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that decide the result."""
-    return {name: value for name, value in vars(args).items() if name not in _NO_SETTINGS}
-
-
-def write_settings(folder: Path, args: argparse.Namespace, data: ImageData) -> None:
+def write_settings(
+    folder: Path, config: RunConfig, command_line: Sequence[str], data: ImageData
+) -> None:
     """Write what a run is started with.
 
     Args:
         folder: The folder of the run.
-        args: The arguments of `finetune`.
+        config: What it does.
+        command_line: The arguments of `dlr-tf`.
         data: The images.
 
     Raises:
         WriteError: If the operating system refuses.
     """
     content = {
-        "command": ["dlr-tf", *args.command_line],
+        "command": ["dlr-tf", *command_line],
         "folder": os.getcwd(),
-        "settings": settings_of(args),
+        "settings": config.as_dict(),
         "class_names": list(data.class_names),
         "data": _numbers(data),
         "versions": versions(),
     }
+    _write(folder, content)
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / FILE, json_text(content))
 
 
@@ -58,7 +59,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "holds no settings.json" if folder.is_dir() else "does not exist"
         raise ValueError(
-            f"There is no run to go on with: the folder {str(folder)!r} {what}. Give the folder of "
+            f"There is no run to resume: the folder {str(folder)!r} {what}. Give the folder of "
             "a run. A run that was stopped before its training began is started again without "
             "--resume."
         )
@@ -88,38 +89,63 @@ def run_settings(folder: Path) -> dict[str, Any]:
     return paths_from_here(stored["settings"], stored.get("folder"))
 
 
-def resumed_arguments(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Namespace:
-    """Return the arguments of a run that goes on.
+def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
+    """Return what a run that is resumed does.
 
     Args:
-        args: The arguments, with defaults for those that are not given.
-        given: Those that are given, by name.
+        folder: The folder of the run.
+        given: The options that are given now, by name. DATA may be another place of the same
+            images: `check_same_data` compares them.
 
     Raises:
-        UsageError: If there is no such run, or an argument that is given differs from the run's.
+        ValueError: If there is no such run, or an option that is given differs from the run's.
     """
-    folder = Path(args.resume)
-    try:
-        stored = read_settings(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    stored = read_settings(folder)
     own = paths_from_here(stored["settings"], stored.get("folder"))
-    found = argparse.Namespace(**{**vars(args), **own})
+    if all(_is_path("data", data) for data in (own.get("data"), given.get("data"))):
+        own["data"] = given["data"]
+    elif _is_path("data", own.get("data")) and not Path(own["data"]).exists():
+        raise ValueError(
+            f"The images of the run are no longer in {own['data']!r}. Give the place where they "
+            f"are: dlr-tf finetune --resume {shlex.quote(str(folder))} DATA"
+        )
+    try:
+        config = RunConfig.of(own)
+    except TypeError as error:
+        raise ValueError(
+            f"The file {str(folder / FILE)!r} was not written by this version of dlr-tf: {error}. "
+            "Resume the run with the version that began it."
+        ) from error
+    known = config.as_dict()
     differing = [
-        _difference(name, value, getattr(found, name))
+        _difference(name, value, known[name])
         for name, value in given.items()
-        if name not in _NO_SETTINGS and not _is_same(name, value, getattr(found, name))
+        if name in known and not _is_same(name, value, known[name])
     ]
     output = given.get("output")
     if output is not None and Path(output).resolve() != folder.resolve():
         differing.append(f"--output {output} differs from the run's folder {folder}")
     if differing:
-        raise UsageError(
-            f"{'; '.join(differing[:MAX_NAMES])}. A run goes on with its own settings: leave out "
-            "all options but --resume. To train its model further, start a run with --model "
-            f"{args.resume} --keep-head."
+        raise ValueError(
+            f"{'; '.join(differing[:MAX_NAMES])}. A run is resumed with its own settings: leave "
+            "out all options but --resume. To train its model further, start a run with --model "
+            f"{folder} --keep-head."
         )
-    return found
+    return config
+
+
+def write_place_of_data(folder: Path, config: RunConfig) -> None:
+    """Write where the images of a run that is resumed are now, if they have moved.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    content = read_settings(folder)
+    before = paths_from_here(content["settings"], content.get("folder"))["data"]
+    if config.data is not None and not _is_same("data", config.data, before):
+        # Without the working folder, which may not be that in which the run began.
+        content["settings"]["data"] = os.path.abspath(config.data)
+        _write(folder, content)
 
 
 def check_same_data(folder: Path, data: ImageData) -> None:
@@ -135,17 +161,16 @@ def check_same_data(folder: Path, data: ImageData) -> None:
     stored = read_settings(folder)
     if tuple(stored["class_names"]) != data.class_names:
         raise ValueError(
-            "The data have changed since the run began, so it cannot go on. It began with the "
-            f"classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
+            "The data have changed since the run began, so it cannot be resumed. It began with "
+            f"the classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
         )
     now = _numbers(data)
-    # A run of an earlier version has no fingerprint.
     differs = {name for name, value in stored["data"].items() if now.get(name) != value}
     if differs == {"fingerprint"}:
         raise ValueError(
-            "The data have changed since the run began, so it cannot go on: as many images as "
-            "before, but other files, classes of files, or sizes of files. Restore them, or start "
-            "another run."
+            "The data have changed since the run began, so it cannot be resumed: as many images "
+            "as before, but other files, classes of files, or sizes of files. Restore them, or "
+            "start another run."
         )
     if differs:
         before, after = (
@@ -157,7 +182,7 @@ def check_same_data(folder: Path, data: ImageData) -> None:
             for numbers in (stored["data"], now)
         )
         raise ValueError(
-            "The data have changed since the run began, so it cannot go on. It began with "
+            "The data have changed since the run began, so it cannot be resumed. It began with "
             f"{before}. Found now: {after}"
         )
 
@@ -206,7 +231,7 @@ def _is_path(name: str, value: Any) -> bool:
     >>> _is_path("data", "photos"), _is_path("data", "tfds:mnist"), _is_path("model", "vgg16")
     (True, False, False)
     """
-    if not value or value in ("imagenet", "none") or value.startswith(("tfds:", "hub:")):
+    if not value or value in ("imagenet", "none") or value.startswith((TFDS, "hub:")):
         return False
     names = [known.lower() for known in application_names()]
     return name != "model" or value.lower() not in names

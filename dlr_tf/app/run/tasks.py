@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +13,8 @@ import keras
 from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
-from dlr_tf.app.arguments import parse_augmentations
+from dlr_tf.app.arguments import MODEL_DEFAULTS, parse_augmentations
+from dlr_tf.app.config import TaskConfig
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core.assignment import assign_variables
@@ -38,8 +38,9 @@ class Task:
         data: The images.
         model: The classifier, not compiled.
         groups: Its groups. The last one is the head, alone.
-        rates: The peak rate of each group; with `auto`, its ratio to that of the head.
-        auto: Whether a range test chooses the rates. Defaults to `False`.
+        rates: The peak rate of each group. `None`: a range test chooses them.
+        source: The options `model`, `weights` and `image_size`, with what they stand for where they
+            were not given. Defaults to none.
         pretraining_accuracy: The accuracy of the embedded network's pretraining. `None` for a model
             of `keras.applications`.
     """
@@ -47,73 +48,90 @@ class Task:
     data: image_data.ImageData
     model: keras.Model
     groups: Sequence[LayerGroup]
-    rates: list[Any]
-    auto: bool = False
+    rates: list[float] | None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pretraining_accuracy: float | None = None
 
+    @property
+    def ratios(self) -> list[float]:
+        """The ratio of the rate of each group to that of the head, if a range test chooses."""
+        return relative_rates(len(self.groups))
 
-def load_task(args: argparse.Namespace) -> Task:
+
+def load_task(config: TaskConfig, *, verbose: bool = False) -> Task:
     """Read the images, build the model, and split it into groups with their rates.
 
     Args:
-        args: The arguments that `finetune` and `find-lr` share.
+        config: What to load.
+        verbose: Whether to show the pretraining of the embedded network. Defaults to `False`.
 
     Raises:
         ValueError: If the images, the model, the groups or the rates are not usable.
         ImportError: If the source of the images needs a package that is not installed.
     """
-    keras.utils.set_random_seed(args.seed)
-    boundaries = args.boundaries.split(",") if args.boundaries else None
-    rates = parse_rates(args.learning_rate)
-    if args.data is None:
-        return _digits_task(args, boundaries, rates)
-    return _image_task(args, boundaries, rates)
+    keras.utils.set_random_seed(config.seed)
+    boundaries = config.boundaries.split(",") if config.boundaries else None
+    rates = parse_rates(config.learning_rate)
+    if config.data is None:
+        return _digits_task(config, boundaries, rates, verbose)
+    return _image_task(config, config.data, boundaries, rates)
 
 
-def _digits_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
+def _digits_task(
+    config: TaskConfig, boundaries: list[str] | None, rates: Any, verbose: bool
+) -> Task:
     pretraining, data = image_data.load_digits(
-        batch_size=args.batch_size,
-        seed=args.seed,
-        validation_fraction=args.validation_fraction,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        validation_fraction=config.validation_fraction,
     )
+    # The groups of a network that is not pretrained yet are the same, and so are the mistakes.
+    untrained = models.classifier(models.digits_backbone(), len(data.class_names))
+    groups, _ = groups_with_head(untrained, config.groups, boundaries, shown_by="dlr-tf layers")
+    rates_of_groups(rates, groups)
+    keras.utils.set_random_seed(config.seed)
     print_stderr(f"pretraining on {pretraining.name}")
     with Progress() as progress:
         backbone, accuracy = models.pretrain_on_digits(
-            pretraining, callbacks=[progress] if args.verbose else [], verbose=0
+            pretraining, callbacks=[progress] if verbose else [], verbose=0
         )
     print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model = models.classifier(backbone, len(data.class_names))
-    groups = split_task(model, args.groups, boundaries, shown_by="dlr-tf layers")
+    groups = split_task(model, config.groups, boundaries, shown_by="dlr-tf layers")
     _say_what_was_found(data)
-    return Task(data, model, groups, rates_of_groups(rates, groups), rates == AUTO, accuracy)
+    return Task(data, model, groups, rates_of_groups(rates, groups), pretraining_accuracy=accuracy)
 
 
-def _image_task(args: argparse.Namespace, boundaries: list[str] | None, rates: Any) -> Task:
+def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, rates: Any) -> Task:
     source = models.open_source(
-        args.model,
-        weights=args.weights,
-        image_size=args.image_size,
-        keep_head=args.keep_head,
+        config.model or str(MODEL_DEFAULTS["model"]),
+        weights=config.weights,
+        image_size=config.image_size,
+        keep_head=config.keep_head,
     )
-    # Stored, so that the report names them.
-    args.model, args.weights, args.image_size = source.name, source.weights, source.image_size
     # Model, groups and rates come before the images, which can take minutes to read.
-    found = image_data.find(args.data, skip_broken=args.skip_broken)
+    found = image_data.find(images, skip_broken=config.skip_broken)
     model = source.build(found.class_names)
     if source.note:
         print_stderr(source.note)
-    groups = split_task(model, args.groups, boundaries, shown_by=layers_command(args))
+    command = layers_command(source.name, source.image_size, config.keep_head)
+    groups = split_task(model, config.groups, boundaries, shown_by=command)
     group_rates = rates_of_groups(rates, groups)
     data = image_data.load(
         found,
-        image_size=args.image_size,
-        batch_size=args.batch_size,
-        seed=args.seed,
-        validation_fraction=args.validation_fraction,
-        augmentations=parse_augmentations(args.augment),
+        image_size=source.image_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        validation_fraction=config.validation_fraction,
+        augmentations=parse_augmentations(config.augment),
     )
     _say_what_was_found(data)
-    return Task(data, model, groups, group_rates, rates == AUTO)
+    resolved = {
+        "model": source.name,
+        "weights": source.weights,
+        "image_size": source.image_size,
+    }
+    return Task(data, model, groups, group_rates, resolved)
 
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
@@ -125,15 +143,15 @@ def _say_what_was_found(data: image_data.ImageData) -> None:
         print_stderr(line)
 
 
-def layers_command(args: argparse.Namespace) -> str:
-    """Return the command that lists the layers of the model of a task.
+def layers_command(model: str, image_size: int | None, keep_head: bool) -> str:
+    """Return the command that lists the layers of a model.
 
-    >>> layers_command(argparse.Namespace(model="VGG16", image_size=64, keep_head=False))
+    >>> layers_command("VGG16", 64, False)
     'dlr-tf layers VGG16 --image-size 64'
     """
-    keep_head = ["--keep-head"] if args.keep_head else []
-    size = ["--image-size", str(args.image_size)] if args.image_size else []
-    return shlex.join(["dlr-tf", "layers", args.model, *size, *keep_head])
+    size = ["--image-size", str(image_size)] if image_size else []
+    keep = ["--keep-head"] if keep_head else []
+    return shlex.join(["dlr-tf", "layers", model, *size, *keep])
 
 
 def split_task(
@@ -159,6 +177,20 @@ def split_task(
     Raises:
         ValueError: If the model cannot be split like this.
     """
+    groups, note = groups_with_head(model, n_groups, boundaries, shown_by=shown_by)
+    if note:
+        print_stderr(note)
+    return groups
+
+
+def groups_with_head(
+    model: keras.Model,
+    n_groups: int | None,
+    boundaries: Sequence[str] | None = None,
+    *,
+    shown_by: str = "",
+) -> tuple[Sequence[LayerGroup], str]:
+    """Return the groups of `split_task`, and a note if there is one more than asked for."""
     try:
         if boundaries is not None:
             groups = split_layers(model, boundaries)
@@ -176,14 +208,13 @@ def split_task(
     last = len(groups) - 1
     trained = {v.path for v in assign_variables(model, groups) if v.group == last}
     if all(path.startswith(f"{head}/") for path in trained):
-        return groups
+        return groups, ""
     groups = split_layers(model, [*(boundaries or ()), head])
     names = some_of([group.name for group in groups])
-    print_stderr(
+    return groups, (
         f"the head, layer {head!r}, becomes a group of its own, which makes "
         f"{len(groups)} groups: {names}"
     )
-    return groups
 
 
 def _default_split(model: keras.Model) -> tuple[LayerGroup, ...]:
@@ -227,13 +258,13 @@ def parse_rates(text: str) -> Any:
         rates = [number(part) for part in text.split(",")]
     else:
         rates = number(text)
-    # Refuses a wrong rate now. The number of groups is known only after the model is built.
+    # Raises if a rate is wrong. The number of groups is known only after the model is built.
     resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)
     return rates
 
 
-def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[Any]:
-    """Return the peak rate of each group, or for `"auto"` its ratio to that of the head.
+def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[float] | None:
+    """Return the peak rate of each group; `None` for `"auto"`.
 
     Args:
         rates: What `parse_rates` returns.
@@ -243,7 +274,7 @@ def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[Any]:
         ValueError: If a list has not one rate per group.
     """
     if rates == AUTO:
-        return list(relative_rates(len(groups)))
+        return None
     if isinstance(rates, list) and len(rates) != len(groups):
         raise ValueError(
             f"--learning-rate should hold one rate per group. There are {len(groups)} groups: "

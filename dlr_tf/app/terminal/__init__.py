@@ -1,7 +1,7 @@
 """What is printed while a command runs, and how: messages, names, tables, the closing lines.
 
-May import `training` and `core`. Other rooms use the names below, and `Progress` from `progress`
-and the clocks from `stopwatch`, which load Keras.
+May import `training` and `core`. Other rooms use the names below, and `Progress` from `progress`,
+which loads Keras.
 """
 
 from dlr_tf.app.terminal.closing_lines import (

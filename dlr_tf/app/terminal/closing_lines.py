@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,7 @@ from dlr_tf.app.terminal.names import printable_name
 
 # The embedded task has no argument --model.
 EMBEDDED_MODEL = "small network"
-_NOT_OF_THE_TASK = frozenset(
-    ["command", "command_line", "data", "output", "resume", "validation_fraction", "verbose"]
-)
+_NOT_OF_THE_TASK = ("data", "output", "validation_fraction")
 
 
 def accuracy_line(n_correct: int, total: int, with_rates: str) -> str:
@@ -57,63 +54,53 @@ def next_line(command: Sequence[str]) -> str:
     return printable_name(f"next: {shlex.join(['dlr-tf', *command])}")
 
 
-def after_training(args: argparse.Namespace, run: Path) -> list[str]:
+def after_training(data: str | None, run: Path) -> list[str]:
     """Return the command to type after `finetune`, for `next_line`.
 
     Args:
-        args: The arguments of `finetune`.
+        data: The argument DATA of `finetune`; `None` for the embedded digits.
         run: Its output folder.
 
-    >>> after_training(argparse.Namespace(data="photos"), Path("runs/1"))
+    >>> after_training("photos", Path("runs/1"))
     ['predict', 'runs/1', 'photo.jpg']
     """
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
-    return ["finetune", "PHOTOS"] if args.data is None else ["predict", str(run), "photo.jpg"]
+    return ["finetune", "PHOTOS"] if data is None else ["predict", str(run), "photo.jpg"]
 
 
-def model_on_data(args: argparse.Namespace, data_name: str) -> str:
+def model_on_data(model: str | None, data_name: str) -> str:
     """Return the names of the model and of the data, for the titles of plots and pages.
 
     Args:
-        args: The arguments of the command.
+        model: The name or the path of the model; `None` for the embedded network.
         data_name: What `ImageData.name` says.
 
-    >>> model_on_data(argparse.Namespace(model="VGG16"), "photos")
+    >>> model_on_data("VGG16", "photos")
     'VGG16 on photos'
     """
-    model = printable_name(Path(args.model).name) if args.model else EMBEDDED_MODEL
-    return f"{model} on {data_name}"
+    return f"{printable_name(Path(model).name) if model else EMBEDDED_MODEL} on {data_name}"
 
 
-def command_with(
-    command: str, args: argparse.Namespace, defaults: Mapping[str, Any], changes: Mapping[str, str]
-) -> list[str]:
-    """Return the arguments of another command with the same task.
+def command_with(command: str, data: str | None, options: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of a command, for `next_line`.
 
     Args:
-        command: Name of the other command.
-        args: The arguments that were given.
-        defaults: The arguments of the other command when only DATA is given. An argument with
-            another value is repeated, one that the other command does not have is left out.
-        changes: Texts of arguments to set.
+        command: Its name.
+        data: Its argument DATA; `None` for the embedded digits.
+        options: Options by name, with their values. `None` and what is no option of the task are
+            left out.
 
-    >>> args = argparse.Namespace(data="my photos", model="VGG16", batch_norm="frozen", steps=9)
-    >>> defaults = {"data": "x", "model": "MobileNetV2", "batch_norm": "frozen"}
-    >>> command_with("finetune", args, defaults, {"learning_rate": "1e-4"})
-    ['finetune', 'my photos', '--model', 'VGG16', '--learning-rate', '1e-4']
+    >>> options = {"model": "VGG16", "keep_head": True, "learning_rate": "1e-4"}
+    >>> command_with("finetune", "my photos", options)
+    ['finetune', 'my photos', '--model', 'VGG16', '--keep-head', '--learning-rate', '1e-4']
     """
-    words = [command] if getattr(args, "data", None) is None else [command, args.data]
-    given = {
-        name: value
-        for name, value in vars(args).items()
-        if name in defaults and value != defaults[name]
-    }
-    for name, value in {**given, **changes}.items():
+    words = [command] if data is None else [command, data]
+    for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if name in _NOT_OF_THE_TASK or value is None:
             continue
         if isinstance(value, bool):
             words.append(option if value else option.replace("--", "--no-", 1))
         else:
-            words += [option, *map(str, value if isinstance(value, (list, tuple)) else [value])]
+            words += [option, str(value)]
     return words

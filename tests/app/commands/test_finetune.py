@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import dataclasses
 import io
 import json
+import math
+import os
 import re
 import types
 from collections.abc import Callable
@@ -26,8 +27,9 @@ from dlr_tf import MultiGroupOptimizer
 from dlr_tf.app import cli, models
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.finetune import describe_rates
+from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import digits, image_files
-from dlr_tf.app.run import comparison
+from dlr_tf.app.run import comparison_lines
 from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning
@@ -80,7 +82,7 @@ def test_results_on_stdout(trained: Run) -> None:
     right = round(796 * accuracy)
     assert first == f"test accuracy {accuracy:.4f} ({right} of 796) with differential rates"
     ours, theirs = report["test_accuracies"], report["compare"]["test_accuracies"]
-    assert compared == comparison.lines("differential rates", ours, theirs)
+    assert compared == comparison_lines("differential rates", ours, theirs)
     assert third == f"written to {trained.output}: {', '.join(FILES)}"
     assert last == "next: dlr-tf finetune PHOTOS"
 
@@ -141,11 +143,11 @@ def test_report(trained: Run) -> None:
     assert len({*report["test_accuracies"], *compared["test_accuracies"]}) > 2
     assert "ours" not in compared
     seconds = report["seconds"]
-    parts = {"reading", "range_test", "training", "comparison", "evaluation", "page", "saving"}
-    assert seconds.keys() == {*parts, "tracing", "validation", "total"}
-    # What lies between the parts is short. Tracing and validation belong to the training.
+    parts = {"reading", "range_test", "training", "saving", "evaluation", "comparison", "page"}
+    assert seconds.keys() == report["processor_seconds"].keys() == {*parts, "total"}
+    # What lies between the parts is short.
     assert 0.9 * seconds["total"] < sum(seconds[part] for part in parts) <= seconds["total"] + 0.5
-    assert seconds["tracing"] + seconds["validation"] <= seconds["training"]
+    assert 0 < report["processor_seconds"]["total"] < os.cpu_count() * seconds["total"]
 
 
 def test_page(trained: Run) -> None:
@@ -275,29 +277,94 @@ def test_a_range_test_that_fails(
 
 
 def test_rates_in_words() -> None:
-    args = argparse.Namespace(epochs=3, frozen_epochs=1, schedule="sgdr")
-    assert describe_rates(args, [0.1, 0.2]) == ("differential rates",) * 2
-    assert describe_rates(args, [0.2, 0.2]) == (
+    config = RunConfig(epochs=3, frozen_epochs=1, schedule="sgdr")
+    assert describe_rates(config, [0.1, 0.2]) == ("differential rates",) * 2
+    assert describe_rates(config, [0.2, 0.2]) == (
         "one rate, 0.2, schedule sgdr",
         "one rate, sgdr",
     )
-    args.frozen_epochs = 3
-    assert describe_rates(args, [0.1, 0.2]) == ("only the head trained, at 0.2", "only the head")
+    config = RunConfig(epochs=3, frozen_epochs=3)
+    assert describe_rates(config, [0.1, 0.2]) == ("only the head trained, at 0.2", "only the head")
 
 
-def test_a_diverged_training_at_one_rate(
+DIVERGING = ["finetune", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "50"]
+DIVERGING += ["--no-compare", "--output", "out"]
+
+
+def finite_at(path: Path) -> bool:
+    weights = keras.models.load_model(path).get_weights()
+    return all(np.isfinite(weight).all() for weight in weights)
+
+
+def test_a_training_that_diverges_at_once(
     quick_digits: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--epochs", "1", "--frozen-epochs", "0", "--optimizer", "sgd", "--no-compare"]
-    arguments += ["--learning-rate", "1e38", "--schedule", "constant", "--output", "out"]
-    assert cli.main(["finetune", *arguments]) == 0
-    assert report_of(Path("out"))["test_loss"] is None
-    (row,) = rows_of(Path("out/log.csv"))
-    assert row["val_loss"] == ""
-    for group in ("group_0", "group_1", "head"):
-        assert float(row[f"learning_rate/{group}"]) == pytest.approx(1e38)
-    first, *_ = capsys.readouterr().out.splitlines()
-    assert first.endswith(" with one rate, 1e+38, schedule constant")
+    assert cli.main([*DIVERGING, "--epochs", "1", "--learning-rate", "1e38"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("dlr-tf: error: The training diverged: ")
+    assert (
+        "at step 2, with the learning rates 1e+38 / 1e+38 / 1e+38. Give lower rates than " in last
+    )
+    assert "--learning-rate 1e38, for example a tenth, or let dlr-tf choose them: " in last
+    # Nothing was trained that could be kept.
+    assert {path.name for path in Path("out").iterdir()} == {
+        *("settings.json", "log.csv", "checkpoint")
+    }
+    assert cli.main(["finetune", "--resume", "out"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(last)
+    assert message.endswith(
+        " This run cannot be resumed, since it would diverge again. Start another one."
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--keep", "best"], ["--checkpoint-every", "1"]])
+def test_a_training_that_diverges_late(
+    quick_digits: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    class Break(keras.callbacks.Callback):
+        """The weights become NaN after the last step of the third epoch."""
+
+        def __init__(self, *_: Any) -> None:
+            super().__init__()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if int(optimizer_of(self.model).iterations) == 6:
+                self.model.trainable_variables[0].assign_add(self.model.trainable_variables[0])
+                self.model.trainable_variables[-1].assign([math.nan] * 5)
+
+    monkeypatch.setattr(finetune, "ShowGroups", Break)
+    arguments = [*DIVERGING, "--epochs", "5", "--learning-rate", "1e-3", *options]
+    assert cli.main(arguments) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "The training diverged: its loss on the validation images is nan at step 6, " in last
+    when = "step 1 of epoch 3" if "--checkpoint-every" in options else "epoch [12]"
+    assert re.search(f"The model after {when} is kept: out/last_finite.keras.$", last)
+    names = {path.name for path in Path("out").iterdir()}
+    assert "last_finite.keras" in names
+    assert not names & {"model.keras", "report.json", "report.html"}
+    assert finite_at(Path("out/last_finite.keras"))
+    assert [row["epoch"] for row in rows_of(Path("out/log.csv"))] == ["1", "2"]
+
+
+def test_a_comparison_that_diverges(
+    quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rates(*_: Any) -> list[float]:
+        return [1e38] * 3
+
+    monkeypatch.setattr(finetune.Run, "rates", rates)
+    arguments = [*DIVERGING[:-3], "--compare", "--compare-seeds", "1", "--epochs", "1"]
+    assert cli.main([*arguments, "--learning-rate", "1e-3", "--output", "out"]) == 0
+    err = capsys.readouterr().err
+    assert "warning: there is no comparison. One of its trainings diverged: " in err
+    assert sorted(path.name for path in Path("out").iterdir()) == FILES
+    assert finite_at(Path("out/model.keras"))
 
 
 def test_a_wrong_setting_is_found_before_training(

@@ -11,6 +11,7 @@ from dlr_tf import SGDR, OneCycle
 from dlr_tf.app import cli
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands.schedule import named_schedule, schedule_rates
+from dlr_tf.app.config import config_of
 
 KINDS = ["sgdr", "onecycle", "triangular"]
 
@@ -48,7 +49,7 @@ def test_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value),
 )
 def test_number_of_steps(argv: list[str], steps: int, restarts: list[int]) -> None:
-    _, *found = named_schedule(parse_arguments(["schedule", *argv]))
+    _, *found = named_schedule(config_of(parse_arguments(["schedule", *argv])))
     assert found == [steps, restarts]
 
 

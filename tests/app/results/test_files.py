@@ -145,9 +145,10 @@ def test_a_folder_is_whole_or_not_there() -> None:
 
 
 def test_two_processes_do_not_write_to_one_folder() -> None:
-    pytest.importorskip("fcntl")
+    pytest.importorskip("filelock")
     message = "Another process is writing to '.'"
     with locked(Path()), pytest.raises(ValueError, match=message), locked(Path()):
         pass
     with locked(Path()):
-        pass
+        check_output_folder(Path())
+    assert os.listdir() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Any
 import pytest
 
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.run.settings import check_same_data, read_settings, write_settings
+from dlr_tf.app.config import RunConfig, config_of
+from dlr_tf.app.run.settings import (
+    check_same_data,
+    read_settings,
+    resumed_config,
+    write_place_of_data,
+    write_settings,
+)
 from dlr_tf.app.terminal import UsageError
 
 
@@ -24,11 +32,19 @@ def data(**changes: Any) -> Any:
     return types.SimpleNamespace(**{**numbers, **changes})
 
 
+def resumed(*arguments: str, run: str = "out") -> RunConfig:
+    """What a run does that is resumed with these arguments."""
+    given = config_of(parse_arguments(["finetune", "--resume", run, *arguments])).given
+    return resumed_config(Path(run), given)
+
+
 @pytest.fixture
 def run() -> Path:
     Path("out").mkdir()
     arguments = ["finetune", "images", "--epochs", "7", "--image-size", "32", "--compare"]
-    write_settings(Path("out"), parse_arguments([*arguments, "--output", "out"]), data())
+    args = parse_arguments([*arguments, "--output", "out"])
+    write_settings(Path("out"), config_of(args).run, args.command_line, data())
+    Path("images").mkdir()
     return Path("out")
 
 
@@ -41,18 +57,22 @@ def test_what_is_stored(run: Path) -> None:
     assert set(content["versions"]) > {"keras", "tensorflow"}
 
 
-def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
-    args = parse_arguments(["finetune", "--resume", "out", "--verbose", "--epochs", "7"])
-    assert (args.data, args.epochs, args.image_size, args.compare) == ("images", 7, 32, True)
-    assert (args.resume, args.verbose, args.output) == ("out", True, None)
-    assert parse_arguments(["finetune", "--resume", "out", "--output", "./out"]).epochs == 7
+def test_a_run_is_resumed_with_its_own_settings(run: Path) -> None:
+    config = resumed("--verbose", "--epochs", "7")
+    assert (config.data, config.epochs, config.image_size, config.compare) == (
+        *("images", 7, 32),
+        True,
+    )
+    assert resumed("--output", "./out") == config
+    args = parse_arguments(["finetune", "images", "--epochs", "7", "--image-size", "32"])
+    assert config == dataclasses.replace(config_of(args).run, compare=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "10"], "--epochs 10 differs from the run's 7. A run goes on with its own"),
-        (["other"], "DATA other differs from the run's images. "),
+        (["--epochs", "10"], "--epochs 10 differs from the run's 7. A run is resumed with its "),
+        (["tfds:mnist"], "DATA tfds:mnist differs from the run's images. "),
         # The default of an option is refused too, if it is given.
         (["--batch-size", "8", "--seed", "1"], "size 8 differs .* 16; --seed 1 differs .* 0. "),
         (["--no-compare"], "--no-compare differs from the run, where --compare is on. "),
@@ -62,25 +82,34 @@ def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
     ],
 )
 def test_other_settings_are_refused(run: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_arguments(["finetune", "--resume", "out", *arguments])
+    with pytest.raises(ValueError, match=message):
+        resumed(*arguments)
+
+
+def test_images_that_have_moved(run: Path) -> None:
+    Path("images").rename("moved")
+    with pytest.raises(ValueError, match="no longer in 'images'. Give .* --resume out DATA"):
+        resumed()
+    config = resumed("moved")
+    assert config.data == "moved"
+    write_place_of_data(run, config)
+    assert resumed().data == str(Path("moved").absolute())
 
 
 def test_from_another_working_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = Path("images").absolute()
-    images.mkdir()
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    args = parse_arguments(["finetune", "--resume", "../out"])
-    assert (args.data, args.weights, args.model) == (str(images), None, "MobileNetV2")
+    config = resumed(run="../out")
+    assert (config.data, config.weights, config.model) == (str(images), None, "MobileNetV2")
 
 
 def test_no_run() -> None:
-    with pytest.raises(UsageError, match="the folder 'nowhere' does not exist. Give the folder"):
-        parse_arguments(["finetune", "--resume", "nowhere"])
+    with pytest.raises(ValueError, match="the folder 'nowhere' does not exist. Give the folder"):
+        resumed(run="nowhere")
     Path("empty").mkdir()
-    with pytest.raises(UsageError, match=r"the folder 'empty' holds no settings.json"):
-        parse_arguments(["finetune", "--resume", "empty"])
+    with pytest.raises(ValueError, match=r"the folder 'empty' holds no settings.json"):
+        resumed(run="empty")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": 1}'])
@@ -115,13 +144,12 @@ def test_no_checkpoints_on_several_machines() -> None:
 def test_names_are_no_paths_and_the_same_in_any_spelling(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("imagenet", "MobileNetV2", "images", "elsewhere"):
+    for name in ("imagenet", "MobileNetV2", "elsewhere"):
         Path(name).mkdir()
-    again = ["--model", "mobilenetv2", "./images"]
-    args = parse_arguments(["finetune", "--resume", "out", *again])
-    assert (args.model, args.data) == ("MobileNetV2", "images")
+    config = resumed("--model", "mobilenetv2", "./images")
+    assert (config.model, config.data) == ("MobileNetV2", "./images")
     monkeypatch.chdir("elsewhere")
-    args = parse_arguments(["finetune", "--resume", "../out", "../images"])
-    assert (args.model, args.weights) == ("MobileNetV2", None)
-    with pytest.raises(UsageError, match="--model VGG16 differs from the run's MobileNetV2"):
-        parse_arguments(["finetune", "--resume", "../out", "--model", "VGG16"])
+    config = resumed("../images", run="../out")
+    assert (config.model, config.weights) == ("MobileNetV2", None)
+    with pytest.raises(ValueError, match="--model VGG16 differs from the run's MobileNetV2"):
+        resumed("--model", "VGG16", run="../out")

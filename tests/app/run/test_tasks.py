@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from dlr_tf import LayerGroup
 from dlr_tf.app import data, models
 from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.config import config_of
 from dlr_tf.app.run.tasks import load_task, parse_rates, rates_of_groups, split_task
 
 
@@ -119,6 +121,26 @@ def test_rates_that_are_none(text: str, message: str) -> None:
         parse_rates(text)
 
 
+def test_rates_that_are_chosen() -> None:
+    assert rates_of_groups(parse_rates("auto"), groups_named("a", "head")) is None
+
+
+def test_a_mistake_is_found_before_the_pretraining(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+
+    def pretrain(*_: object, **__: object) -> None:
+        raise AssertionError("pretrained")
+
+    monkeypatch.setattr(models, "pretrain_on_digits", pretrain)
+    for options, message in (
+        (["--learning-rate", "1,2"], "There are 3 groups"),
+        (["--boundaries", "conv"], "Did you mean 'conv_"),
+        (["--groups", "99"], "can be cut into at most"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_task(config_of(parse_arguments(["finetune", *options])).run)
+
+
 def test_a_list_of_rates_has_one_per_group() -> None:
     groups = groups_named("group_0", "group_1", "head")
     message = (
@@ -156,7 +178,7 @@ def test_mistakes_are_found_before_images_are_read(
     image_folder("images")
     argv = ["finetune", "images", "--weights", "none", "--image-size", "16", *options]
     with pytest.raises(ValueError, match=message):
-        load_task(parse_arguments(argv))
+        load_task(config_of(parse_arguments(argv)).run)
 
 
 def test_a_folder_with_an_application(
@@ -165,14 +187,15 @@ def test_a_folder_with_an_application(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     image_folder("images")
-    args = parse_arguments(["find-lr", "images", "--weights", "none", "--seed", "3"])
-    task = load_task(args)
-    assert args.image_size == 224  # the size that the model was made for
+    argv = ["find-lr", "images", "--weights", "none", "--seed", "3"]
+    task = load_task(config_of(parse_arguments(argv)))
+    # The size that the model was made for.
+    assert task.source == {"model": "MobileNetV2", "weights": "none", "image_size": 224}
     assert task.data.image_shape == (224, 224, 3)
     assert task.model.output_shape == (None, 2)
     assert [group.name for group in task.groups] == ["group_0", "group_1", "head"]
-    assert task.auto
-    assert task.rates == pytest.approx([0.1, 0.1**0.5, 1.0])  # the ratios that are kept
+    assert task.rates is None
+    assert task.ratios == pytest.approx([0.1, 0.1**0.5, 1.0])
     assert task.pretraining_accuracy is None
     assert capsys.readouterr().err.endswith(
         "images: 8 training images, 2 test images, 2 classes\n"
@@ -191,18 +214,18 @@ def test_options_for_images_reach_the_data(
     (image_folder("images") / "class_0" / "000.png").write_bytes(b"")
     argv = ["finetune", "images", "--weights", "none", "--image-size", "16"]
     with pytest.raises(ValueError, match=r"1 file of the data 'images' cannot be read, for the"):
-        load_task(parse_arguments(argv))
+        load_task(config_of(parse_arguments(argv)).run)
     assert "images/class_0/000.png: it is empty\n" in capsys.readouterr().err
-    args = parse_arguments([*argv, "--skip-broken", "--augment", "colour"])
-    args.validation_fraction = 0.25
-    changed = load_task(args).data
+    config = config_of(parse_arguments([*argv, "--skip-broken", "--augment", "colour"])).run
+    config = dataclasses.replace(config, validation_fraction=0.25)
+    changed = load_task(config).data
     err = capsys.readouterr().err
     assert "images: 1 file left out (--skip-broken)\n" in err
     assert "images: 5 training images, 2 validation images, 2 test images, 2 classes\n" in err
     assert "class    train  validation  test\nclass_0      2           1     1\n" in err
-    args.augment = "none"
+    plain = load_task(dataclasses.replace(config, augment="none")).data
     (one, labels), (other, other_labels) = (
-        next(iter(task)) for task in (changed.train, load_task(args).data.train)
+        next(iter(task)) for task in (changed.train, plain.train)
     )
     np.testing.assert_array_equal(labels, other_labels)
     assert not np.allclose(one, other)

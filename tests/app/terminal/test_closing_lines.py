@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from pathlib import Path
 
@@ -28,29 +27,23 @@ def test_where_it_is() -> None:
 
 
 def test_what_to_type_next() -> None:
-    photos = argparse.Namespace(data="photos")
-    line = next_line(after_training(photos, Path("it's a run; rm -r")))
+    line = next_line(after_training("photos", Path("it's a run; rm -r")))
     assert line.startswith("next: ")
     words = shlex.split(line.partition(" ")[2])
     assert words == ["dlr-tf", "predict", "it's a run; rm -r", "photo.jpg"]
-    embedded = argparse.Namespace(data=None)
-    assert next_line(after_training(embedded, Path("run"))) == "next: dlr-tf finetune PHOTOS"
+    assert next_line(after_training(None, Path("run"))) == "next: dlr-tf finetune PHOTOS"
 
 
 def test_model_and_data_of_a_title() -> None:
-    assert model_on_data(argparse.Namespace(model="a/b/mine.keras"), "x") == "mine.keras on x"
-    assert model_on_data(argparse.Namespace(model=None), "digits") == "small network on digits"
+    assert model_on_data("a/b/mine.keras", "x") == "mine.keras on x"
+    assert model_on_data(None, "digits") == "small network on digits"
 
 
-def test_options_of_one_command_for_another() -> None:
-    argv = ["photos", "--boundaries", "a,b", "--seed", "3", "--batch-norm", "train"]
-    given = parse_arguments(["find-lr", *argv, "--steps", "7", "--verbose", "--output", "a.png"])
-    defaults = vars(parse_arguments(["finetune", "x"]))
-    words = command_with("finetune", given, defaults, {"learning_rate": "1e-5:1e-4"})
-    assert words[:2] == ["finetune", "photos"]
-    again, first = parse_arguments(words), parse_arguments(["finetune", *argv])
-    expected = {**vars(first), "learning_rate": "1e-5:1e-4", "command_line": words}
-    assert vars(again) == expected
-    switches = argparse.Namespace(data=None, compare=False, strict=True)
-    words = command_with("finetune", switches, {"compare": True, "strict": False}, {})
+def test_the_command_with_options() -> None:
+    argv = ["finetune", "photos", "--boundaries", "a,b", "--seed", "3", "--batch-norm", "train"]
+    options = {"boundaries": "a,b", "seed": 3, "batch_norm": "train", "weights": None}
+    words = command_with("finetune", "photos", {"data": "photos", **options})
+    assert words == argv
+    assert vars(parse_arguments(words)) == vars(parse_arguments(argv))
+    words = command_with("finetune", None, {"compare": False, "strict": True})
     assert words == ["finetune", "--no-compare", "--strict"]

@@ -1,0 +1,218 @@
+"""The callbacks of a training that can be stopped and resumed, each with one job.
+
+Keras' own do not fit: `EarlyStopping` and `ModelCheckpoint` compare one number, and forget after a
+stop what they compared; `BackupAndRestore` does not hold the metrics within an epoch; `CSVLogger`
+writes the rates of frozen groups as `nan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dlr_tf.app.results import append_text
+from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run.divergence import check_finite
+from dlr_tf.app.run.interrupts import StopRequests
+from dlr_tf.app.run.seconds import Seconds
+from dlr_tf.app.run.state import TrainingState, log_text
+from dlr_tf.core._keras import build_metrics
+from dlr_tf.training.learning_rate_logger import LearningRateLogger
+
+Logs = Mapping[str, Any] | None
+
+
+class CutEpoch(keras.callbacks.Callback):
+    """Count the steps of an epoch, and end one that was resumed within it after its last step.
+
+    Keras counts the steps of an epoch from 0, also after a stop within it.
+
+    Args:
+        state: How far the training is.
+        steps: Int: steps in an epoch.
+    """
+
+    def __init__(self, state: TrainingState, steps: int) -> None:
+        super().__init__()
+        self._state = state
+        self._steps = steps
+        self._before = state.step
+        self._is_cut = False
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self._state.step = self._before + batch + 1
+        if self._before and self._state.step >= self._steps:
+            # It ends the loop over the steps; `on_epoch_end` takes it back.
+            self.model.stop_training = self._is_cut = True
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self._is_cut:
+            self.model.stop_training = self._is_cut = False
+        self._before = 0
+
+
+class EpochState(keras.callbacks.Callback):
+    """Add each epoch to the state.
+
+    Args:
+        state: How far the training is.
+    """
+
+    def __init__(self, state: TrainingState) -> None:
+        super().__init__()
+        self._state = state
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._state.end_epoch(logs or {})
+
+
+class EarlyStop(keras.callbacks.Callback):
+    """End the training after some epochs that were no better than the best one before.
+
+    Args:
+        state: How far the training is.
+        patience: Int: number of epochs.
+    """
+
+    def __init__(self, state: TrainingState, patience: int) -> None:
+        super().__init__()
+        self._state = state
+        self._patience = patience
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self._state.epoch - self._state.best_epoch >= self._patience:
+            self.model.stop_training = True
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Hold the model and the optimizer as they were after the best epoch.
+
+    Args:
+        state: How far the training is.
+        arrays: What an earlier process held; empty at the beginning.
+    """
+
+    def __init__(self, state: TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self._state = state
+        self.arrays = dict(arrays)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self._state.best_epoch == self._state.epoch:
+            self.arrays = checkpoint.trained_arrays(self.model)
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Add a row to `log.csv` after each epoch.
+
+    Args:
+        path: The file.
+        state: How far the training is.
+    """
+
+    def __init__(self, path: Path, state: TrainingState) -> None:
+        super().__init__()
+        self._path = path
+        self._state = state
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        append_text(self._path, log_text(self._state.history, first=epoch))
+
+
+class CheckpointCallback(keras.callbacks.Callback):
+    """Resume from the arrays of a checkpoint, write checkpoints, and stop where that is asked for.
+
+    It comes after the callbacks that change what is written.
+
+    Args:
+        path: The file. `None`: nothing is written.
+        state: How far the training is.
+        arrays: The arrays of the checkpoint; empty at the beginning.
+        logger: The callback that records the rates.
+        best: The callback that holds the best epoch; `None` for a training that keeps the last one.
+        stop: Tells when the process has to end.
+        steps: Int: steps in an epoch.
+        epochs: Int: all epochs.
+        every: Int: steps between two checkpoints; `None` for one after each epoch.
+        batch: `tf.TensorSpec`s: what a batch looks like.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        state: TrainingState,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        logger: LearningRateLogger,
+        best: BestWeights | None,
+        stop: StopRequests,
+        steps: int,
+        epochs: int,
+        every: int | None,
+        batch: Any,
+    ) -> None:
+        super().__init__()
+        self._path = path
+        self._state = state
+        self._arrays = arrays
+        self._logger = logger
+        self._best = best
+        self._stop = stop
+        self._steps = steps
+        self._epochs = epochs
+        self._every = every
+        self._batch = batch
+        self._before = state.seconds
+        self._started = Seconds.now()
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        if not self._arrays:
+            return
+        if self._state.step:
+            # Keras creates their variables in the first step, which is too late.
+            with self.model.distribute_strategy.scope():
+                build_metrics(self.model, keras.tree.map_structure(_example, self._batch))
+        checkpoint.load_trained_arrays(self.model, self._arrays)
+        columns = checkpoint.arrays_under("steps", self._arrays)
+        self._logger.load_history({name: column.tolist() for name, column in columns.items()})
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        if self._arrays and self._state.step:
+            # Keras has just reset them.
+            checkpoint.assign_arrays(self.model.metrics_variables, "metrics", self._arrays)
+        self._arrays = {}  # from here on only memory
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        step = self._state.step
+        if step >= self._steps:
+            return  # the end of the epoch follows
+        total = self._state.epoch * self._steps + step
+        if (self._every and total % self._every == 0) or self._stop.is_requested:
+            self._save()
+        self._stop.check()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._state.is_finished = self.model.stop_training or self._state.epoch == self._epochs
+        self._save()
+        self._stop.check()
+
+    def _save(self) -> None:
+        check_finite(self.model)
+        self._state.seconds = self._before.plus(Seconds.now().since(self._started))
+        if self._path is None:
+            return
+        arrays = checkpoint.trained_arrays(self.model)
+        arrays |= checkpoint.variable_arrays(self.model.metrics_variables, "metrics")
+        arrays |= {f"steps/{name}": np.array(v) for name, v in self._logger.history.items()}
+        if self._best is not None:
+            arrays |= {f"best/{name}": array for name, array in self._best.arrays.items()}
+        checkpoint.write_checkpoint(self._path, arrays, self._state.as_record())
+
+
+def _example(spec: tf.TensorSpec) -> keras.KerasTensor:
+    return keras.KerasTensor(spec.shape, spec.dtype.name)

@@ -1,0 +1,219 @@
+"""A run: its folder, what it does, and its parts that several trainings share."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+from pathlib import Path
+
+import keras
+
+from dlr_tf.app.config import RunConfig
+from dlr_tf.app.models import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
+from dlr_tf.app.results import atomic_write, make_folder, write_text
+from dlr_tf.app.run import checkpoint, settings
+from dlr_tf.app.run.divergence import DivergedError
+from dlr_tf.app.run.interrupts import StopRequests
+from dlr_tf.app.run.seconds import Stopwatch
+from dlr_tf.app.run.tasks import OPTIMIZERS, Task
+from dlr_tf.app.run.training import Files
+from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
+from dlr_tf.app.terminal.progress import on_terminal
+from dlr_tf.training import fine_tuning
+from dlr_tf.training.rate_choice import SWEEP
+
+TRAINING, COMPARISON = "training", "comparison"
+PAGE_FILE = "report.html"  # the last file that a run writes
+LAST_FINITE_FILE = "last_finite.keras"
+_DIVERGED_FILE = "diverged.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is known before the training begins.
+
+    Args:
+        folder: The folder that is written.
+        config: What the run does.
+        task: The data and the model.
+        writes: Whether this process writes files: one of several machines does.
+        stop: Tells when the process has to end.
+        watch: The time of the parts.
+    """
+
+    folder: Path
+    config: RunConfig
+    task: Task
+    writes: bool
+    stop: StopRequests
+    watch: Stopwatch
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """The folder of the checkpoints. Several machines write none."""
+        return None if self.config.strategy == "multi-worker" else self.folder / CHECKPOINTS
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Return the file of a checkpoint."""
+        return self.checkpoints / f"{name}.npz" if self.checkpoints else None
+
+    def files(self, name: str) -> Files:
+        """Return where the training of this name writes."""
+        return Files(
+            self.checkpoint(name),
+            self.folder / "log.csv" if self.writes and name == TRAINING else None,
+            self.folder / "tensorboard" / name if self.writes and self.config.tensorboard else None,
+        )
+
+    def start(self) -> Task:
+        """Return the task with the weights that every training of the run begins with.
+
+        The weights of the head are random, and a pretraining on a GPU gives others each time, so
+        they are stored.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        path = self.checkpoint("start")
+        if path is None:
+            return self.task
+        make_folder(path.parent)
+        stored = checkpoint.read_checkpoint(path)
+        if stored is None:
+            record = {"pretraining_accuracy": self.task.pretraining_accuracy}
+            checkpoint.write_checkpoint(path, checkpoint.model_arrays(self.task.model), record)
+            return self.task
+        arrays, record = stored
+        checkpoint.load_model_arrays(self.task.model, arrays)
+        return dataclasses.replace(self.task, pretraining_accuracy=record["pretraining_accuracy"])
+
+    def rates(self, name: str, config: RunConfig, ratios: list[float]) -> list[float]:
+        """Return the peak rates that a range test chooses for the training of this name.
+
+        They are stored, since on a GPU the choice may differ from one process to the next.
+
+        Args:
+            name: The name of the training.
+            config: What it does.
+            ratios: The ratio of the rate of each group to that of the head.
+
+        Raises:
+            UsageError: If no rate can be suggested.
+        """
+        path = self.checkpoint(f"{name}-rates")
+        stored = checkpoint.read_checkpoint(path) if path else None
+        if stored is None:
+            print_stderr(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
+            choice = self._choice(config, ratios)
+            stored = {}, {"rates": choice.rates, "line": choice.line()}
+            if path:
+                checkpoint.write_checkpoint(path, *stored)
+        _, record = stored
+        print_stderr(record["line"])
+        return list(record["rates"])
+
+    def _choice(self, config: RunConfig, ratios: list[float]) -> fine_tuning.RateChoice:
+        keras.utils.set_random_seed(config.seed)
+        try:
+            return fine_tuning.auto_rates(
+                self.task.model,
+                self.task.groups,
+                ratios,
+                self.task.data.train_from(0, config.seed),
+                batch_norm=config.batch_norm,
+                head_only=config.trains_head_only,
+                fit={"class_weight": self.task.data.class_weights(config.class_weights)},
+                verbose=1 if on_terminal() else 0,
+                optimizer=OPTIMIZERS[config.optimizer],
+            )
+        except ValueError as error:
+            raise UsageError(
+                "No learning rate can be chosen for this model and these images. Give it with "
+                f"--learning-rate. {one_line(error.__cause__ or error)}"
+            ) from error
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model of the run and the names of its classes are written."""
+        return all((self.folder / name).exists() for name in (MODEL_FILE, CLASSES_FILE))
+
+    def save_model(self, path: Path) -> None:
+        """Write the model, and the names of the classes beside it.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        with atomic_write(path) as file:
+            self.task.model.save(file)
+        with atomic_write(path.with_name(CLASSES_FILE)) as file:
+            write_class_names(file, self.task.data.class_names)
+
+    def keep_last_finite(self, error: DivergedError) -> str:
+        """Write the last model of a training that diverged, and return what to tell the user.
+
+        It is the model of the last checkpoint, or with `--keep best` the best one in it.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        lines = [f"The training diverged: {error}. {self._what_to_try()}"]
+        path = self.checkpoint(TRAINING)
+        stored = checkpoint.read_checkpoint(path) if path else None
+        if stored is not None:
+            arrays, record = stored
+            best = checkpoint.arrays_under("best", arrays)
+            epoch, step = record["epoch"], record["step"]
+            when = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            if best:
+                arrays, when = best, f"epoch {record['best_epoch']}"
+            checkpoint.load_trained_arrays(self.task.model, arrays)
+            self.save_model(self.folder / LAST_FINITE_FILE)
+            lines.append(f"The model after {when} is kept: {self.folder / LAST_FINITE_FILE}.")
+        message = " ".join(lines)
+        if self.checkpoints is not None:
+            write_text(self.checkpoints / _DIVERGED_FILE, message)
+        return message
+
+    def _what_to_try(self) -> str:
+        rates = self.config.learning_rate
+        if rates == "auto":
+            return "Give lower rates with --learning-rate, or see --batch-size and --optimizer."
+        return (
+            f"Give lower rates than --learning-rate {rates}, for example a tenth, or let dlr-tf "
+            "choose them: --learning-rate auto."
+        )
+
+    def check_not_diverged(self) -> None:
+        """Raise if a run that is resumed has diverged before.
+
+        Raises:
+            CommandError: If it has.
+        """
+        path = self.checkpoints / _DIVERGED_FILE if self.checkpoints else None
+        if path is not None and path.exists():
+            raise CommandError(
+                f"{path.read_text(encoding='utf-8')} This run cannot be resumed, since it would "
+                "diverge again. Start another one."
+            )
+
+    def remove_checkpoints(self) -> None:
+        """Remove what only a run that is not finished needs."""
+        if self.checkpoints is not None:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def how_to_resume(self, when: str) -> str:
+        """Say how a run that has ended early is resumed."""
+        if self.checkpoints is None or not (self.folder / settings.FILE).exists():
+            return "Start the run again."
+        return f"{when}: dlr-tf finetune --resume {shlex.quote(str(self.folder))}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run has written its last file.
+
+    The model is its first one. The checkpoints are removed at the end.
+    """
+    has_model = (folder / MODEL_FILE).exists() and (folder / settings.FILE).exists()
+    is_complete = (folder / PAGE_FILE).exists() or not (folder / CHECKPOINTS).exists()
+    return has_model and is_complete
