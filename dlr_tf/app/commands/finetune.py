@@ -57,6 +57,7 @@ from dlr_tf.app.run import (
     read_settings,
     resumed_config,
     schedule_of,
+    steps_made,
     train,
     write_place_of_data,
     write_settings,
@@ -335,7 +336,7 @@ class ShowGroups(keras.callbacks.Callback):
         share = f" ({optimizer.learning_rates[-1] / peak:.2g} of the peak)" if peak else ""
         print_stderr(
             "the groups, and their learning rates in the next step, step "
-            f"{int(optimizer.iterations) + 1} of the schedule {self._schedule}{share}:"
+            f"{steps_made(optimizer) + 1} of the schedule {self._schedule}{share}:"
         )
         optimizer.summary(print_fn=print_stderr)
 

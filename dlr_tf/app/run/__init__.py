@@ -6,7 +6,7 @@ below and no others.
 
 from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
 from dlr_tf.app.run.comparison import Comparison, compare, comparison_lines, start_with_seed
-from dlr_tf.app.run.divergence import DivergedError
+from dlr_tf.app.run.divergence import DivergedError, steps_made
 from dlr_tf.app.run.interrupts import StoppedError, StopRequests
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
@@ -47,6 +47,7 @@ __all__ = [
     "schedule_of",
     "split_task",
     "start_with_seed",
+    "steps_made",
     "train",
     "write_place_of_data",
     "write_settings",

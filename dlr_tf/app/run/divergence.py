@@ -53,8 +53,13 @@ def check_finite(model: keras.Model) -> None:
                 raise DivergedError(f"weights of {variable.path} are not finite {where(model)}")
 
 
+def steps_made(optimizer: MultiGroupOptimizer) -> int:
+    """Return the number of steps, which has one copy per device under a strategy."""
+    return int(copies_of(optimizer.iterations)[0].numpy())
+
+
 def where(model: keras.Model) -> str:
     """Say at which step and with which rates a model was updated last."""
     optimizer = unwrap_optimizer(model.optimizer, MultiGroupOptimizer)
     rates = " / ".join(f"{rate:.2g}" for rate in optimizer.last_learning_rates.tolist())
-    return f"at step {int(optimizer.iterations)}, with the learning rates {rates}"
+    return f"at step {steps_made(optimizer)}, with the learning rates {rates}"
