@@ -178,7 +178,9 @@ SITUATIONS = {
 def ours(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
     grouped = layers_by_group(model)
     groups = [LayerGroup(name, tuple(path for path, _ in grouped[name])) for name in order]
-    return MultiGroupOptimizer(groups, rates(situation, order), **situation.settings)
+    optimizer = MultiGroupOptimizer(groups, rates(situation, order), **situation.settings)
+    optimizer.bind(model)
+    return optimizer
 
 
 def of_keras(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
@@ -385,6 +387,8 @@ def restore_config(make: Callable[[], keras.Model], situation: Situation, folder
     if not situation.reordered:
         config = json.loads((folder / "config.json").read_text())
         compile_with(model, keras.saving.deserialize_keras_object(config))
+        if isinstance(inner(model.optimizer), MultiGroupOptimizer):
+            inner(model.optimizer).bind(model)
     model.optimizer.build(model.trainable_variables)
     model.set_weights(arrays_in(folder / "model.npz"))
     inner(model.optimizer).set_weights(arrays_in(folder / "optimizer.npz"))
