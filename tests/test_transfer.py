@@ -45,7 +45,14 @@ from benchmarks.transfer import (
 )
 from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.protocol import FINAL, SENSITIVITY, TUNE, Run
-from dlr_tf import GradualUnfreezing, fine_tune, freeze_batch_norm, split_layers, split_layerwise
+from dlr_tf import (
+    FusedAdam,
+    GradualUnfreezing,
+    fine_tune,
+    freeze_batch_norm,
+    split_layers,
+    split_layerwise,
+)
 from dlr_tf.app.models import HEAD
 from dlr_tf.training import fine_tuning
 
@@ -123,7 +130,7 @@ def fine_tuned(task: tasks.Task, arm: Arm, learning_rate: float, seed: int) -> R
     peaks = arms.peak_rates(arm, learning_rate, len(groups))
     steps = task.steps_per_epoch()
     # The trainer does not use XLA, which has other random numbers.
-    model.compile(loss="sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(FusedAdam(), "sparse_categorical_crossentropy", jit_compile=False)
     recorder = Recorder()
     fine_tune(
         model,
@@ -185,7 +192,7 @@ def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> 
     # As many epochs as the sweep has, so that no batch comes twice.
     data = batches_in_order(task, 3, epochs=-(-100 // task.steps_per_epoch()))
     groups = arms.groups_of(arm, model, task.blocks)
-    model.compile(loss="sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(FusedAdam(), "sparse_categorical_crossentropy", jit_compile=False)
     product = fine_tuning.auto_rates(model, groups, arms.peak_rates(arm, 1.0, len(groups)), data)
     assert found.rates == pytest.approx(product.rates, rel=1e-6)
     assert 1e-4 < product.rates[-1] < 0.1

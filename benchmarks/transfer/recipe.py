@@ -17,9 +17,14 @@ LENGTH = 3
 
 
 def ratio_arm(ratio: int, length: float, solved: bool = False) -> Arm:
-    """Return the arm whose rates are chosen by `auto` in this ratio."""
+    """Return the arm whose rates are chosen by `auto` in this ratio.
+
+    From a solved head the loss rises with any rate, so a range test has nothing to suggest there:
+    the rates are the usual ones, without a range test.
+    """
     name = f"{'solved head, ' if solved else ''}ratio {ratio}, x{length:g}"
-    return Arm(name, RATIO, ONECYCLE, ratio, chosen_by="auto", length=length, solved=solved)
+    chosen_by = "usual" if solved else "auto"
+    return Arm(name, RATIO, ONECYCLE, ratio, chosen_by=chosen_by, length=length, solved=solved)
 
 
 def names(*arms: Arm) -> tuple[str, ...]:

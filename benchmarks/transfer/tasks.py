@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from benchmarks.transfer import text_encoder
-from dlr_tf.app import models
-from dlr_tf.app.models import HEAD, application_model, classifier
+from dlr_tf.app.data import load_digits
+from dlr_tf.app.models import HEAD, application_model, classifier, pretrain_on_digits
 
 SECTIONS = Path(__file__).parents[2] / "docs" / "notebooks" / "debian_sections.csv"
 IMAGE_SIZE = 65  # odd, and odd again each time it is halved: the weights are exact there
@@ -138,11 +138,13 @@ def digits_task(
 
     @functools.cache
     def images() -> Part:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
 
-        bunch = load_digits()
+        bunch = datasets.load_digits()
         keep = np.flatnonzero(bunch.target >= 5)
-        x = (16 * bunch.images[keep])[..., None].astype("float32")  # as `data.load_digits`
+        x = (16 * bunch.images[keep])[..., None].astype(
+            "float32"
+        )  # as `dlr_tf.app.data.load_digits`
         return Part(x, (bunch.target[keep] - 5).astype("int32"))
 
     @functools.cache
@@ -153,8 +155,8 @@ def digits_task(
 
     def build() -> keras.Model:
         keras.utils.set_random_seed(0)
-        pretraining, _ = data.load_digits(batch_size=16, seed=0)
-        backbone, _ = models.pretrain_on_digits(pretraining, epochs=pretraining_epochs, verbose=0)
+        pretraining, _ = load_digits(batch_size=16, seed=0)
+        backbone, _ = pretrain_on_digits(pretraining, epochs=pretraining_epochs, verbose=0)
         return classifier(backbone, 5)
 
     @functools.cache
