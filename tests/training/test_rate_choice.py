@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf import SGDR, FusedAdam, fine_tune, split_layers
+from dlr_tf import SGDR, FusedAdam, fine_tune, freeze_to, split_layers
 from dlr_tf.training.fine_tuning import auto_rates
 from dlr_tf.training.rate_choice import (
     RATIO,
@@ -196,15 +196,17 @@ def test_only_the_head() -> None:
     assert 1e-4 < peaks_of(model)[-1] < 1
 
 
-def test_a_frozen_body_is_trained() -> None:
+def test_a_body_that_freeze_to_froze_is_trained_and_one_that_the_user_froze_is_not() -> None:
     model = small_model()
-    model.get_layer("early").trainable = False
+    freeze_to(model, split_layers(model, ["late", "head"]), 1)
+    model.get_layer("late").trainable = False
     before = model.get_layer("early").get_weights()
     choice = auto_rates(model, split_layers(model, ["late", "head"]), [0.1, 0.3, 1.0], arrays())
     assert len(choice.sweep.losses) > 50
     for one, other in zip(before, model.get_layer("early").get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert model.get_layer("early").trainable
+    assert not model.get_layer("late").trainable
 
 
 def test_it_follows_the_optimizer() -> None:

@@ -28,6 +28,7 @@ from dlr_tf.app.terminal import (
 )
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training import fine_tuning, plotting
+from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import MEANINGS
 from dlr_tf.training.rate_choice import RATIO, SWEEP, WITHIN, SweepSettings, rates_from_sweep
@@ -58,13 +59,8 @@ def run(config: FindLrConfig) -> int:
                 "--learning-rate should be above 0 for the head: the other groups keep their ratio "
                 f"to it. Received: --learning-rate {config.learning_rate}"
             )
-        fine_tuning.compile_groups(
-            task.model,
-            task.groups,
-            rates,
-            task.data.train,
-            optimizer=OPTIMIZERS[config.optimizer],
-        )
+        # Refuses an optimizer that does not fit the groups.
+        make_optimizer(task.model, task.groups, rates, OPTIMIZERS[config.optimizer])
     with messages_to_stderr():
         keras.utils.set_random_seed(config.seed)
         ratios = [rate / rates[-1] for rate in rates]
