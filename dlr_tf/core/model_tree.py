@@ -65,21 +65,28 @@ EVERYTHING: Container[str] = _Everything()
 def check_built(model: keras.Model) -> None:
     """Refuse a model whose variables do not exist yet.
 
+    A layer without variables inside a built layer may stay unbuilt: the lookup of a
+    `TextVectorization`, or a layer that its block never calls.
+
     Raises:
         TypeError: If it is not a `keras.Model`.
         ValueError: If a layer of it is not built.
     """
     check_model(model)
-    seen: dict[int, keras.layers.Layer] = {}
+    seen: set[int] = set()
+    unbuilt: list[str] = []
 
-    def visit(layer: keras.layers.Layer) -> None:
-        if id(layer) not in seen:
-            seen[id(layer)] = layer
-            for child in _children(layer):
-                visit(child)
+    def visit(layer: keras.layers.Layer, *, in_built_layer: bool) -> None:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if not layer.built and (layer.weights or not in_built_layer):
+            unbuilt.append(layer.name)
+        in_built_layer |= layer.built and not isinstance(layer, keras.Model)
+        for child in _children(layer):
+            visit(child, in_built_layer=in_built_layer)
 
-    visit(model)
-    unbuilt = [layer.name for layer in seen.values() if not layer.built]
+    visit(model, in_built_layer=False)
     if unbuilt:
         raise ValueError(
             f"Model {model.name!r} is not built, so its variables do not exist yet. Call it on a "

@@ -153,21 +153,38 @@ def cross_entropy_for(model: keras.Model, first: FirstBatches) -> LossChoice | s
     """
     labels = first.labels
     activations = output_activations(model)
-    activation = activations[0] if len(activations) == 1 else None
-    if labels is None or activation is None:
-        choice: LossChoice | str = "one output with a known last activation, and labels for it"
-    else:
-        # Without the batch axis, whose size is not always known.
-        shapes = tuple(model.outputs[0].shape[1:]), tuple(labels.shape[1:])
-        choice = choose_cross_entropy(activation, *shapes, labels.dtype, first.label_values)
-    if isinstance(choice, str):
-        found = "none" if labels is None else f"shape {tuple(labels.shape)}, dtype {labels.dtype}"
-        if labels is not None and first.label_values is not None:
-            found += f", from {first.label_values.lowest:g} to {first.label_values.highest:g}"
+    cannot = f"The loss that fits model {model.name!r} cannot be found out"
+    if not first.are_known:
+        return f"{cannot}: the labels of such data are not read before training. Pass `loss=...`."
+    if not first.has_labels:
         return (
-            f"The loss that fits model {model.name!r} cannot be found out: expected {choice}. "
-            f"Received: last activation {activation!r}, labels of {found}. Pass `loss=...`, such "
-            "as `loss='mse'` for numbers"
+            f"{cannot}: the data have no labels. Pass a tuple `(inputs, labels)`, or give the "
+            "model a loss of its own (`add_loss`, `compute_loss`, `train_step`)."
+        )
+    if len(activations) > 1:
+        return (
+            f"{cannot}: the model has {len(activations)} outputs. Pass `loss=...` with one loss "
+            "per output, as in `compile`."
+        )
+    if labels is None:
+        return (
+            f"{cannot}: the labels are not one array, but a {type(first.example[1]).__name__}. "
+            "Pass one, such as `np.asarray(labels)`, or `loss=...`."
+        )
+    activation = activations[0] if activations else None
+    if activation is None:
+        return f"{cannot}: the activation of its output is not known. Pass `loss=...`."
+    # Without the batch axis, whose size is not always known.
+    shapes = tuple(model.outputs[0].shape[1:]), tuple(labels.shape[1:])
+    choice = choose_cross_entropy(activation, *shapes, labels.dtype, first.label_values)
+    if isinstance(choice, str):
+        values = first.label_values
+        found = f"shape {tuple(labels.shape)}, dtype {tf.as_dtype(labels.dtype).name}"
+        if values is not None:
+            found += f", from {values.lowest:g} to {values.highest:g}"
+        return (
+            f"{cannot}: expected {choice}. Received: last activation {activation!r}, labels of "
+            f"{found}. Pass `loss=...`, such as `loss='mse'` for numbers."
         )
     if choice.last_label is not None:
         check_labels(choice.last_label, first, model.outputs[0].shape[-1])

@@ -382,7 +382,8 @@ class _Sweep(keras.callbacks.Callback):
         if "loss" not in logs:
             raise ValueError(
                 "The sweep needs the loss of every step, but the model's `train_step` returns none "
-                f"under the name 'loss'. Received: {sorted(logs)}"
+                f"under the name 'loss'. Received: {sorted(logs)}. Return it under that name, or "
+                "choose the learning rates yourself."
             )
         goes_on = self._curve.add(float(logs["loss"]))
         if len(self.losses) == len(self.learning_rates) or not goes_on:

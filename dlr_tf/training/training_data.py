@@ -112,8 +112,8 @@ def fit_arguments(train_data: Any, others: Mapping[str, Any]) -> dict[str, Any]:
                 "The sample weights are given twice: in `train_data` and as `sample_weight`. "
                 "Leave out one of them."
             )
-    elif isinstance(train_data, tf.data.Dataset):
-        # Otherwise Keras warns that it cannot shuffle a data set.
+    elif isinstance(train_data, (tf.data.Dataset, types.GeneratorType)):
+        # Otherwise Keras warns that it cannot shuffle them.
         arguments["shuffle"] = False
     return {**arguments, **others}
 
@@ -219,6 +219,8 @@ class FirstBatches:
         self._train_data = train_data
         self._labels: list[Any] = []  # those of the first batches that were read
         self._values: LabelValues | None = None
+        # Whether the first batches can be read: not those of a generator.
+        self.are_known = True
         if isinstance(train_data, tf.data.Dataset):
             self.example = train_data.element_spec
         elif isinstance(train_data, keras.utils.PyDataset):
@@ -227,6 +229,7 @@ class FirstBatches:
             self._labels = [_labels_in(batch)]
         else:
             self.example = train_data
+            self.are_known = are_arrays(train_data)
 
     @property
     def inputs(self) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dlr_tf.core.assignment import assign_layers, assign_variables
 from dlr_tf.core.groups import (
@@ -24,6 +25,7 @@ from dlr_tf.core.groups import (
     split_layerwise,
 )
 from dlr_tf.core.model_tree import leaf_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 
 LAYERS = keras.layers
 
@@ -725,3 +727,40 @@ def test_parameters_are_counted_where_they_stand_first():
     for place in assign_variables(model, groups):
         sizes[place.group] += math.prod(place.variable.shape)
     assert sizes == [20, 20]
+
+
+class Block(keras.layers.Layer):
+    """Holds a layer that it never calls."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.called, self.other = keras.layers.Dense(3), keras.layers.Dense(3)
+
+    def build(self, shape: Any) -> None:
+        self.called.build(shape)
+
+    def call(self, inputs: Any) -> Any:
+        return self.called(inputs)
+
+
+def test_a_layer_without_variables_inside_a_built_layer_may_stay_unbuilt() -> None:
+    words = keras.layers.TextVectorization(max_tokens=9, output_sequence_length=4)
+    words.adapt(["a b", "c d"])
+    inputs = keras.Input((), dtype="string")
+    x = keras.layers.Embedding(9, 3, name="embed")(words(inputs))
+    x = Block(name="block")(keras.layers.GlobalAveragePooling1D()(x))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    groups = split_layers(model, ["block", "head"])
+    optimizer = MultiGroupOptimizer(groups, [0.1, 0.2, 0.3])
+    optimizer.bind(model)
+    model.compile(optimizer, "mse", run_eagerly=True)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    model.fit(tf.constant(["a b", "d c"]), np.ones((2, 2), "float32"), verbose=0)
+    assert len(before) == 5
+    assert all(
+        np.any(variable.numpy() != known)
+        for variable, known in zip(model.trainable_variables, before, strict=True)
+    )
+    unbuilt = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="is not built"):
+        split_evenly(unbuilt, 2)
