@@ -448,8 +448,9 @@ def _add_long_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with the run in this folder after a stop, with the settings that it has; no "
-        "other option is needed, and one that differs is refused (default: a new run)",
+        help="resume the run in this folder after a stop, with the settings that it has; no other "
+        "option is needed, and conflicting ones are rejected; give DATA if the images have moved "
+        "(default: a new run)",
     )
     parser.add_argument(
         "--checkpoint-every",

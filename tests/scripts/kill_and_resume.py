@@ -149,11 +149,8 @@ def results(run: Path) -> dict[str, bytes]:
         re.findall(rb"<svg.*?</svg>", (run / "report.html").read_bytes(), re.S)
     )
     report = json.loads((run / "report.json").read_text())
-    del (
-        report["seconds"],
-        report["processor_seconds"],
-        report["command"],
-    )  # the command names the folder
+    for name in ("seconds", "processor_seconds", "command"):  # the command names the folder
+        del report[name]
     return found | {
         f"report.json: {key}": json.dumps(value).encode() for key, value in report.items()
     }

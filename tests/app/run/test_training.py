@@ -113,16 +113,19 @@ def test_a_killed_run_goes_on(
 def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
     arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "2"]
     assert cli.main([*arguments, "--output", "whole"]) == 0
-    # Checkpoints: the start; then for each of four trainings its rates, and its epoch.
-    for count in (2, 4):  # after the first rates; after those of our second seed
+    # Checkpoints: the start; then for each of four trainings its rates, its epoch, and the results
+    # of those that compare.
+    for count in (2, 5):  # after the first rates; after those of our second seed
         started = Path("out/settings.json").exists()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
             kill_after(patch, count)
             cli.main(
                 ["finetune", "--resume", "out"] if started else [*arguments, "--output", "out"]
             )
-    assert Path("out/checkpoint/training-1-rates.npz").exists()
-    assert not Path("out/checkpoint/training-1.npz").exists()
+    names = {path.name for path in Path("out/checkpoint").iterdir()}
+    # Of a training that is finished, its results are kept, and not its weights.
+    assert {"comparison-0-result.npz", "training-1-rates.npz"} <= names
+    assert not names & {"comparison-0.npz", "training-1.npz"}
     assert cli.main(["finetune", "--resume", "out"]) == 0
     assert_equal(Path("out"), results(Path("whole")))
 
@@ -227,6 +230,31 @@ def test_a_run_on_the_model_of_another_run_goes_on(
     assert_equal(Path("out"), results(Path("whole")))
     seconds = json.loads(Path("out/report.json").read_text())["seconds"]
     assert seconds["total"] >= seconds["training"]
+
+
+def test_a_run_whose_images_have_moved(
+    tiny_applications: None, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", str(image_folder("images")), "--weights", "none"]
+    arguments += ["--image-size", "16", "--epochs", "2"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 2)
+        cli.main([*arguments, "--output", "out"])
+    Path("elsewhere").mkdir()
+    Path("images").rename("elsewhere/photos")
+    capsys.readouterr()
+    assert cli.main(["finetune", "--resume", "out"]) == 2
+    assert "finetune --resume out DATA" in capsys.readouterr().err.splitlines()[-1]
+    # Other images are not taken for them.
+    assert cli.main(["finetune", "--resume", "out", str(image_folder("others", count=6))]) == 2
+    assert "The data have changed since the run began" in capsys.readouterr().err
+    assert cli.main(["finetune", "--resume", "out", "elsewhere/photos"]) == 0
+    found, expected = results(Path("out")), results(Path("whole"))
+    for name in ("report.json: data", "report.json: settings"):  # they name the place
+        del found[name], expected[name]
+    assert found == expected
+    assert cli.main(["evaluate", "out"]) == 0
 
 
 def test_a_folder_that_another_process_writes_to_meanwhile(
