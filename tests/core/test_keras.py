@@ -235,6 +235,23 @@ def test_what_a_model_was_compiled_with():
     assert compile_token(model) is not token
 
 
+class AddsLoss(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(keras.ops.mean(inputs))
+        return inputs
+
+
+def test_a_call_tells_whether_a_model_adds_losses():
+    x = np.ones((2, 3), "float32")
+    regularized = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(1, activity_regularizer="l2")]
+    )
+    own = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), AddsLoss()])
+    assert _keras.adds_losses(own, x)
+    assert not _keras.adds_losses(regularized, x)
+    assert not _keras.adds_losses(own, np.array(["a", "b"]))  # no inputs of a call
+
+
 def test_every_function_has_a_test():
     functions = {
         name
@@ -657,7 +674,6 @@ def test_a_property_of_a_model_with_a_graph_names_what_it_shows():
     model = Task()
     assert _keras.layer_attributes(model)["backbone"] is model.backbone
     assert _keras.layer_attributes(model).keys().isdisjoint({"_backbone", "_hidden", "hidden"})
-    assert "backbone" not in _keras.layer_attributes(model, properties=False)
 
 
 def test_the_first_call_of_a_layer_and_later_ones():
@@ -715,8 +731,9 @@ def test_the_flag_of_a_layer_sets_its_own_variables():
 )
 def test_lora_freezes_its_base(layer, frozen):
     layer.build((None, 4))
-    assert _keras.lora_base_variables(layer) == []
+    assert _keras.lora_base_variables(layer) == _keras.lora_variables(layer) == []
     layer.enable_lora(2)
+    assert len(_keras.lora_variables(layer)) == 2
     (base,) = _keras.lora_base_variables(layer)
     assert base.name == frozen
     assert not base.trainable
