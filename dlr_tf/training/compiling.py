@@ -48,6 +48,7 @@ def make_optimizer(
         TypeError: If an argument is of the wrong kind.
         ValueError: If the groups are not the model's, or the optimizer cannot be a template.
     """
+    decays = optimizer is not None or arguments.get("weight_decay") is None
     if optimizer is None:
         optimizer = compiled_optimizer(model)
         if type(optimizer) is keras.optimizers.Adam:
@@ -59,9 +60,14 @@ def make_optimizer(
         own.update(
             (name, _for_groups(values, len(groups))) for name, values in optimizer.decays().items()
         )
+        # The wrapper gives them its decay again.
+        decays = decays and own["weight_decay"] is None
         optimizer = _templates(optimizer, config["optimizer"], len(groups))
     elif isinstance(optimizer, keras.optimizers.Optimizer):
         optimizer, own = without_wrapper_arguments(optimizer)
+    if not decays:
+        for one in optimizer if isinstance(optimizer, list) else [optimizer]:
+            one.weight_decay = 0.0  # not `None`, which `AdamW` refuses
     with model.distribute_strategy.scope():
         made = MultiGroupOptimizer(groups, learning_rate, optimizer, **{**own, **arguments})
     made.bind(model)
@@ -83,9 +89,6 @@ def accumulation_steps(model: keras.Model, optimizer: Any = None, **arguments: A
 def _templates(optimizer: MultiGroupOptimizer, configs: Sequence[Any], n_groups: int) -> Any:
     """Return one template for all groups, or one per group if they differ."""
     inner = [copy_optimizer(one) for one in optimizer.group_optimizers]
-    if optimizer.decays()["weight_decay"] is not None:  # the wrapper gives it to them again
-        for one in inner:
-            one.weight_decay = None
     settings = [_without_name(config) for config in configs]
     if all(one == settings[0] for one in settings):
         return inner[0]

@@ -142,13 +142,13 @@ def fine_tune(
         verbose: As in `fit`.
         **others: The arguments of `MultiGroupOptimizer` that act on all groups: `clipnorm`,
             `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor`, `gradient_accumulation_steps`. And everything else that `fit`
-            takes: `batch_size`, `class_weight`, `sample_weight`, `validation_split`,
-            `initial_epoch`, `steps_per_epoch`, `shuffle`, `validation_steps`,
-            `validation_batch_size`, `validation_freq`. The length of a schedule by name follows
-            them. With `initial_epoch`, frozen epochs are counted by the number of the epoch; the
-            optimizer and its schedule still start at step 0, and the schedule's length is that of
-            the epochs left.
+            `loss_scale_factor`, `gradient_accumulation_steps`, `weight_decay`,
+            `decay_to_start`. And everything else that `fit` takes: `batch_size`, `class_weight`,
+            `sample_weight`, `validation_split`, `initial_epoch`, `steps_per_epoch`, `shuffle`,
+            `validation_steps`, `validation_batch_size`, `validation_freq`. The length of a schedule
+            by name follows them. With `initial_epoch`, frozen epochs are counted by the number of
+            the epoch; the optimizer and its schedule still start at step 0, and the schedule's
+            length is that of the epochs left.
 
     Returns:
         The `History` of all epochs, the frozen ones included. It also has `learning_rates`, the

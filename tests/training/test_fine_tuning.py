@@ -735,6 +735,25 @@ def test_a_compiled_multi_group_optimizer_is_the_template() -> None:
     assert (made.use_ema, made.ema_momentum, made.global_clipnorm) == (True, 0.99, None)
 
 
+def test_decays_of_the_compiled_optimizer_are_kept_or_overridden() -> None:
+    model = small_model()
+    groups, fewer = three_groups(model), split_layers(model, ["top"])
+    model.compile(keras.optimizers.AdamW(weight_decay=0.05), "mse")
+    made = make_optimizer(model, groups, 0.1)
+    assert [one.weight_decay for one in made.group_optimizers] == [0.05] * 3
+    made = make_optimizer(model, groups, 0.1, weight_decay=0.2)
+    assert made.decays()["weight_decay"] == [0.2] * 3
+    optimizer = MultiGroupOptimizer(groups, 0.1, weight_decay=0.3, decay_to_start=[0.1, 0.2, 0.0])
+    model.compile(optimizer, "mse")
+    assert make_optimizer(model, groups, 0.1).decays() == optimizer.decays()
+    made = make_optimizer(model, fewer, 0.1, decay_to_start=None)
+    assert made.decays() == {"weight_decay": [0.3] * 2, "decay_to_start": None}
+    with pytest.raises(ValueError, match="decay_to_start"):
+        make_optimizer(model, fewer, 0.1)
+    made = make_optimizer(model, groups, 0.1, weight_decay=[0.1, 0.2, 0.3])
+    assert made.decays()["weight_decay"] == [0.1, 0.2, 0.3]
+
+
 def test_clipping_accumulation_and_averages_are_arguments() -> None:
     model = eager_model()
     fine_tune(

@@ -24,8 +24,7 @@ from dlr_tf.training.rate_choice import relative_rates
 
 # The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
 OPTIMIZERS: dict[str, Any] = {
-    **{name: name for name in ("adamw", "lion", "muon", "nadam", "rmsprop")},
-    "adam": "adam",
+    **{name: name for name in ("adam", "adamw", "lion", "muon", "nadam", "rmsprop")},
     "sgd": {"class_name": "SGD", "config": {"momentum": 0.9}},
 }
 
