@@ -586,7 +586,9 @@ class _Rates:
                 f"Received: schedule={schedule!r}"
             )
         self.peaks = [known_peak(rate) if callable(rate) else rate for rate in given]
-        self.scheduled = [rate if callable(rate) else schedule(rate) for rate in given]
+        # A list of schedules may hold constant rates.
+        listed = _is_list(schedule)
+        self.scheduled = [rate if listed or callable(rate) else schedule(rate) for rate in given]
 
 
 def _is_list(schedule: Any) -> bool:

@@ -581,6 +581,11 @@ def test_rates_that_fall_are_warned_of() -> None:
     rates_seen(learning_rate=[Unknown(), 1e-3, 1e-3], epochs=1)
 
 
+def test_a_list_of_schedules_may_hold_constant_rates() -> None:
+    rates = rates_seen(learning_rate=None, schedule=[1e-4, 1e-3, 1e-2], epochs=1)
+    np.testing.assert_allclose(rates[-1], [1e-4, 1e-3, 1e-2], rtol=1e-6)
+
+
 def test_cycles_that_do_not_end_with_the_training_are_warned_of() -> None:
     match = r"ends at step 6, within the cycle that starts at step 4, .*`first_decay_steps=6`"
     with pytest.warns(UserWarning, match=match):
