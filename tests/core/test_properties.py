@@ -158,6 +158,7 @@ class Trial:
     def make_optimizer(self, rates: Sequence[float]) -> None:
         template = keras.optimizers.Adam(amsgrad=self.amsgrad)
         self.optimizer = MultiGroupOptimizer(self.groups, list(rates), template)
+        self.optimizer.bind(self.model)
         self.model.compile(self.optimizer)
 
     def group_of(self) -> list[int]:
