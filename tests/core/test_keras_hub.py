@@ -339,27 +339,6 @@ def test_a_composite_layer_of_a_task_is_one_leaf_by_default():
     assert group_of["backbone/vit_patching_and_embedding/class_token"] == 0
 
 
-def test_groups_with_the_steps_of_version_0_1_0():
-    """There a backbone had a number, and Roberta's token embedding was listed a second time."""
-    for name, number in (("bert", 3), ("roberta", 2)):
-        hub = MODELS[name]
-        model = hub.model()
-        groups = hub.groups(model)
-        old = [
-            LayerGroup(g.name, tuple(p.replace("backbone/", f"{number}/") for p in g.layers))
-            for g in groups
-        ]
-        if name == "roberta":
-            again = (*old[2].layers, f"{number}/token_embedding")
-            old[2] = LayerGroup(old[2].name, again)
-        config = MultiGroupOptimizer(old, 0.1).get_config()
-        optimizer = MultiGroupOptimizer.from_config(config)
-        optimizer.bind(model)
-        assert paths(optimizer.groups) == paths(groups)
-        freeze_to(model, old, -1)
-        assert set(trainable(model, groups).values()) == {len(groups) - 1}
-
-
 # --- Training ------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,7 @@ def test_a_function_that_makes_the_model_and_its_state():
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(x) - y) ** 2)
+        optimizer.bind(model)  # which is built now
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
