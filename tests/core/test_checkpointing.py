@@ -854,7 +854,11 @@ def test_another_model_is_refused(running, tmp_path):
             {"optimizer": keras.optimizers.SGD(momentum=0.9)},
             r"\(SGD\) kept momentums .*this one \(FusedAdam\) keeps",
         ),
-        ("checkpoint", {"use_ema": True}, r"kept average .*`use_ema` and `decay_to_start` that it was saved with"),
+        (
+            "checkpoint",
+            {"use_ema": True},
+            r"kept average .*`use_ema` and `decay_to_start` that",
+        ),
         (
             "file",
             {"gradient_accumulation_steps": 2},

@@ -23,7 +23,7 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf.app import cli
-from dlr_tf.app.commands import finetune
+from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy, read_tf_config
 from tests.scripts import mirrored
 
@@ -102,7 +102,7 @@ def test_a_worker_that_died_is_told_in_one_line(monkeypatch, tmp_path, capsys):
     def broken(*_: object, **__: object) -> None:
         raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
 
-    monkeypatch.setattr(finetune.fine_tuning, "fine_tune", broken)
+    monkeypatch.setattr(fine_tuning, "fine_tune", broken)
     options = ["--epochs", "1", "--no-compare", "--learning-rate", "1e-3"]
     options += ["--output", str(tmp_path / "run")]
     assert cli.main(["finetune", *options]) == 1
