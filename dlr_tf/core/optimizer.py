@@ -540,6 +540,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def _resolve(self, variables: Sequence[Any]) -> None:
         has_state = bool(_keras.known_variables(self))
         self._assignment.resolve(variables, self, has_state=has_state)
+        # Now, while a method of the compiled model runs: `get_config` may be called outside of one.
+        self._assignment.path_in_compiled_model(self)
 
     def _knows(self, variable: Any) -> bool:
         return _keras.knows(self, variable)
