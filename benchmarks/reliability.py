@@ -478,6 +478,8 @@ def restore_all(
                 continue
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
+                # Groups in another order have rates in another order.
+                warnings.filterwarnings("ignore", message="The learning rates fall")
                 cell = restore_cell(make_optimizer, SITUATIONS[name], way, folder / name)
             messages = {str(w.message).split("\n")[0] for w in caught if w.category is UserWarning}
             cells[name][way] = {**cell, "warnings": sorted(messages)}
