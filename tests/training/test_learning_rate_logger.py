@@ -207,7 +207,7 @@ def test_a_group_that_does_not_move_has_no_rate(tmp_path, capsys):
     with path.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["learning_rate/body"] for row in rows] == [
-        "",
+        "nan",
         str(history["learning_rate/body"][1]),
     ]
     assert "learning_rate/body: nan" in capsys.readouterr().out
