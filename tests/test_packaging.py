@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     archive_of_wheel = zipfile.ZipFile(path)
     names = archive_of_wheel.namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "dlr_tf").rglob("*.py")}
-    assert modules | {"dlr_tf/py.typed"} == {n for n in names if n.startswith("dlr_tf/")}
+    data = {"dlr_tf/py.typed", "dlr_tf/app/results/report.html.jinja"}
+    assert modules | data == {n for n in names if n.startswith("dlr_tf/")}
     assert any(name.endswith("LICENSE") for name in names)
     assert all(name.startswith(("dlr_tf/", "dlr_tf-")) for name in names)
     (metadata,) = [name for name in names if name.endswith("/METADATA")]

@@ -849,7 +849,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         config["optimizer"] = [
             inner_from_config(inner, custom_objects) for inner in config["optimizer"]
         ]
-        if config["weight_decay"] is not None:
+        # An entry that was added later is not in older files.
+        if config.get("weight_decay") is not None:
             decays = [load(one) if isinstance(one, dict) else one for one in config["weight_decay"]]
             config["weight_decay"] = decays
         rates = [load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]]
@@ -863,7 +864,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         rate_config = {name: config.pop(name) for name in rate_names}
         exclusions = config.pop("exclude_from_weight_decay")
         model_path = config.pop("model_path")
-        frozen_layers = config.pop("frozen_layers")
+        frozen_layers = config.pop("frozen_layers", ())
         optimizer = cls(**config)
         optimizer._frozen_when_saved = frozenset(frozen_layers)
         optimizer._assignment.model_path = model_path
