@@ -33,7 +33,7 @@ def is_pretrained(layer: keras.layers.BatchNormalization) -> bool:
     >>> layer.build((None, 2))
     >>> is_pretrained(layer)
     False
-    >>> layer.moving_variance.assign([0.3, 5.0])
+    >>> _ = layer.moving_variance.assign([0.3, 5.0])
     >>> is_pretrained(layer)
     True
     """
