@@ -260,6 +260,7 @@ def test_the_command_answers_without_tensorflow(argv):
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_the_check_of_what_is_loaded_can_fail():
     result = run("import sys; import dlr_tf; dlr_tf.SGDR" + LOADED)
     assert result.stdout == "['keras', 'numpy', 'tensorflow']\n", result.stderr

@@ -521,6 +521,7 @@ def test_every_name_is_that_of_an_arm() -> None:
 # --- The command
 
 
+@pytest.mark.slow
 def test_quick_run_and_its_continuation(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -551,6 +552,7 @@ def test_quick_run_and_its_continuation(
         assert last[key] == json.loads(lines[-1])[key]
 
 
+@pytest.mark.slow
 def test_quick_run_of_the_recipe(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -780,6 +782,7 @@ def test_solved_heads_are_the_regressions_of_scikit_learn() -> None:
     np.testing.assert_allclose(found[:, 0], ridge.predict(features).ravel(), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_chosen_on_held_out_parts_also_for_several_layers() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(60, 6)).astype("float32")

@@ -489,7 +489,7 @@ def test_what_no_group_claims_is_named_by_its_path_inside():
         optimizer.build(model.trainable_variables)
 
 
-@pytest.mark.parametrize("kind", [subclassed, sequential])
+@pytest.mark.parametrize("kind", [pytest.param(subclassed, marks=pytest.mark.slow), sequential])
 @pytest.mark.parametrize("how", ["keras", "weights", "checkpoint"])
 def test_training_goes_on_bit_for_bit(kind, how, tmp_path):
     keras.utils.set_random_seed(1)

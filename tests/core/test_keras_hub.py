@@ -405,6 +405,7 @@ def test_a_task_that_comes_compiled_is_fine_tuned_with_its_own_loss_and_metrics(
     assert int(model.optimizer.iterations) == 2
 
 
+@pytest.mark.slow
 def test_a_task_is_fine_tuned_on_a_data_set():
     """Its own `fit` maps the data first, and refuses a batch size."""
     model = MODELS["bert"].model()
@@ -524,6 +525,7 @@ def test_a_checkpoint_goes_on(transformer, lora, tmp_path):
     go_on(model, other)
 
 
+@pytest.mark.slow
 def test_files_merge_lora_into_the_kernels(transformer, tmp_path):
     """The state of every other variable follows it, also where a layer has several kernels."""
     model = transformer.compiled()

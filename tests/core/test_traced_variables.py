@@ -33,8 +33,8 @@ TEMPLATES: dict[str, Any] = {
     ("kind", "use_ema", "way"),
     [
         ("Adam", True, "train_on_batch"),
-        ("Adam", True, "fit"),
-        ("ScheduleFreeAdamW", False, "train_on_batch"),
+        pytest.param("Adam", True, "fit", marks=pytest.mark.slow),
+        pytest.param("ScheduleFreeAdamW", False, "train_on_batch", marks=pytest.mark.slow),
         ("ScheduleFreeAdamW", True, "fit"),
     ],
 )
@@ -66,6 +66,7 @@ def test_variables_made_in_the_first_step(kind, use_ema, way):
             )
 
 
+@pytest.mark.slow
 def test_a_function_that_makes_the_model_and_its_state():
     model = deferred()
     optimizer = MultiGroupOptimizer(GROUPS, 0.05, use_ema=True, gradient_accumulation_steps=2)

@@ -948,7 +948,7 @@ def test_a_model_with_two_optimizers_is_refused() -> None:
         fine_tune(model, split_layers(model, []), arrays()[0], learning_rate=0.1, epochs=1)
 
 
-@pytest.mark.parametrize("learning_rate", [1e-2, "auto"])
+@pytest.mark.parametrize("learning_rate", [1e-2, pytest.param("auto", marks=pytest.mark.slow)])
 def test_what_was_frozen_before_stays_frozen(learning_rate: Any, caplog: Any) -> None:
     model, watch = eager_model(), Watch()
     model.get_layer("stem").trainable = False
@@ -988,11 +988,11 @@ def test_a_model_of_which_nothing_is_left_to_train() -> None:
     ("kind", "split", "learning_rate"),
     [
         ("csr", 0.0, 1e-3),
-        ("csr", 0.25, "auto"),
-        ("sparse", 0.25, 1e-3),
+        pytest.param("csr", 0.25, "auto", marks=pytest.mark.slow),
+        pytest.param("sparse", 0.25, 1e-3, marks=pytest.mark.slow),
         ("sparse", 0.25, "auto"),
-        ("ragged", 0.25, 1e-3),
-        ("ragged", 0.0, "auto"),
+        pytest.param("ragged", 0.25, 1e-3, marks=pytest.mark.slow),
+        pytest.param("ragged", 0.0, "auto", marks=pytest.mark.slow),
     ],
 )
 def test_sparse_and_ragged_inputs(kind: str, split: float, learning_rate: Any) -> None:

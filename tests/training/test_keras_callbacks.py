@@ -272,6 +272,7 @@ def test_terminate_on_nan(policy, rates):
         assert all(np.isfinite(weight).all() for weight in watch.weights[-1])
 
 
+@pytest.mark.slow
 @all_rates
 def test_all_of_them_in_one_fit(policy, rates, tmp_path):
     model = make_model(rates, use_ema=True)

@@ -167,16 +167,16 @@ def added_loss_alone() -> Case:
     "make",
     [
         segmentation,
-        masks,
+        pytest.param(masks, marks=pytest.mark.slow),
         siamese,
-        several_outputs,
+        pytest.param(several_outputs, marks=pytest.mark.slow),
         several_outputs_compiled,
         recurrent,
         text,
         forecast,
-        own_step,
+        pytest.param(own_step, marks=pytest.mark.slow),
         added_loss_beside_another,
-        added_loss_alone,
+        pytest.param(added_loss_alone, marks=pytest.mark.slow),
     ],
 )
 def test_it_trains(make: Callable[[], Case]) -> None:

@@ -298,6 +298,7 @@ def test_a_batch_size_for_batches_is_refused(kind):
         find_learning_rate(small_model(), *sources()[kind], batch_size=8)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_data_set_is_copied():
     """Memory for a data set of 40 MB and its sweep, after a small one that loads the libraries."""
     code = """
@@ -445,7 +446,7 @@ def never_swept():
     "sweep",
     [
         sweep_all,
-        sweep_until(RuntimeError("stop here")),
+        pytest.param(sweep_until(RuntimeError("stop here")), marks=pytest.mark.slow),
         sweep_until(KeyboardInterrupt("stop here")),
     ],
     ids=["to the end", "error", "interrupt"],
@@ -475,6 +476,7 @@ def test_any_optimizer_goes_on_as_if_never_swept(optimizer):
     assert_equal(train(make_model(optimizer())), train(make_model(optimizer()), sweep_all))
 
 
+@pytest.mark.slow
 def test_mixed_precision_goes_on_as_if_never_swept():
     keras.config.set_dtype_policy("mixed_float16")
     try:

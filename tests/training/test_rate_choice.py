@@ -66,7 +66,7 @@ def test_the_ratios() -> None:
     assert relative_rates(1) == [1.0]
 
 
-@pytest.mark.parametrize("frozen_epochs", [0, 1])
+@pytest.mark.parametrize("frozen_epochs", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_training_is_the_one_with_these_rates(frozen_epochs: int) -> None:
     chosen, given = small_model(), small_model()
     keras.utils.set_random_seed(7)
@@ -145,6 +145,7 @@ def test_what_validates_is_not_read() -> None:
     assert 1e-4 < peaks_of(model)[-1] < 0.1
 
 
+@pytest.mark.slow
 def test_data_of_any_structure() -> None:
     """Inputs, labels and weights by name, as `fit` takes them; some of them `None`."""
     x, y = arrays()
@@ -196,6 +197,7 @@ def test_only_the_head() -> None:
     assert 1e-4 < peaks_of(model)[-1] < 1
 
 
+@pytest.mark.slow
 def test_a_body_that_freeze_to_froze_is_trained_and_one_that_the_user_froze_is_not() -> None:
     model = small_model()
     freeze_to(model, split_layers(model, ["late", "head"]), 1)
@@ -209,6 +211,7 @@ def test_a_body_that_freeze_to_froze_is_trained_and_one_that_the_user_froze_is_n
     assert not model.get_layer("late").trainable
 
 
+@pytest.mark.slow
 def test_it_follows_the_optimizer() -> None:
     rates = {}
     for name in ("sgd", "adam"):

@@ -109,6 +109,7 @@ def test_steps_are_those_of_the_optimizer(tmp_path, wrapper):
     assert len(snapshots.members) == (2 if wrapper == "accumulation" else 3)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_mean_of_the_probabilities_of_the_members(tmp_path):
     model = make_model(SCHEDULE)
     snapshots = ensemble(model, tmp_path)

@@ -352,6 +352,7 @@ def test_a_training_that_diverges_late(
     assert [row["epoch"] for row in rows_of(Path("out/log.csv"))] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_a_comparison_that_diverges(
     quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_the_record_sees_a_pipeline_that_is_tuned() -> None:
     assert all(tuned[2:])
 
 
+@pytest.mark.slow
 def test_the_embedded_task(quick_digits: None) -> None:
     arguments = ["--epochs", "1", "--compare-seeds", "1", "--output", "out"]
     with read_datasets() as tuned:
@@ -79,7 +80,9 @@ def test_the_embedded_task(quick_digits: None) -> None:
     assert not any(tuned)
 
 
-@pytest.mark.parametrize("kept_bytes", [image_files.KEPT_BYTES, 0])
+@pytest.mark.parametrize(
+    "kept_bytes", [pytest.param(image_files.KEPT_BYTES, marks=pytest.mark.slow), 0]
+)
 def test_a_folder(
     tiny_applications: None,
     image_folder: Callable[..., Path],

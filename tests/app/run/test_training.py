@@ -84,7 +84,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     "writes",
     [
-        [1, 2],  # before the first step, and within an epoch that is frozen
+        # before the first step, and within an epoch that is frozen
+        pytest.param([1, 2], marks=pytest.mark.slow),
         [3, 3],  # after the frozen epoch, and in the comparison
         pytest.param([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], marks=pytest.mark.slow),
     ],
@@ -130,7 +131,16 @@ def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
     assert_equal(Path("out"), results(Path("whole")))
 
 
-@pytest.mark.parametrize("name", ["model.keras", "classes.json", "report.json", "report.html"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report.json",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("model.keras", "classes.json", "report.html")
+        ),
+    ],
+)
 def test_a_run_that_was_killed_at_the_end(
     quick_digits: None, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -151,7 +161,9 @@ def test_a_run_that_was_killed_at_the_end(
     assert_equal(Path("out"), whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_ends_the_step(
     quick_digits: None,
     whole: dict[str, bytes],
@@ -183,6 +195,7 @@ def test_a_signal_ends_the_step(
     assert found == {name: value for name, value in whole.items() if name in found}
 
 
+@pytest.mark.slow
 def test_on_several_devices(quick_digits: None) -> None:
     arguments = [*QUICK[:5], *QUICK[7:], "--no-compare", "--strategy", "mirrored"]
     assert cli.main([*arguments, "--output", "whole"]) == 0
@@ -215,6 +228,7 @@ def test_on_two_devices() -> None:
     assert json.loads(Path("out/report.json").read_text())["test_accuracy"] > 0.85
 
 
+@pytest.mark.slow
 def test_a_run_on_the_model_of_another_run_goes_on(
     tiny_applications: None, image_folder: Callable[..., Path]
 ) -> None:
@@ -388,6 +402,7 @@ def test_tensorboard_is_missing(
     assert_mistake(["finetune", "--tensorboard"], "Run: pip install tensorboard")
 
 
+@pytest.mark.slow
 def test_tensorboard(quick_digits: None) -> None:
     pytest.importorskip("tensorboard")
     arguments = ["finetune", "--epochs", "1", "--frozen-epochs", "0", "--compare-seeds", "1"]
