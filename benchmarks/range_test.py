@@ -22,8 +22,9 @@ from benchmarks import common
 from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenly
 from dlr_tf.app.data import load
 from dlr_tf.app.models import application_model
-from dlr_tf.training.fine_tuning import compile_groups, steps_in_epoch
+from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
+from dlr_tf.training.training_data import steps_in_epoch
 
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SPAN = 100.0  # the head's rate to the first group's

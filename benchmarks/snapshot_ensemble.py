@@ -22,7 +22,7 @@ from benchmarks import common
 from dlr_tf import SGDR, SnapshotEnsemble, fine_tune, split_evenly
 from dlr_tf.app.data import load_digits
 from dlr_tf.app.models import classifier, pretrain_on_digits
-from dlr_tf.training.fine_tuning import steps_in_epoch
+from dlr_tf.training.training_data import steps_in_epoch
 
 N_CYCLES = 3
 RATES = (1e-3, 3.16e-3, 1e-2)  # the command's defaults, as is the batch size

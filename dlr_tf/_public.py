@@ -16,8 +16,7 @@ from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_lay
 from dlr_tf.core.learning_rates import layerwise_rates
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.pattern_groups import split_by_pattern
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular, WarmUp
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_batch_norm, freeze_to, unfreeze_batch_norm

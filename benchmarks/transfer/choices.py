@@ -12,11 +12,12 @@ from benchmarks.transfer.arms import Arm, peak_rates
 from benchmarks.transfer.tasks import Part, choose, take
 from benchmarks.transfer.training import Trainer
 from dlr_tf.training import rate_choice
+from dlr_tf.training.auto_rates import SWEEP, SweepSettings
 from dlr_tf.training.loss_curve import LossCurve
 from dlr_tf.training.lr_finder import LearningRateSweep
 
-LONG = rate_choice.SweepSettings(steps=100, start=1e-6, end=1.0, smoothing=0.98)
-SHORT = rate_choice.SweepSettings(steps=50, start=1e-5, end=1.0)
+LONG = SweepSettings(steps=100, start=1e-6, end=1.0, smoothing=0.98)
+SHORT = SweepSettings(steps=50, start=1e-5, end=1.0)
 TRIAL_RATES = (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
 TRIAL_EPOCHS = 2
 HELD_OUT = 0.1
@@ -25,7 +26,7 @@ HELD_OUT = 0.1
 def by_auto(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     """Choose as `learning_rate="auto"` does: the usual rates, if a short sweep allows them."""
     ratios = _ratios(trainer, arm)
-    return rate_choice.rates_near(_sweep(trainer, arm, ratios, seed, rate_choice.SWEEP), ratios)
+    return rate_choice.rates_near(_sweep(trainer, arm, ratios, seed, SWEEP), ratios)
 
 
 def by_usual(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
@@ -33,9 +34,7 @@ def by_usual(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     return rate_choice.usual_rates(_ratios(trainer, arm))
 
 
-def by_sweep(
-    trainer: Trainer, arm: Arm, seed: int, sweep: rate_choice.SweepSettings = LONG
-) -> Sequence[float]:
+def by_sweep(trainer: Trainer, arm: Arm, seed: int, sweep: SweepSettings = LONG) -> Sequence[float]:
     """Sweep the head's rate; the other groups keep their ratio to it."""
     ratios = _ratios(trainer, arm)
     return _sweep(trainer, arm, ratios, seed, sweep) * ratios
@@ -87,7 +86,7 @@ def _ratios(trainer: Trainer, arm: Arm) -> np.ndarray:
 
 
 def _sweep(
-    trainer: Trainer, arm: Arm, ratios: np.ndarray, seed: int, sweep: rate_choice.SweepSettings
+    trainer: Trainer, arm: Arm, ratios: np.ndarray, seed: int, sweep: SweepSettings
 ) -> float:
     """Return the rate that the product's range test suggests for the head."""
     rates = sweep.rates()

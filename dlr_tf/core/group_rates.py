@@ -16,9 +16,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf._names import some_of
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import warn_user
-from dlr_tf.core.known_schedules import known_end, known_peak
 from dlr_tf.core.learning_rates import check_rate
-from dlr_tf.core.stacked_schedules import is_own, stack_schedules
+from dlr_tf.core.schedules import is_own, known_end, known_peak, stack_schedules
 from dlr_tf.core.value_views import ValueView
 
 # A rate that was read as float32 and is set again gives a factor this near to 1.

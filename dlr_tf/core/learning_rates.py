@@ -12,8 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.core._validation import check_number, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
-from dlr_tf.core.known_schedules import known_peak
-from dlr_tf.core.schedules import LARGEST_RATE
+from dlr_tf.core.schedules import LARGEST_RATE, known_peak
 
 Rate: TypeAlias = "float | LearningRateSchedule"
 

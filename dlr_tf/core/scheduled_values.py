@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core.stacked_schedules import is_own
+from dlr_tf.core.schedules import is_own
 from dlr_tf.core.value_views import ValueView
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import inspect
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, did_you_mean
+from dlr_tf._names import AUTO, BATCH_NORM, did_you_mean
 from dlr_tf.core._validation import check_integer, check_model, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
-from dlr_tf.core.known_schedules import known_peak
-from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.learning_rates import Rate
+from dlr_tf.training.auto_rates import sweep_groups
 from dlr_tf.training.compiling import (
     OPTIMIZER_ARGUMENTS,
     accumulation_steps,
@@ -27,31 +24,14 @@ from dlr_tf.training.compiling import (
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.losses import choose_loss
-from dlr_tf.training.lr_finder import LearningRateSweep
-from dlr_tf.training.named_schedules import (
-    check_name,
-    ends_within_a_cycle,
-    first_cycle_steps,
-    make_schedule,
-    schedule_over,
+from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, usual_rates
+from dlr_tf.training.scheduled_rates import (
+    ScheduledRates,
+    TrainingLength,
+    doubts_about_rates,
+    is_list,
 )
-from dlr_tf.training.rate_choice import (
-    SWEEP,
-    RateChoice,
-    SweepSettings,
-    range_test,
-    rates_from_sweep,
-    relative_rates,
-    usual_rates,
-)
-from dlr_tf.training.training_data import FirstBatches, fit_arguments, steps_in_epoch
-
-__all__ = [
-    "compile_groups",
-    "fine_tune",
-    "make_schedule",
-    "steps_in_epoch",
-]
+from dlr_tf.training.training_data import FirstBatches, fit_arguments
 
 
 def fine_tune(
@@ -214,15 +194,15 @@ def fine_tune(
     callbacks = keras.tree.flatten(callbacks) if callbacks is not None else []
     arguments = fit_arguments(train_data, fit)
     batches_per_step = accumulation_steps(model, optimizer, **settings)
-    length = _TrainingLength(
+    length = TrainingLength(
         train_data, epochs - first_epoch, fit, validation_data, batches_per_step
     )
     is_auto = isinstance(learning_rate, str)
     ratios = relative_rates(len(groups))
     if is_auto:
         _check_auto(learning_rate, optimizer)
-        learning_rate = learning_rate if _is_list(schedule) else ratios
-    rates = _Rates(learning_rate, schedule, warmup, groups, length)
+        learning_rate = learning_rate if is_list(schedule) else ratios
+    rates = ScheduledRates(learning_rate, schedule, warmup, groups, length)
     # Everything that can be wrong is checked before the model is compiled.
     multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
     first = FirstBatches(train_data)
@@ -250,10 +230,10 @@ def fine_tune(
         rate_choice = rates_from_sweep(sweep, ratios)
         if verbose != 0:
             print(rate_choice.line())
-        rates = _Rates(list(rate_choice.rates), schedule, warmup, groups, length)
+        rates = ScheduledRates(list(rate_choice.rates), schedule, warmup, groups, length)
         multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
     compile_model(model, multi_group, choice, first)
-    doubts = _doubts_about_rates(rates.scheduled, length)
+    doubts = doubts_about_rates(rates.scheduled, length)
     if len(groups) > 1 and frozen_epochs == epochs:
         doubts.append(
             f"Only the head, group {groups[-1].name!r}, learns in this training: epochs={epochs}, "
@@ -300,112 +280,6 @@ class _Seconds:
         self._since = now
 
 
-def auto_rates(
-    model: keras.Model,
-    groups: Sequence[LayerGroup],
-    ratios: Sequence[float],
-    train_data: Any,
-    **options: Any,
-) -> RateChoice:
-    """Choose the peak rates as `fine_tune(..., learning_rate="auto")` does.
-
-    The arguments are those of `auto_sweep`.
-
-    Raises:
-        ValueError: If no rate can be suggested, or for the reasons of `auto_sweep`.
-    """
-    return rates_from_sweep(auto_sweep(model, groups, ratios, train_data, **options), ratios)
-
-
-def auto_sweep(
-    model: keras.Model,
-    groups: Sequence[LayerGroup],
-    ratios: Sequence[float],
-    train_data: Any,
-    *,
-    batch_norm: str = "frozen",
-    head_only: bool = False,
-    fit: Mapping[str, Any] = types.MappingProxyType({}),
-    verbose: int | str = 0,
-    settings: SweepSettings = SWEEP,
-    optimizer: Any = None,
-) -> LearningRateSweep:
-    """Make the range test of `fine_tune(..., learning_rate="auto")`.
-
-    The model is compiled, its batch normalization is set, and its groups become trainable, or the
-    head alone. Its variables are as they were.
-
-    Args:
-        model: A built model.
-        groups: Its groups.
-        ratios: The ratio of the rate of each group to that of the head.
-        train_data: As in `fine_tune`, but not a generator.
-        batch_norm: As in `fine_tune`.
-        head_only: Whether only the head is trained. Defaults to `False`.
-        fit: The arguments for `fit`, as in `range_test`.
-        verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
-        settings: The settings of the range test.
-        optimizer: As in `make_optimizer`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If the model is trained on several machines, or for the reasons of
-            `compile_groups`.
-    """
-    # Rates that are usual, for the case that the test is interrupted.
-    compile_groups(model, groups, usual_rates(ratios), train_data, optimizer=optimizer)
-    return sweep_groups(
-        model,
-        groups,
-        train_data,
-        FirstBatches(train_data),
-        batch_norm=batch_norm,
-        head_only=head_only,
-        fit=fit,
-        verbose=verbose,
-        settings=settings,
-    )
-
-
-def sweep_groups(
-    model: keras.Model,
-    groups: Sequence[LayerGroup],
-    train_data: Any,
-    first: FirstBatches,
-    *,
-    batch_norm: str,
-    head_only: bool,
-    fit: Mapping[str, Any],
-    verbose: int | str,
-    settings: SweepSettings = SWEEP,
-) -> LearningRateSweep:
-    """Make the range test of a model that is compiled, frozen as it will be in training.
-
-    Args:
-        model: A model that is compiled with a `MultiGroupOptimizer`.
-        groups: Its groups.
-        train_data: As in `fine_tune`, but not a generator.
-        first: The first batches.
-        batch_norm: As in `fine_tune`.
-        head_only: Whether only the head is trained.
-        fit: The arguments for `fit`, as in `range_test`.
-        verbose: As in `find_learning_rate`.
-        settings: The settings of the range test.
-
-    Raises:
-        ValueError: If the model is trained on several machines.
-    """
-    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "`learning_rate='auto'` does not work on several machines, since each would choose its "
-            "own rates. Pass the learning rates, for example those that one machine chooses."
-        )
-    set_batch_norm(model, batch_norm)
-    freeze_to(model, groups, -1 if head_only else 0)
-    with distributed_fit(model, first.example):
-        return range_test(model, train_data, fit, verbose, settings)
-
-
 def _check_trainable(model: keras.Model) -> None:
     if not model.trainable_variables:
         raise ValueError(
@@ -443,37 +317,6 @@ def _check_auto(learning_rate: str, optimizer: Any) -> None:
         )
 
 
-def compile_groups(
-    model: keras.Model,
-    groups: Sequence[LayerGroup],
-    learning_rate: Any,
-    train_data: Any,
-    *,
-    optimizer: Any = None,
-    loss: Any = None,
-    metrics: Any = None,
-) -> None:
-    """Compile a model as `fine_tune` does.
-
-    Args:
-        model: A built model.
-        groups: Its groups.
-        learning_rate: As in `MultiGroupOptimizer`.
-        train_data: What the labels are taken from, as in `fine_tune`.
-        optimizer: As in `make_optimizer`.
-        loss: As in `choose_loss`.
-        metrics: As in `choose_loss`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If the groups are not the model's, a label does not fit the outputs, or the loss
-            cannot be determined.
-    """
-    multi_group = make_optimizer(model, check_groups(groups), learning_rate, optimizer)
-    first = FirstBatches(train_data)
-    compile_model(model, multi_group, choose_loss(model, first, loss, metrics), first)
-
-
 class _UnfreezeAfter(keras.callbacks.Callback):
     """Unfreeze all groups after the frozen epochs."""
 
@@ -504,114 +347,3 @@ def _check_names(fit: Mapping[str, Any]) -> None:
                 f"`fine_tune` and `fit` have no argument `{name}`. Received: {name}={fit[name]!r}."
                 f"{did_you_mean(name, [*ours, *known])}"
             )
-
-
-class _TrainingLength:
-    """The length of a training, counted when it is asked for."""
-
-    def __init__(
-        self,
-        train_data: Any,
-        epochs: int,
-        fit: Mapping[str, Any],
-        validation_data: Any,
-        batches_per_step: int,
-    ) -> None:
-        self.epochs = epochs
-        self._batches_per_step = batches_per_step
-        # Keras ignores the split if there are validation data.
-        split = fit.get("validation_split", 0.0) if validation_data is None else 0.0
-        self.validation_split = split
-        self._train_data = train_data
-        self._options: dict[str, Any] = {
-            "batch_size": fit.get("batch_size"),
-            "validation_split": split,
-            "steps_per_epoch": fit.get("steps_per_epoch"),
-        }
-
-    def steps(self) -> int:
-        """Return the number of optimizer steps."""
-        batches = steps_in_epoch(self._train_data, **self._options) * self.epochs
-        return max(1, batches // self._batches_per_step)
-
-
-class _Rates:
-    """The rates of the groups, before and after a schedule is applied to them.
-
-    Args:
-        learning_rate: The argument `learning_rate`, without `"auto"`.
-        schedule: The argument `schedule`.
-        warmup: The argument `warmup`.
-        groups: The groups.
-        length: The length of the training.
-    """
-
-    def __init__(
-        self,
-        learning_rate: Any,
-        schedule: Any,
-        warmup: float,
-        groups: Sequence[LayerGroup],
-        length: _TrainingLength,
-    ) -> None:
-        if warmup and not isinstance(schedule, str):
-            raise ValueError(
-                "Argument `warmup` belongs to a schedule by name. Use it in `make_schedule`, or "
-                f"put `WarmUp` around your schedules. Received: warmup={warmup!r}"
-            )
-        if isinstance(schedule, LearningRateSchedule):
-            raise TypeError(
-                "Argument `schedule` should be a name, a function from a rate to a schedule, or a "
-                "list with one schedule per group. To use one schedule for all groups, pass it as "
-                f"`learning_rate`. Received: schedule={schedule!r}"
-            )
-        if _is_list(schedule):
-            if learning_rate is not None:
-                raise ValueError(
-                    "A list of schedules contains every rate: pass `learning_rate=None` with it. "
-                    f"Received: learning_rate={learning_rate!r}"
-                )
-            learning_rate = schedule
-        names = [group.name for group in groups]
-        given = resolve_learning_rates(learning_rate, len(groups), names)
-        if isinstance(schedule, str):
-            check_name(schedule)
-            needs_no_length = schedule == "constant" and not warmup
-            steps = 1 if needs_no_length else length.steps()
-            schedule = schedule_over(schedule, steps, length.epochs, warmup=warmup)
-        elif not _is_list(schedule) and not callable(schedule):
-            raise TypeError(
-                f"Argument `schedule` should be one of {SCHEDULES}, a function from a rate to a "
-                "`LearningRateSchedule`, or a list with one per group. "
-                f"Received: schedule={schedule!r}"
-            )
-        self.peaks = [known_peak(rate) if callable(rate) else rate for rate in given]
-        # A list of schedules may hold constant rates.
-        listed = _is_list(schedule)
-        self.scheduled = [rate if listed or callable(rate) else schedule(rate) for rate in given]
-
-
-def _is_list(schedule: Any) -> bool:
-    return isinstance(schedule, Sequence) and not isinstance(schedule, str)
-
-
-def _doubts_about_rates(rates: Sequence[Rate], length: _TrainingLength) -> list[str]:
-    """Return warnings about rates that are allowed but often a mistake."""
-    doubts: list[str] = []
-    cyclic = [rate for rate in rates if isinstance(rate, SGDR)]
-    try:
-        total = length.steps() if cyclic else 0
-    except (TypeError, ValueError):  # the length is not known
-        return doubts
-    for rate in cyclic:
-        fitting = first_cycle_steps(total, length.epochs, rate.t_mul)
-        # The length that `make_schedule` chooses is right, apart from rounding.
-        if rate.first_decay_steps != fitting and ends_within_a_cycle(rate, total):
-            starts = rate.restart_steps(total)
-            last = f"the cycle that starts at step {starts[-1]}" if starts else "the warm-up"
-            doubts.append(
-                f"The training ends at step {total}, within {last}, so at a high learning rate. "
-                f"To end the last cycle at the last step, use `first_decay_steps={fitting}`."
-            )
-            break
-    return doubts

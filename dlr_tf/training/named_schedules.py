@@ -10,9 +10,7 @@ import keras
 from dlr_tf._names import SCHEDULES, did_you_mean
 from dlr_tf.core._validation import check_integer, check_number
 from dlr_tf.core.learning_rates import Rate
-from dlr_tf.core.schedule_formulas import cycle_length
-from dlr_tf.core.schedules import SGDR, OneCycle
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules import SGDR, OneCycle, WarmUp, cycle_length
 
 
 def make_schedule(

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import types
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import keras
-import numpy as np
+from collections.abc import Sequence
 
 from dlr_tf.core.learning_rates import resolve_learning_rates
-from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
-from dlr_tf.training.training_data import fit_arguments, is_in_batches, trained_on
+from dlr_tf.training.lr_finder import LearningRateSweep
 
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
 USUAL = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
 WITHIN = 3.0  # the rate that a range test suggests can be wrong by this factor
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepSettings:
-    """The settings of a range test.
-
-    Args:
-        steps: Int: number of optimizer steps.
-        start: Float: the head's rate in the first step.
-        end: Float: its rate in the last step.
-        smoothing: Float: weight of the past in the smoothed loss.
-        stop_factor: Float: the test ends when the smoothed loss exceeds its lowest value so many
-            times.
-    """
-
-    steps: int = 60
-    start: float = 1e-5
-    end: float = 10.0
-    smoothing: float = 0.968  # over a factor of 10 of the rate, the weight of `find_learning_rate`
-    stop_factor: float = 4.0
-
-    def rates(self) -> np.ndarray:
-        """Return the head's rate in each step, float64 of shape `(steps,)`."""
-        return np.geomspace(self.start, self.end, self.steps)
-
-
-SWEEP = SweepSettings()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,71 +74,6 @@ def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
     usual = usual_rates(ratios)[-1] / ratios[-1]
     head = min(max(usual, suggestion / WITHIN), suggestion * WITHIN)
     return tuple(head * ratio for ratio in ratios)
-
-
-def range_test(
-    model: keras.Model,
-    train_data: Any,
-    fit: Mapping[str, Any],
-    verbose: int | str = 0,
-    settings: SweepSettings = SWEEP,
-) -> LearningRateSweep:
-    """Sweep the rate of the head for `rates_from_sweep`, and leave the model as it was.
-
-    What is trained in the test is what is trainable now.
-
-    Args:
-        model: A model that is compiled with a `MultiGroupOptimizer`. Its rates keep their ratios.
-        train_data: As in `fine_tune`, but not a generator.
-        fit: The arguments for `fit`. The test takes the batch size, the weights and the validation
-            split from them.
-        verbose: As in `find_learning_rate`. Defaults to 0: no progress bar.
-        settings: The settings of the range test.
-
-    Raises:
-        TypeError: If the data can be read only once.
-        ValueError: If the data have no batch.
-
-    Example:
-
-    >>> import keras
-    >>> from dlr_tf import MultiGroupOptimizer, split_layers
-    >>> keras.utils.set_random_seed(0)
-    >>> model = keras.Sequential([
-    ...     keras.Input((4,)),
-    ...     keras.layers.Dense(8, activation="relu"),
-    ...     keras.layers.Dense(1, name="top"),
-    ... ])
-    >>> ratios = relative_rates(2)
-    >>> model.compile(MultiGroupOptimizer(split_layers(model, ["top"]), ratios), loss="mse")
-    >>> x = np.random.default_rng(0).normal(size=(64, 4))
-    >>> sweep = range_test(model, (x, x.sum(axis=1)), {"batch_size": 16})
-    >>> choice = rates_from_sweep(sweep, ratios)
-    >>> [round(rate / choice.rates[-1], 6) for rate in choice.rates]
-    [0.1, 1.0]
-
-    Source: `benchmarks/transfer`, which compares this choice with tuned rates.
-    """
-    if isinstance(train_data, types.GeneratorType):
-        raise TypeError(
-            "`learning_rate='auto'` reads the data before the training, and a generator can be "
-            "read only once. Pass a `tf.data.Dataset`, a `keras.utils.PyDataset` or arrays, or "
-            f"pass the learning rates. Received: {train_data!r}"
-        )
-    arguments = fit_arguments(train_data, fit)
-    names = ("x", "y", "sample_weight")
-    data: dict[str, Any] = {name: arguments.get(name) for name in names}
-    if not is_in_batches(data["x"]):
-        if fit.get("validation_split"):
-            data = trained_on(data, fit["validation_split"])
-        data["batch_size"] = fit.get("batch_size")
-    return find_learning_rate(
-        model,
-        **data,
-        class_weight=fit.get("class_weight"),
-        verbose=verbose,
-        **dataclasses.asdict(settings),
-    )
 
 
 def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateChoice:

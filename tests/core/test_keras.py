@@ -898,7 +898,7 @@ def test_the_seeds_of_operations_go_on_where_they_were_set():
 @pytest.mark.parametrize("swaps_by_model", [False, True])
 def test_averages_to_swap_are_those_of_the_variables_to_swap(monkeypatch, swaps_by_model):
     """`SwapEMAWeights` pairs them with what the optimizer knows, or with what the model trains."""
-    monkeypatch.setattr(_keras, "_SWAPS_BY_MODEL", swaps_by_model)
+    monkeypatch.setattr(_keras.averaging, "_SWAPS_BY_MODEL", swaps_by_model)
     first, second, third = (keras.Variable(np.full(2, value)) for value in (1.0, 2.0, 3.0))
     swapped = [third, second] if swaps_by_model else [first, second]
 

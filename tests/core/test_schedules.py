@@ -12,17 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core.known_schedules import known_end, known_peak
-from dlr_tf.core.schedule_formulas import (
-    cosine_weight,
-    cycle_at,
-    cycle_length,
-    cycle_runs,
-    mix,
-)
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
-from dlr_tf.core.stacked_schedules import _RATE_ARGUMENTS, stack_schedules
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular, WarmUp, known_end, known_peak
+from dlr_tf.core.schedules.schedule import cosine_weight, mix
+from dlr_tf.core.schedules.sgdr import cycle_at, cycle_length, cycle_runs
+from dlr_tf.core.schedules.stacked import _RATE_ARGUMENTS, stack_schedules
 from tests import reference
 from tests.core.core_helpers import with_floatx
 

@@ -17,7 +17,9 @@ from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.compiling import make_optimizer
-from dlr_tf.training.fine_tuning import fine_tune, make_schedule, steps_in_epoch
+from dlr_tf.training.fine_tuning import fine_tune
+from dlr_tf.training.named_schedules import make_schedule
+from dlr_tf.training.training_data import steps_in_epoch
 
 N_INPUTS, N_CLASSES, N_IMAGES = 6, 3, 24
 

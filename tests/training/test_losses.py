@@ -11,7 +11,7 @@ import pytest
 
 from dlr_tf.core.groups import split_layers
 from dlr_tf.training import losses, training_data
-from dlr_tf.training.fine_tuning import compile_groups
+from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.training_data import FirstBatches
 from tests.training.test_fine_tuning import N_INPUTS, small_model, three_groups
 

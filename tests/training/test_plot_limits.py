@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dlr_tf.training.plot_limits import highest_shown_loss, highest_shown_step_loss
+from dlr_tf.training.plotting.limits import highest_shown_loss, highest_shown_step_loss
 
 NAN, INF = math.nan, math.inf
 

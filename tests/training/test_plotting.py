@@ -13,7 +13,7 @@ import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
 
-from dlr_tf.training import plot_limits, plotting
+from dlr_tf.training import plotting
 
 STEPS = np.arange(140)
 CYCLES = np.concatenate([0.5 * (1 + np.cos(np.pi * np.arange(n) / n)) for n in (20, 40, 80)])
@@ -346,21 +346,23 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_display_and_no_pyplot_needed() -> None:
-    # The two files alone, since Keras may load pyplot itself.
+    # The plots alone, since Keras may load pyplot itself.
     code = (
-        "import runpy, sys, types\n"
-        "limits = types.SimpleNamespace(**runpy.run_path(sys.argv[2]))\n"
-        "sys.modules['dlr_tf.training.plot_limits'] = limits\n"
-        "plotting = runpy.run_path(sys.argv[1])\n"
+        "import os, sys, types\n"
+        "for name, path in zip(('dlr_tf', 'dlr_tf.training'), sys.argv[1:]):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [path]\n"
+        "from dlr_tf.training import plotting\n"
         "assert 'matplotlib' not in sys.modules\n"
-        "plotting['plot_loss']([1.0, 0.5], [1.0, 0.5]).savefig(sys.argv[3])\n"
+        "plotting.plot_loss([1.0, 0.5], [1.0, 0.5]).savefig(os.devnull)\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "print('drawn')"
     )
     environment = {**os.environ, "MPLBACKEND": "TkAgg"}
     environment.pop("DISPLAY", None)
+    folder = Path(plotting.__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, plotting.__file__, plot_limits.__file__, os.devnull],
+        [sys.executable, "-c", code, str(folder), str(folder / "training")],
         capture_output=True,
         text=True,
         env=environment,

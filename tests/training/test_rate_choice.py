@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf import SGDR, FusedAdam, fine_tune, freeze_to, split_layers
-from dlr_tf.training.fine_tuning import auto_rates
+from dlr_tf.training.auto_rates import auto_rates
 from dlr_tf.training.rate_choice import (
     RATIO,
     RateChoice,

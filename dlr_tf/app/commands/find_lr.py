@@ -27,11 +27,12 @@ from dlr_tf.app.terminal import (
     written_line,
 )
 from dlr_tf.app.terminal.progress import on_terminal
-from dlr_tf.training import fine_tuning, plotting
+from dlr_tf.training import plotting
+from dlr_tf.training.auto_rates import SWEEP, SweepSettings, auto_sweep
 from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import MEANINGS
-from dlr_tf.training.rate_choice import RATIO, SWEEP, WITHIN, SweepSettings, rates_from_sweep
+from dlr_tf.training.rate_choice import RATIO, WITHIN, rates_from_sweep
 
 RECOMMENDED = "recommended"
 
@@ -64,7 +65,7 @@ def run(config: FindLrConfig) -> int:
     with messages_to_stderr():
         keras.utils.set_random_seed(config.seed)
         ratios = [rate / rates[-1] for rate in rates]
-        sweep = fine_tuning.auto_sweep(
+        sweep = auto_sweep(
             task.model,
             task.groups,
             ratios,

@@ -20,8 +20,8 @@ from dlr_tf.app.run.tasks import OPTIMIZERS, Task
 from dlr_tf.app.run.training import Files
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
-from dlr_tf.training import fine_tuning
-from dlr_tf.training.rate_choice import SWEEP
+from dlr_tf.training.auto_rates import SWEEP, auto_rates
+from dlr_tf.training.rate_choice import RateChoice
 
 TRAINING, COMPARISON = "training", "comparison"
 PAGE_FILE = "report.html"  # the last file that a run writes
@@ -113,10 +113,10 @@ class Run:
         print_stderr(record["line"])
         return list(record["rates"])
 
-    def _choice(self, config: RunConfig, ratios: list[float]) -> fine_tuning.RateChoice:
+    def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:
         keras.utils.set_random_seed(config.seed)
         try:
-            return fine_tuning.auto_rates(
+            return auto_rates(
                 self.task.model,
                 self.task.groups,
                 ratios,

@@ -29,9 +29,12 @@ from dlr_tf.app.run.tasks import OPTIMIZERS, Task
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
+from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
+from dlr_tf.training.named_schedules import make_schedule
+from dlr_tf.training.training_data import steps_in_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +81,9 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
     Raises:
         ValueError: If the options do not fit each other.
     """
-    return fine_tuning.make_schedule(
+    return make_schedule(
         config.schedule,
-        steps_per_epoch=fine_tuning.steps_in_epoch(task.data.train),
+        steps_per_epoch=steps_in_epoch(task.data.train),
         epochs=config.epochs,
         cycle_epochs=config.cycle_epochs,
         t_mul=config.t_mul,
@@ -126,7 +129,7 @@ def train(
     earlier_seconds = state.seconds
     if files.log is not None:
         write_text(files.log, log_text(state.history))
-    steps = fine_tuning.steps_in_epoch(data.train)
+    steps = steps_in_epoch(data.train)
     logger = LearningRateLogger()
     best = BestWeights(state, checkpoint.arrays_under("best", arrays))
     writer = CheckpointCallback(
@@ -215,7 +218,7 @@ def _test_scores(
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     """Leave the model as `fine_tune` does, without a training."""
     schedule = schedule_of(config, task)
-    fine_tuning.compile_groups(
+    compile_groups(
         task.model,
         task.groups,
         [schedule(rate) for rate in rates],

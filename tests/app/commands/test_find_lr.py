@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.find_lr import why_it_stopped
-from dlr_tf.training.rate_choice import SWEEP
+from dlr_tf.training.auto_rates import SWEEP
 
 
 def test_suggestions_picture_and_the_next_command(

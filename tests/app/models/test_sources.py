@@ -21,7 +21,7 @@ from dlr_tf.app.models.trained import write_class_names
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.core.model_graph import output_activations
 from dlr_tf.core.model_tree import leaf_layers
-from dlr_tf.training import fine_tuning
+from dlr_tf.training.compiling import compile_groups
 
 NAMES = ["cat", "dog", "eel"]
 SIZE = 12
@@ -579,7 +579,7 @@ def test_the_saved_model_goes_on_with_its_optimizer() -> None:
     groups = split_layers(model, ["body/top", "probabilities"])
     x, y = images(8, SIZE, SIZE, 3), np.arange(8) % 3
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    fine_tuning.compile_groups(model, groups, [1e-4, 1e-3, 1e-2], data)
+    compile_groups(model, groups, [1e-4, 1e-3, 1e-2], data)
     model.fit(data, epochs=2, verbose=0, shuffle=False)
     model.save("net.keras")
     loaded = keras.models.load_model("net.keras")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules.one_cycle import OneCycle
+from dlr_tf.core.schedules.sgdr import SGDR
+from dlr_tf.core.schedules.triangular import Triangular
+from dlr_tf.core.schedules.warm_up import WarmUp
 
 # The arguments that are rates. In each of them the formula is linear, so an array of rates gives an
 # array of results. A subclass may have another formula, so it is not here.

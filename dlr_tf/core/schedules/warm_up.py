@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
-from dlr_tf.core.schedules import Schedule, check_peak, check_steps
+from dlr_tf.core.schedules.schedule import Schedule, check_peak, check_steps
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from dlr_tf.core.schedules import OneCycle
-from dlr_tf.core.stacked_schedules import is_own
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules.one_cycle import OneCycle
+from dlr_tf.core.schedules.stacked import is_own
+from dlr_tf.core.schedules.warm_up import WarmUp
 
 # The arguments of Keras' schedules that bound their values.
 _KERAS_PEAKS: dict[str, tuple[str, ...]] = {
