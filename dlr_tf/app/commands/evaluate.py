@@ -280,11 +280,14 @@ def check_class_names(examples: Examples, known: Sequence[str]) -> None:
         raise ValueError(
             f"{examples.name} has classes that the model does not know: {some_of(unknown)}."
             f"{did_you_mean(unknown[0], known)} The model knows {some_of(known)}. Rename or remove "
-            "the folders of the others."
+            "the others."
         )
     absent = [name for name in known if name not in examples.used]
     if absent:
-        print_stderr(f"{examples.name} has no images of {len(absent)} classes: {some_of(absent)}")
+        print_stderr(
+            f"{examples.name} has no images of {len(absent)} of {len(known)} classes: "
+            f"{some_of(absent)}"
+        )
 
 
 def classify_examples(classify: Classifier, examples: Examples, batch_size: int) -> Scored:

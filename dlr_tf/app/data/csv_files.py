@@ -20,7 +20,8 @@ def read_csv(path: Path, *, skip_broken: bool = False) -> LabelledFiles:
 
     The first line names the columns: `path` (relative to the folder of the CSV file; a backslash
     may separate folders), `label` (the name of the class), and perhaps `split` (`train`, `test` or
-    `validation`, or another name of these splits). Other columns are not read.
+    `validation`, or another name of these splits), in upper or lower case. Other columns are not
+    read.
 
     Args:
         path: The CSV file, in UTF-8.
@@ -37,7 +38,7 @@ def read_csv(path: Path, *, skip_broken: bool = False) -> LabelledFiles:
         raise ValueError(
             f"The column split of the CSV file {str(path)!r} should hold train, and test or "
             f"validation. Received: {some_of(sorted(splits))}. Without the column, the images "
-            "are split by themselves."
+            "are split automatically."
         )
     if len(splits["train"]) < 2:
         raise ValueError(
@@ -66,7 +67,8 @@ def _read_rows(table: Path) -> tuple[Listing, bool]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
-            has_splits = "split" in _columns(table, rows.fieldnames)
+            rows.fieldnames = _columns(table, rows.fieldnames)
+            has_splits = "split" in rows.fieldnames
             for row in rows:
                 where = f"Line {rows.line_num} of the CSV file {str(table)!r}"
                 path = _path(root, _cell(row, "path", where))
@@ -99,23 +101,38 @@ def _read_rows(table: Path) -> tuple[Listing, bool]:
 
 
 def _columns(table: Path, names: Iterable[str] | None) -> list[str]:
-    found = [name.strip() for name in names or ()]
+    received = [name.strip() for name in names or ()]
+    found = [name.lower() for name in received]
     missing = [name for name in ("path", "label") if name not in found]
     if missing:
-        hint = " Separate the columns by commas." if any(";" in name for name in found) else ""
+        other = any(separator in name for name in found for separator in ";\t")
+        hint = " Separate the columns by commas." if other else ""
         raise ValueError(
             f"The first line of the CSV file {str(table)!r} should name the columns path and "
-            f"label, and perhaps split. Missing: {some_of(missing)}. Received: {some_of(found)}."
-            f"{hint}"
+            f"label, and perhaps split. Missing: {some_of(missing)}. Received: "
+            f"{some_of(received)}.{hint}"
+        )
+    repeated = [name for name in ("path", "label", "split") if found.count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"The first line of the CSV file {str(table)!r} names the column {repeated[0]} more "
+            f"than once: {some_of(received)}. Keep one of them."
         )
     return found
 
 
 def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
-    value = next((v for name, v in row.items() if name and name.strip() == column), None)
-    if value is None or not value.strip():
+    value = (row[column] or "").strip()
+    if not value:
         raise ValueError(f"{where} has no {column}.")
-    return value.strip()
+    if "\n" in value or "\r" in value:
+        raise ValueError(
+            f"{where} ends a {column} of several lines. Perhaps a quotation mark is missing: "
+            f"{value[:80]!r}"
+        )
+    if "\0" in value:
+        raise ValueError(f"{where} has a null character in its {column}. Save the file as UTF-8.")
+    return value
 
 
 def _path(root: str, path: str) -> str:

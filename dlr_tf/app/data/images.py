@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -213,6 +214,10 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(path: str) -> Any:
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # Opening a pipe would wait for its other end, for ever.
+        raise ValueError("it is no file, but a pipe, a socket or a device")
     return require_pillow().open(path, formats=_formats())
 
 
@@ -302,9 +307,9 @@ def _reason(path: str, error: Exception) -> str:
     import PIL
     from PIL import Image, UnidentifiedImageError
 
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"it is a link to {os.readlink(path)!r}, which does not exist"
     if isinstance(error, FileNotFoundError):
-        if os.path.islink(path):
-            return f"it is a link to {os.readlink(path)!r}, which does not exist"
         return "there is no such file"
     if isinstance(error, PermissionError):
         return "permission to read it is denied"
@@ -315,7 +320,7 @@ def _reason(path: str, error: Exception) -> str:
             return "it is empty"
         return (
             "it is no image, damaged at its beginning, or of a format that Pillow "
-            f"{PIL.__version__} does not read, as HEIC; convert it to JPEG"
+            f"{PIL.__version__} does not read, such as HEIC; convert it to JPEG"
         )
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
@@ -324,6 +329,6 @@ def _reason(path: str, error: Exception) -> str:
             f"it is too large: {' pixels, and at most '.join(numbers)} are allowed. Make it "
             f"smaller, or set the environment variable {_LIMIT} to a larger number of pixels"
         )
-    if isinstance(error, ValueError) and text.startswith("its pixels"):
+    if isinstance(error, ValueError) and text.startswith(("its pixels", "it is no file")):
         return text
     return f"it is damaged ({text.rstrip('.')})"

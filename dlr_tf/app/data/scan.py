@@ -62,7 +62,7 @@ class Scan:
         """Return the names of the sub-folders that may be classes or splits."""
         names = []
         for entry in self._entries(folder):
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if self._is_image(entry, os.path.join(folder, entry.name)):
                     self.ignored.outside += 1
             elif self._is_used(entry.name):
@@ -77,7 +77,7 @@ class Scan:
         below = []
         for entry in self._entries(folder):
             path = os.path.join(folder, entry.name)
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if self._is_image(entry, path):
                     yield path
             elif self._is_used(entry.name):
@@ -151,6 +151,13 @@ def file_identity(path: str) -> object:
     status = os.stat(path)
     # Some file systems do not number their files.
     return (status.st_dev, status.st_ino) if status.st_ino else path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _is_hidden(name: str) -> bool:

@@ -128,7 +128,10 @@ def load_model_file(path: Path) -> keras.Model:
     """
     try:
         model = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError, KeyError, ImportError, AttributeError) as error:
+    except MemoryError:
+        raise
+    # Damaged files raise errors of many kinds.
+    except Exception as error:
         raise ValueError(
             f"The model {str(path)!r} cannot be loaded: expected a .keras file of Keras 3 whose "
             "layers are Keras' own or registered. Save it again with `model.save`. "

@@ -103,7 +103,7 @@ def test_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "photos/dark/light.png  dark        bright                 1.000",
         "written to run/evaluation: confusion.png, evaluation.json",
     ]
-    assert "photos has no images of 1 classes: ['middle']" in err
+    assert "photos has no images of 1 of 3 classes: ['middle']" in err
     assert Path("run/evaluation/confusion.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads(Path("run/evaluation/evaluation.json").read_text())
     assert (written["n_correct"], written["count"], written["accuracy"]) == (7, 8, 0.875)

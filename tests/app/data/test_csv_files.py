@@ -21,7 +21,7 @@ def test_a_table_without_parts(tmp_path: Path) -> None:
 
 def test_a_table_with_parts(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{number}.png" for number in range(5)))
-    text = "path,label,split\n0.png,a,Train\n1.png,b,train\n2.png,a,TEST\n3.png,b,test\n4.png,a,val"
+    text = "Path,label,Split\n0.png,a,Train\n1.png,b,train\n2.png,a,TEST\n3.png,b,test\n4.png,a,val"
     found = find(table(tmp_path, text))
     assert listing(found) == {
         "train": {"a": ["0.png"], "b": ["1.png"]},
@@ -46,6 +46,9 @@ def test_files_that_a_table_names_and_that_are_not_there(tmp_path: Path) -> None
         ("", r"should name the columns path and label.* Missing: \['path', 'label'\]"),
         ("path,class\n1.png,a", r"Missing: \['label'\]. Received: \['path', 'class'\]"),
         ("path;label\n1.png;a", "Separate the columns by commas"),
+        ("path\tlabel\n1.png\ta", "Separate the columns by commas"),
+        ("path,label,Path\n1.png,a,x", "names the column path more than once: .* 'Path'.*. Keep"),
+        ('path,label\n1.png,"a\n2.png,b\n', r"Line 3 .* label of several lines.*: 'a\\n2.png,b'"),
         ("path,label\n", "names no images. Add lines: path,label"),
         ("path,label\n1.png,a\n,b", "Line 3 of the CSV file .* has no path"),
         ("path,label\n1.png,a\n2.png", "Line 3 of the CSV file .* has no label"),
@@ -57,6 +60,7 @@ def test_files_that_a_table_names_and_that_are_not_there(tmp_path: Path) -> None
         ("path,label,split\n1.png,a,train\n2.png,b,train", r"should hold train, and test or .*ain"),
         ("path,label,split\n1.png,a,test\n2.png,b,test", r"should hold train, and .* \['test'\]"),
         ("path,label\n1.png,a\0\n", "CSV file"),
+        ("path,label\n1\0.png,a\n", "CSV file"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:

@@ -110,6 +110,15 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     assert found.ignored == "1 file without the ending of an image ['.txt']"
 
 
+def test_links_that_lead_to_themselves_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png")
+    for name in ("circle", "a/circle"):
+        (tmp_path / name).symlink_to("circle")
+    reason = "it is a link to 'circle', which does not exist"
+    expected = {str(tmp_path / name): reason for name in ("circle", "a/circle")}
+    assert find(tmp_path).broken == expected
+
+
 def test_a_folder_that_may_not_be_opened_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -473,6 +473,12 @@ def test_files_that_cannot_be_loaded() -> None:
     Path("net.keras").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match="'net.keras' cannot be loaded: expected a .keras file of"):
         models.open_source("net.keras")
+    functional([*body(), POOL(), dense()]).save("net.keras")
+    content = bytearray(Path("net.keras").read_bytes())
+    content[len(content) // 2] ^= 255
+    Path("net.keras").write_bytes(content)
+    with pytest.raises(ValueError, match="'net.keras' cannot be loaded: .* Bad CRC-32"):
+        models.open_source("net.keras")
     Path("empty").mkdir()
     with pytest.raises(ValueError, match="folder 'empty' holds no model.keras. Give a folder"):
         models.open_source("empty")
