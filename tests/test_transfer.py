@@ -15,20 +15,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.losses import (
-    BinaryCrossentropy,
-    MeanSquaredError,
-    SparseCategoricalCrossentropy,
-)
 from rich.console import Console
 from scipy import stats
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.transfer import __main__ as command
 from benchmarks.transfer import (
     arms,
     choices,
-    head_start,
     intervals,
     pictures,
     protocol,
@@ -49,7 +43,6 @@ from dlr_tf import (
     FusedAdam,
     GradualUnfreezing,
     fine_tune,
-    freeze_batch_norm,
     split_layers,
     split_layerwise,
 )
@@ -699,106 +692,6 @@ def test_a_task_of_another_study_is_a_clear_error(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         command.main(["--device", "cpu", "--task", "images-half"])
     assert "the study 'recipe' has no task 'images-half'; it has" in capsys.readouterr().err
-
-
-# --- The prototype of a head start
-
-
-def random_tail(n_outputs: int, activation: str | None, hidden: int = 0) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(hidden, activation="tanh")] if hidden else []
-    last = keras.layers.Dense(n_outputs, activation=activation)
-    return keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.5), *layers, last])
-
-
-def test_the_cut_is_before_dropout_and_the_cached_head_trains_the_same() -> None:
-    task = toy_task()
-    x, y = task.split(0).train
-
-    def head_of_frozen(model: keras.Model) -> keras.Model:
-        for layer in model.layers:
-            layer.trainable = layer.name == HEAD
-        training.start_head_and_dropout(model, 3)
-        return model
-
-    def fit(model: keras.Model, inputs: np.ndarray) -> list[np.ndarray]:
-        model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
-        model.fit(inputs, y, batch_size=8, epochs=3, shuffle=False, verbose=0)
-        return model.get_layer(HEAD).get_weights()
-
-    expected = fit(head_of_frozen(task.build()), x)
-    model = head_of_frozen(task.build())
-    body, tail = head_start.cut_before_head(model, HEAD, x[:8])
-    assert [layer.name for layer in tail.layers[1:]] == ["dropout", HEAD]
-    assert body.layers[-1].name == "relu_2"
-    for one, other in zip(fit(tail, body.predict(x, verbose=0)), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_what_is_not_the_same_in_training_is_not_cached() -> None:
-    task = toy_task()
-    x = task.split(0).train.x[:8]
-    model = task.build()
-    weights = model.get_weights()
-    # The statistics of the first batch normalization move, so the cut is before it.
-    body, tail = head_start.cut_before_head(model, "dense_1", x)
-    assert body.layers[-1].name == "dense_0" and tail.layers[1].name == "norm_0"
-    for before, after in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
-    freeze_batch_norm(model)
-    body, _ = head_start.cut_before_head(model, "dense_1", x)
-    assert body.layers[-1].name == "relu_0"
-    with pytest.raises(ValueError, match="'dense_0' should come after layers that do the same"):
-        head_start.cut_before_head(model, "dense_0", x)
-
-
-def test_solved_heads_are_the_regressions_of_scikit_learn() -> None:
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(80, 6)).astype("float32")
-    noisy = features[:, :3] + generator.normal(size=(80, 3))
-    penalty, n = 0.01, len(features)
-
-    classes = noisy.argmax(axis=1)
-    tail = random_tail(3, "softmax")
-    head_start.HeadSolver(tail, SparseCategoricalCrossentropy()).solve(features, classes, penalty)
-    expected = LogisticRegression(C=1 / (n * penalty), tol=1e-8).fit(features, classes)
-    found = tail.predict(features, verbose=0)
-    np.testing.assert_allclose(found, expected.predict_proba(features), atol=2e-3)
-
-    labels = (noisy > 0).astype("float32")
-    tail = random_tail(3, "sigmoid")
-    head_start.HeadSolver(tail, BinaryCrossentropy()).solve(features, labels, penalty)
-    for number, column in enumerate(tail.predict(features, verbose=0).T):
-        # The loss is the mean over the labels.
-        expected = LogisticRegression(C=1 / (3 * n * penalty), tol=1e-8)
-        expected.fit(features, labels[:, number])
-        np.testing.assert_allclose(column, expected.predict_proba(features)[:, 1], atol=2e-3)
-
-    numbers = noisy[:, :1].astype("float32")
-    tail = random_tail(1, None)
-    head_start.HeadSolver(tail, MeanSquaredError()).solve(features, numbers, penalty)
-    ridge = Ridge(alpha=n * penalty / 2).fit(features, numbers)
-    found = tail.predict(features, verbose=0)
-    np.testing.assert_allclose(found[:, 0], ridge.predict(features).ravel(), atol=2e-3)
-
-
-@pytest.mark.slow
-def test_the_penalty_is_chosen_on_held_out_parts_also_for_several_layers() -> None:
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(60, 6)).astype("float32")
-    of_noise = generator.integers(0, 2, 60)
-    clear = (features[:, 0] > 0).astype("int32")
-    loss = SparseCategoricalCrossentropy()
-    chosen = [
-        head_start.HeadSolver(random_tail(2, "softmax"), loss).choose_and_solve(features, y, seed=0)
-        for y in (of_noise, clear)
-    ]
-    assert chosen[0][0] == 1.0 and chosen[1][0] < 0.1
-    assert chosen[0][1] > 0.6 and chosen[1][1] < 0.3
-    deep = random_tail(2, "softmax", hidden=8)
-    _, held_out = head_start.HeadSolver(deep, loss).choose_and_solve(features, clear, seed=0)
-    assert held_out < 0.4
-    assert training.accuracy(deep.predict(features, verbose=0), clear) > 0.95
 
 
 # --- The text encoder

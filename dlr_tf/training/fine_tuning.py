@@ -14,6 +14,7 @@ from dlr_tf._names import AUTO, BATCH_NORM, did_you_mean
 from dlr_tf.core._validation import check_integer, check_model, warn_user
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.auto_rates import sweep_groups
 from dlr_tf.training.compiling import (
     OPTIMIZER_ARGUMENTS,
@@ -23,6 +24,7 @@ from dlr_tf.training.compiling import (
 )
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
+from dlr_tf.training.head_start import cut_at_head, start_head
 from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, usual_rates
 from dlr_tf.training.scheduled_rates import (
@@ -42,6 +44,7 @@ def fine_tune(
     learning_rate: Any = AUTO,
     epochs: int,
     frozen_epochs: int = 0,
+    head_start: bool = False,
     validation_data: Any = None,
     schedule: str | Callable[[float], Rate] | Sequence[LearningRateSchedule] = "onecycle",
     warmup: float = 0,
@@ -98,6 +101,12 @@ def fine_tune(
         epochs: Int, 1 or more: all epochs, the frozen ones included.
         frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained.
             Defaults to 0.
+        head_start: Whether the head is trained to convergence before the first epoch, on features
+            that the body computes once for each example. The L2 penalty of its kernels is chosen on
+            parts of the training data that are held out in turn. Needs SciPy, a Sequential or
+            Functional model, and a loss that `compile` takes. `learning_rate="auto"` then takes the
+            usual rates of Adam, without a range test, whose loss could only rise. Unless
+            `verbose=0`, one printed line says how good the head alone is. Defaults to `False`.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
@@ -133,7 +142,9 @@ def fine_tune(
     Returns:
         The `History` of all epochs, the frozen ones included. It also has `learning_rates`, the
         peak rate of each group (`None` where a schedule's is not known), `schedule`, as given, and
-        `seconds`, a dict: `"preparation"`, with `"auto"` the `"range_test"`, and `"training"`.
+        `seconds`, a dict: `"preparation"`, with `"auto"` the `"range_test"`, with `head_start` the
+        `"head_start"`, and `"training"`. With `head_start` it also has `head_start`: the `penalty`,
+        the `scores` on the held-out parts, a dict, and `n_examples`.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or unknown.
@@ -163,7 +174,8 @@ def fine_tune(
     3
 
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146 (discriminative fine-tuning);
-    Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983 (warm restarts).
+    Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983 (warm restarts); Kumar et al.,
+    2022, https://arxiv.org/abs/2202.10054 (the head first, then all).
     """
     seconds = _Seconds()
     check_model(model)
@@ -201,7 +213,8 @@ def fine_tune(
     ratios = relative_rates(len(groups))
     if is_auto:
         _check_auto(learning_rate, optimizer)
-        learning_rate = learning_rate if is_list(schedule) else ratios
+        if not is_list(schedule):
+            learning_rate = usual_rates(ratios) if head_start else ratios
     rates = ScheduledRates(learning_rate, schedule, warmup, groups, length)
     # Everything that can be wrong is checked before the model is compiled.
     multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
@@ -209,7 +222,11 @@ def fine_tune(
     choice = choose_loss(model, first, loss, metrics)
     if choice.note and verbose != 0:
         print(choice.note)
-    if is_auto:
+    fit = {**fit, "validation_split": length.validation_split}
+    cut = cut_at_head(model, groups, choice) if head_start else None
+    if head_start and is_auto:
+        _check_usual_rates(multi_group)
+    if is_auto and not head_start:
         if verbose != 0:
             print("Range test of the learning rate")
         seconds.end("preparation")
@@ -223,7 +240,7 @@ def fine_tune(
             first,
             batch_norm=batch_norm,
             head_only=frozen_epochs == epochs,
-            fit={**fit, "validation_split": length.validation_split},
+            fit=fit,
             verbose=verbose,
         )
         seconds.end("range_test")
@@ -242,7 +259,16 @@ def fine_tune(
     for doubt in doubts:
         warn_user(doubt)
     set_batch_norm(model, batch_norm)
+    started = None
     try:
+        if cut is not None and first_epoch == 0:
+            freeze_to(model, groups, -1)
+            seconds.end("preparation")
+            with model.distribute_strategy.scope():
+                started = start_head(cut, train_data, choice, fit)
+            seconds.end("head_start")
+            if verbose != 0:
+                print(started.line())
         freeze_to(model, groups, -1 if first_epoch < frozen_epochs else 0)
         _check_trainable(model)
         with model.distribute_strategy.scope():
@@ -263,6 +289,8 @@ def fine_tune(
     history.learning_rates = rates.peaks
     history.schedule = schedule
     history.seconds = seconds.parts
+    if started is not None:
+        history.head_start = started
     return history
 
 
@@ -278,6 +306,17 @@ class _Seconds:
         now = time.perf_counter()
         self.parts[part] = self.parts.get(part, 0.0) + now - self._since
         self._since = now
+
+
+def _check_usual_rates(optimizer: MultiGroupOptimizer) -> None:
+    """Refuse an optimizer whose usual rates are not known."""
+    kinds = (keras.optimizers.Adam, keras.optimizers.Nadam)
+    if not all(isinstance(one, kinds) for one in optimizer.group_optimizers):
+        raise ValueError(
+            "With `head_start`, `learning_rate='auto'` takes the usual rates of Adam. Pass the "
+            "learning rates for another optimizer. "
+            f"Received: {type(optimizer.group_optimizers[-1]).__name__}"
+        )
 
 
 def _check_trainable(model: keras.Model) -> None:
