@@ -171,6 +171,36 @@ def positive(text: str) -> float:
     return value
 
 
+def positive_or_zero(text: str) -> float:
+    """Read a finite number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number, 0 or more, received {text!r}")
+    return value
+
+
+def steps_or_share(text: str) -> float:
+    """Read a number of steps, an integer, or a share below 1.
+
+    >>> steps_or_share("100"), steps_or_share("0.1")
+    (100, 0.1)
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if 0 < value < 1:
+        return value
+    if value < 0 or not value.is_integer():
+        raise argparse.ArgumentTypeError(
+            f"expected a number of steps, or a share of all steps below 1, received {text!r}"
+        )
+    return int(value)
+
+
 def make_parser(*, default: object = None) -> argparse.ArgumentParser:
     """Return the parser of all commands.
 
@@ -226,6 +256,13 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         default="adam",
         metavar="NAME",
         help=f"one of {', '.join(OPTIMIZERS)}, in upper or lower case (default: adam)",
+    )
+    parser.add_argument(
+        "--weight-decay",
+        type=positive_or_zero,
+        metavar="X",
+        help="decoupled weight decay of all weights, at the rate of their group (default: that of "
+        "the optimizer: 0.004 for adamw and muon, else none)",
     )
     parser.add_argument(
         "--batch-size",
@@ -396,6 +433,14 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
         choices=SCHEDULES,
         default="onecycle",
         help="how the rates change over the steps (default: onecycle)",
+    )
+    parser.add_argument(
+        "--warmup",
+        type=steps_or_share,
+        default=0,
+        metavar="N|SHARE",
+        help="steps of a linear rise from 0 before the schedule, or their share of all steps, such "
+        "as 0.1; the schedule fills the rest (default: 0)",
     )
     parser.add_argument(
         "--cycle-epochs",

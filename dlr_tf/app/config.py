@@ -45,6 +45,7 @@ class TaskConfig(CommandConfig):
     boundaries: str | None = None
     learning_rate: str = "auto"
     optimizer: str = "adam"
+    weight_decay: float | None = None  # that of the optimizer
     batch_size: int = 16
     batch_norm: str = "frozen"
     seed: int = 0
@@ -63,6 +64,7 @@ class RunConfig(TaskConfig):
     epochs: int
     frozen_epochs: int = 0
     schedule: str = "onecycle"
+    warmup: float = 0  # steps, or a share below 1
     cycle_epochs: float | None = None
     t_mul: float = 2.0
     compare: bool = False

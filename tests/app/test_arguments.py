@@ -44,6 +44,11 @@ from dlr_tf.app.terminal import UsageError
         (["finetune", "--t-mul", "2"], "--t-mul is for cycles: give --schedule sgdr too. Rec"),
         (["finetune", "--cycle-epochs", "2", "--schedule", "constant"], "--cycle-epochs is for"),
         (["finetune", "photos", "--compare-seeds", "2"], "--compare-seeds needs --compare"),
+        (["finetune", "--warmup", "1.5"], "a share of all steps below 1, received '1.5'"),
+        (["finetune", "--warmup", "-1"], "--warmup: expected a number of steps, or a share"),
+        (["finetune", "--warmup", "ten"], "--warmup: expected a number of steps, or a share"),
+        (["find-lr", "--weight-decay", "-0.1"], "--weight-decay: expected a number, 0 or more"),
+        (["finetune", "--weight-decay", "x"], "--weight-decay: expected a number, 0 or more"),
         (["schedule"], "required: KIND"),
         (["schedule", "onecycle", "--steps", "1"], "an integer of at least 2, received '1'"),
     ],
@@ -69,6 +74,12 @@ def test_defaults_depend_on_the_data() -> None:
     assert (swept.batch_size, swept.learning_rate, swept.weights) == (8, "-1e-3", "none")
     assert "epochs" not in swept  # `find-lr` has none
     assert parse_arguments(["finetune", "--no-compare"]).compare is False
+
+
+def test_a_warm_up_is_steps_or_a_share() -> None:
+    given = {text: parse_arguments(["finetune", "--warmup", text]).warmup for text in ("0.1", "20")}
+    assert given == {"0.1": 0.1, "20": 20}
+    assert isinstance(given["20"], int)
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -13,7 +13,7 @@ from dlr_tf._names import AUTO
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.config import FindLrConfig
 from dlr_tf.app.results import check_new_file
-from dlr_tf.app.run import OPTIMIZERS, load_task, parse_rates
+from dlr_tf.app.run import load_task, optimizer_argument, parse_rates
 from dlr_tf.app.terminal import (
     command_with,
     messages_to_stderr,
@@ -61,7 +61,7 @@ def run(config: FindLrConfig) -> int:
                 f"to it. Received: --learning-rate {config.learning_rate}"
             )
         # Refuses an optimizer that does not fit the groups.
-        make_optimizer(task.model, task.groups, rates, OPTIMIZERS[config.optimizer])
+        make_optimizer(task.model, task.groups, rates, optimizer_argument(config))
     with messages_to_stderr():
         keras.utils.set_random_seed(config.seed)
         ratios = [rate / rates[-1] for rate in rates]
@@ -74,7 +74,7 @@ def run(config: FindLrConfig) -> int:
             fit={"class_weight": task.data.class_weights(config.class_weights)},
             settings=SweepSettings(steps=config.steps, start=config.start, end=config.end),
             verbose=1 if on_terminal() else 0,
-            optimizer=OPTIMIZERS[config.optimizer],
+            optimizer=optimizer_argument(config),
         )
     if len(sweep.losses) < config.steps:
         print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, config.steps))

@@ -36,7 +36,6 @@ from dlr_tf.app.results import (
     write_text,
 )
 from dlr_tf.app.run import (
-    OPTIMIZERS,
     PAGE_FILE,
     TRAINING,
     CheckpointError,
@@ -54,6 +53,7 @@ from dlr_tf.app.run import (
     is_finished,
     load_task,
     model_arrays,
+    optimizer_argument,
     read_settings,
     resumed_config,
     schedule_of,
@@ -144,7 +144,7 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)
-        MultiGroupOptimizer(task.groups, [*map(schedule, rates)], OPTIMIZERS[config.optimizer])
+        MultiGroupOptimizer(task.groups, [*map(schedule, rates)], optimizer_argument(config))
     # All machines train, and one of them writes.
     run = Run(folder, config, task, is_chief(strategy), stop, watch)
     if given.resume is not None:

@@ -18,11 +18,10 @@ from dlr_tf.app.run.settings import (
     write_place_of_data,
     write_settings,
 )
-from dlr_tf.app.run.tasks import OPTIMIZERS, Task, load_task, parse_rates, split_task
+from dlr_tf.app.run.tasks import Task, load_task, optimizer_argument, parse_rates, split_task
 from dlr_tf.app.run.training import Result, schedule_of, train
 
 __all__ = [
-    "OPTIMIZERS",
     "PAGE_FILE",
     "TRAINING",
     "CheckpointError",
@@ -40,6 +39,7 @@ __all__ = [
     "is_finished",
     "load_task",
     "model_arrays",
+    "optimizer_argument",
     "parse_rates",
     "read_settings",
     "resumed_config",

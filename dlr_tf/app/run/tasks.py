@@ -19,6 +19,7 @@ from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
+from dlr_tf.core.inner_optimizers import optimizer_from
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.rate_choice import relative_rates
 
@@ -27,6 +28,16 @@ OPTIMIZERS: dict[str, Any] = {
     **{name: name for name in ("adam", "adamw", "lion", "muon", "nadam", "rmsprop")},
     "sgd": {"class_name": "SGD", "config": {"momentum": 0.9}},
 }
+
+
+def optimizer_argument(config: TaskConfig) -> Any:
+    """Return the argument `optimizer` of `MultiGroupOptimizer`."""
+    optimizer = OPTIMIZERS[config.optimizer]
+    if config.weight_decay is None:
+        return optimizer
+    made = optimizer_from(optimizer)
+    made.weight_decay = config.weight_decay
+    return keras.optimizers.serialize(made)
 
 
 @dataclasses.dataclass(frozen=True)

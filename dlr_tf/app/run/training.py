@@ -25,7 +25,7 @@ from dlr_tf.app.run.divergence import StopOnDivergence
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import History, TrainingState, log_text
-from dlr_tf.app.run.tasks import OPTIMIZERS, Task
+from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
@@ -87,6 +87,7 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
         epochs=config.epochs,
         cycle_epochs=config.cycle_epochs,
         t_mul=config.t_mul,
+        warmup=config.warmup,
     )
 
 
@@ -179,7 +180,7 @@ def train(
                 steps_per_epoch=steps,
                 frozen_epochs=config.frozen_epochs,
                 validation_data=data.validation,
-                optimizer=OPTIMIZERS[config.optimizer],
+                optimizer=optimizer_argument(config),
                 batch_norm=config.batch_norm,
                 class_weight=data.class_weights(config.class_weights),
                 callbacks=[*own, writer, *callbacks],
@@ -223,7 +224,7 @@ def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
         task.groups,
         [schedule(rate) for rate in rates],
         task.data.train,
-        optimizer=OPTIMIZERS[config.optimizer],
+        optimizer=optimizer_argument(config),
     )
     set_batch_norm(task.model, config.batch_norm)
     freeze_to(task.model, task.groups, 0)

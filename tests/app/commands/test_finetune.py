@@ -239,6 +239,23 @@ def test_one_cycle(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.splitlines()[0].endswith(" with differential rates")
 
 
+def test_linear_decay_after_a_warm_up(quick_digits: None) -> None:
+    arguments = ["--epochs", "2", "--batch-size", "50", "--learning-rate", ":0.1", "--no-compare"]
+    arguments += ["--schedule", "linear", "--warmup", "0.5", "--weight-decay", "0.02"]
+    assert cli.main(["finetune", *arguments, "--output", "out"]) == 0
+    settings = report_of(Path("out"))["settings"]
+    assert (settings["schedule"], settings["warmup"], settings["weight_decay"]) == (
+        "linear",
+        0.5,
+        0.02,
+    )
+    # Two steps rise from 0, two fall to 0: the rates are 0, 0.05, 0.1 and 0.05.
+    rates = [float(row["learning_rate/head"]) for row in rows_of(Path("out/log.csv"))]
+    assert rates == pytest.approx([0.05, 0.05])
+    loaded = optimizer_of(keras.models.load_model("out/model.keras"))
+    assert [inner.weight_decay for inner in loaded.group_optimizers] == [0.02] * 3
+
+
 def test_rates_that_a_range_test_chooses(
     quick_digits: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,6 +390,7 @@ def test_a_wrong_setting_is_found_before_training(
 ) -> None:
     argv = ["finetune", "--schedule", "sgdr", "--t-mul", "0.5"]
     assert_mistake(argv, "`t_mul` should be at least 1")
+    assert_mistake(["finetune", "--warmup", "9999"], "`warmup` should leave steps of the training")
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(

@@ -33,6 +33,7 @@ from tests.scripts import kill_and_resume
 # Two steps in an epoch, and a checkpoint after each of them.
 QUICK = ["finetune", "--epochs", "3", "--batch-size", "50", "--compare-seeds", "1"]
 QUICK += ["--learning-rate", "1e-3:1e-2", "--frozen-epochs", "1", "--checkpoint-every", "1"]
+QUICK += ["--warmup", "0.25", "--weight-decay", "0.02"]
 
 
 class KilledError(BaseException):
