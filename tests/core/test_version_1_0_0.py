@@ -17,9 +17,12 @@ import tensorflow as tf
 
 from dlr_tf._versions import release
 from dlr_tf.core._validation import unwrap_optimizer
+from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.pattern_groups import split_by_pattern
+from dlr_tf.core.schedules import SGDR, OneCycle
+from dlr_tf.core.warm_up import WarmUp
 
 FILES = pathlib.Path(__file__).parents[1] / "data" / "version_1_0_0"
 
@@ -32,8 +35,8 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
-def make_model(*, reverse: bool = False) -> keras.Model:
-    model = keras.Sequential(
+def make_layers() -> keras.Model:
+    return keras.Sequential(
         [
             keras.Input((4,)),
             keras.layers.Dense(6, activation="relu", name="body"),
@@ -43,6 +46,10 @@ def make_model(*, reverse: bool = False) -> keras.Model:
         ],
         name="model",
     )
+
+
+def make_model(*, reverse: bool = False) -> keras.Model:
+    model = make_layers()
     groups = split_layers(model, ["late", "head"], names=["early", "late", "head"])
     rates = [1e-3, SGDR(2e-3, 3), 1e-2]
     order = slice(None, None, -1 if reverse else 1)
@@ -119,3 +126,57 @@ def test_checkpoint_before_the_optimizer_is_built():
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     checkpoint.read(str(FILES / "float32.checkpoint")).assert_consumed()
     assert_holds(model, expected)
+
+
+# --- Groups by pattern, momentum and weight decay by schedules, a warm-up, decay to the start ----
+
+
+def make_model_with_patterns(*, reverse: bool = False) -> keras.Model:
+    model = make_layers()
+    patterns = {"no_decay": "(bias|gamma|beta)$", "body": "^(body|late)", "head": "^head"}
+    rates = [1e-3, WarmUp(SGDR(2e-3, 3), 2), WarmUp(1e-2, 4)]
+    decay = keras.optimizers.schedules.PolynomialDecay(0.5, 10, end_learning_rate=0.1)
+    order = slice(None, None, -1 if reverse else 1)
+    optimizer = MultiGroupOptimizer(
+        split_by_pattern(model, patterns)[order],
+        rates[order],
+        FusedAdam(beta_1=OneCycle(1.0, 20).momentum(0.9, 0.8)),
+        weight_decay={"no_decay": 0.0, "body": decay, "head": 0.25},
+        decay_to_start={"no_decay": 0.0, "body": 0.5, "head": 0.0},
+    )
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.fixture
+def expected_patterns():
+    return dict(np.load(FILES / "patterns.npz"))
+
+
+@reads_keras_files
+def test_keras_file_with_patterns(expected_patterns):
+    model = keras.models.load_model(FILES / "patterns.keras")
+    assert_holds(model, expected_patterns)
+    made = make_model_with_patterns()
+    loaded, config = (one.optimizer.get_config() for one in (model, made))
+    assert loaded["learning_rate"][1:] == config["learning_rate"][1:]  # the schedules
+    for name in ("groups", "weight_decay", "decay_to_start"):
+        assert loaded[name] == config[name]
+    for ours, theirs in zip(loaded["optimizer"], config["optimizer"], strict=True):
+        assert ours["config"]["beta_1"] == theirs["config"]["beta_1"]
+    assert sum(name.endswith(".start") for name in expected_patterns) == 2
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_weights_file_with_patterns(expected_patterns, reverse):
+    model = make_model_with_patterns(reverse=reverse)
+    model.load_weights(FILES / "patterns.weights.h5")
+    assert_holds(model, expected_patterns, order=slice(None, None, -1 if reverse else 1))
+
+
+def test_checkpoint_with_patterns(expected_patterns):
+    model = make_model_with_patterns()
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    checkpoint.read(str(FILES / "patterns.checkpoint")).assert_consumed()
+    assert_holds(model, expected_patterns)
