@@ -45,7 +45,8 @@ class SnapshotEnsemble(CheckedCallback):
         schedule: The `SGDR` that the optimizer follows, or one with cycles of the same length.
         directory: Folder of the files, created when training starts. If it holds files that this
             training would overwrite, training does not start.
-        overwrite: Whether to remove such files when training starts. Defaults to `False`.
+        overwrite: Whether to remove such files when training starts. A training that was killed
+            needs it if a cycle ended after the backup that it resumes from. Defaults to `False`.
 
     Raises:
         TypeError: If `schedule` is not an `SGDR`.

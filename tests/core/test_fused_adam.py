@@ -15,6 +15,7 @@ from dlr_tf.core._keras import moving_averages, slots_of
 from dlr_tf.core.fused_adam import AdamStep, FusedAdam
 from dlr_tf.core.groups import split_evenly, split_layerwise
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.schedules import OneCycle
 from tests import reference
 from tests.core.core_helpers import with_floatx
 
@@ -577,6 +578,35 @@ def test_at_most_eight_operations_per_variable(grouping):
         # The count means something: Keras' own Adam needs several times as many.
         theirs = operations_of(keras.optimizers.Adam(), wide_model(4).trainable_variables)
         assert theirs > 2 * counts[4]
+
+
+def test_a_feature_that_is_not_used_costs_nothing():
+    """Neither an operation of the step, nor a variable."""
+
+    def cost(template: Any = None, **arguments: Any) -> tuple[int, int]:
+        model = wide_model(4)
+        optimizer = MultiGroupOptimizer(split_evenly(model, 3), 1e-3, template, **arguments)
+        operations = operations_of(optimizer, model.trainable_variables)
+        return operations, len(optimizer.variables)
+
+    operations, variables = cost()
+    momentum = OneCycle(1.0, 10).momentum()
+    for unused in (
+        {"weight_decay": None, "decay_to_start": None},
+        {"weight_decay": 0.0, "decay_to_start": 0.0},
+        {"template": "adam"},
+        {"template": FusedAdam(beta_1=0.9)},
+    ):
+        assert cost(**unused) == (operations, variables)
+    # The count means something: what is used costs operations, and one of them variables.
+    for used, added in (
+        ({"weight_decay": 0.1}, 0),
+        ({"template": FusedAdam(beta_1=momentum)}, 0),
+        ({"decay_to_start": 0.1}, 6),
+    ):
+        more, others = cost(**used)
+        assert more > operations
+        assert others - variables == added
 
 
 def test_weight_decay_costs_few_operations():

@@ -15,9 +15,11 @@ from dlr_tf.core._validation import unwrap_optimizer as unwrap
 from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.pattern_groups import split_by_pattern
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.fine_tuning import fine_tune
+from dlr_tf.training.learning_rate_logger import LearningRateLogger
 from dlr_tf.training.named_schedules import make_schedule
 from dlr_tf.training.training_data import steps_in_epoch
 
@@ -144,6 +146,41 @@ def test_only_the_head_all_the_way_and_no_frozen_epoch() -> None:
     watch = Watch()
     fine_tune(model, groups, batches(), frozen_epochs=0, callbacks=[watch], **settings_)
     assert [watch.moved("body", epoch) for epoch in (1, 2)] == [True, True]
+
+
+def test_groups_of_variables_are_frozen_trained_recorded_and_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    model, watch, logger = eager_model(), Watch(), LearningRateLogger()
+    patterns = {"no_decay": "(bias|gamma|beta)$", "body": "^(stem|body)", "head": "^top"}
+    settings: Any = {
+        "weight_decay": {"no_decay": 0.0, "body": 0.1, "head": 0.1},
+        "decay_to_start": {"no_decay": 0.0, "body": 0.1, "head": 0.0},
+        "batch_norm": "train",
+    }
+    history = fine_tune(
+        model,
+        split_by_pattern(model, patterns),
+        arrays(),
+        learning_rate=[1e-3, 1e-3, 1e-2],
+        epochs=2,
+        frozen_epochs=1,
+        batch_size=8,
+        callbacks=[watch, logger],
+        verbose=0,
+        **settings,
+    )
+    start, first, second = ([w for one in each.values() for w in one] for each in watch.weights)
+    paths = [v.path.split("/", 1)[-1] for v in model.weights]
+    moved = [
+        {path for path, one, other in zip(paths, *pair, strict=True) if (one != other).any()}
+        for pair in ((start, first), (first, second))
+    ]
+    assert moved == [{"top/kernel"}, set(paths)]
+    assert history.learning_rates == [1e-3, 1e-3, 1e-2]
+    assert np.isnan(logger.history["no_decay"][:3]).all()
+    assert not np.isnan([logger.history[name][3:] for name in patterns]).any()
+    (axes,) = logger.plot_learning_rate().axes
+    assert [line.get_label() for line in axes.get_lines()] == list(patterns)
 
 
 def test_fine_tuning_equals_gradient_descent_by_hand() -> None:

@@ -11,6 +11,7 @@ from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training import snapshot_ensemble
+from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble, probability_activation
 
 # Keras saves variables through NumPy's old protocol.
@@ -444,3 +445,50 @@ def test_data_are_asked_for_where_statistics_move(tmp_path):
     assert snapshots.averaged_model().get_layer("norm").trainable is False
     with pytest.raises(ValueError, match="has no model"):
         SnapshotEnsemble(SCHEDULE, tmp_path).averaged_model()
+
+
+class Dies(keras.callbacks.Callback):
+    """Ends the training before a batch, the first time that it comes there."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.left = batch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("way", ["fit", "fine_tune"])
+def test_the_average_of_a_resumed_training_is_the_same(tmp_path, way):
+    """Killed in the middle of a cycle and of an epoch, after a member that is written again."""
+    x, y = data(28)
+
+    def averaged(folder, *callbacks):
+        snapshots = SnapshotEnsemble(SCHEDULE, folder / "snapshots", overwrite=True)
+        backup = keras.callbacks.BackupAndRestore(folder / "backup")
+        options = {
+            "epochs": 3,
+            "batch_size": 4,
+            "shuffle": False,
+            "verbose": 0,
+            "callbacks": [backup, snapshots, *callbacks],
+        }
+        model = with_norm()
+        if way == "fit":
+            model.fit(x, y, **options)
+        else:
+            schedules = [SGDR(1e-2, 3), SGDR(5e-2, 3)]
+            groups = split_layers(model, ["head_layer"])
+            options |= {"learning_rate": None, "schedule": schedules, "batch_norm": "train"}
+            fine_tune(model, groups, (x, y), **options)
+        assert len(snapshots.members) == 3
+        return snapshots.averaged_model((x, y), batch_size=4).get_weights()
+
+    whole = averaged(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="killed"):
+        averaged(tmp_path / "killed", Dies(11))
+    assert len(list((tmp_path / "killed" / "snapshots").iterdir())) == 2
+    for ours, theirs in zip(averaged(tmp_path / "killed"), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -181,7 +181,9 @@ class OneCycle(Schedule):
     def momentum(self, high: float = 0.95, low: float = 0.85) -> OneCycleMomentum:
         """Return the momentum that belongs to this schedule, for `beta_1` of `FusedAdam`.
 
-        It falls from `high` to `low` while the rate rises, and goes back while the rate falls.
+        It falls from `high` to `low` while the rate rises, and goes back while the rate falls. In
+        `MultiGroupOptimizer`, Keras' Adam and its relatives take it too, and SGD as its attribute
+        `momentum`, set after it is made.
 
         Args:
             high: Float in [0, 1): the value at the start and at the end. Defaults to `0.95`.
