@@ -29,8 +29,30 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+CODE = re.compile(r"^```python\n(.*?)^```|there \| here \|\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
+# In a table, names stand without their module.
+IN_TABLES = """
+from dlr_tf import *
+from keras.callbacks import ReduceLROnPlateau
+from keras.optimizers import SGD
+from keras.optimizers.schedules import CosineDecay, PolynomialDecay
+"""
+
+
 def python_blocks(page: pathlib.Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """The code blocks of a page, and what its tables of "there" and "here" have here, in order."""
+    return [
+        block or IN_TABLES + "\n".join(code_here(table))
+        for block, table in CODE.findall(page.read_text())
+    ]
+
+
+def code_here(table: str) -> list[str]:
+    return [code for row in table.splitlines() for code in re.findall("`(.*?)`", last_cell(row))]
+
+
+def last_cell(row: str) -> str:
+    return row.rstrip("| ").rsplit(" | ", 1)[-1]
 
 
 @pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
@@ -85,6 +107,14 @@ def test_code_blocks_with_other_tools_run(
     chosen = [block for block in blocks if imports(block, package)]
     assert len(chosen) == 1
     run_blocks([*blocks[:2], *chosen], tmp_path)
+
+
+def test_the_code_of_tables_is_found() -> None:
+    table = "| a there | here |\n| --- | --- |\n| `no()` | `one(1)`, or `two = 2` |\n\n"
+    ((_, rows),) = CODE.findall(table)
+    assert code_here(rows) == ["one(1)", "two = 2"]
+    found = [b for b in python_blocks(ROOT / "docs" / "how-to.md") if b.startswith(IN_TABLES)]
+    assert [len(block.splitlines()) > 10 for block in found] == [True] * 3
 
 
 def test_versions_agree() -> None:
