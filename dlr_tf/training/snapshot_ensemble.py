@@ -230,7 +230,7 @@ class SnapshotEnsemble(CheckedCallback):
         self._steps_at_most += self.model.steps_per_execution
         if self._steps_at_most < self._next_end:
             return
-        steps = self._steps_at_most = int(self.model.optimizer.iterations)
+        steps = self._steps_at_most = self._n_steps()
         if steps >= self._next_end:
             self._save_cycle(steps)
             self._next_end = self._end_after(steps)
@@ -244,7 +244,7 @@ class SnapshotEnsemble(CheckedCallback):
                 f"Received: {optimizer!r}"
             )
         self._check_followed(optimizer)
-        steps = self._steps_at_most = int(self.model.optimizer.iterations)
+        steps = self._steps_at_most = self._n_steps()
         self._next_end = self._end_after(steps)
         if not is_chief(self.model.distribute_strategy):
             return
@@ -304,6 +304,10 @@ class SnapshotEnsemble(CheckedCallback):
             return []
         matches = [(_CYCLE_FILE.fullmatch(path.name), path) for path in self.directory.iterdir()]
         return [(int(match[1]), path) for match, path in matches if match]
+
+    def _n_steps(self) -> int:
+        """Return how many steps were made. A strategy keeps a copy of the count per device."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _n_ended(self, steps: int) -> int:
         """Return how many cycles have ended after so many steps."""

@@ -24,10 +24,12 @@ import tensorflow as tf
 from dlr_tf import distributed_fit
 from dlr_tf.app.data import image_files, load
 from dlr_tf.core._validation import unwrap_optimizer as unwrap
+from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import split_layers
-from dlr_tf.core.schedules import SGDR
+from dlr_tf.core.schedules import SGDR, OneCycle
 from dlr_tf.training.fine_tuning import fine_tune
 from dlr_tf.training.freezing import freeze_to
+from dlr_tf.training.snapshot_ensemble import SnapshotEnsemble
 from tests.core.test_keras_expectations import ONES, SGD, SQUARE, Holder
 from tests.scripts.training import (
     BATCH,
@@ -37,21 +39,19 @@ from tests.scripts.training import (
     Loop,
     assert_alike,
     batches,
+    by_pattern,
     data,
     optimizer_for,
     stack,
+    with_norm,
     words,
 )
 
 CHECKS: dict[str, Callable[[tf.distribute.Strategy], None]] = {}
 
+# Several at once, since each loop is traced anew. Checks with Keras' numbers take them one by one.
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "global norm": {"global_clipnorm": 0.5},
-    "norm of each": {"clipnorm": 0.2},
-    "accumulation": {"gradient_accumulation_steps": 2},
-    "averages": {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 2},
-    "loss scale factor": {"loss_scale_factor": 8.0},
     "together": {
         "global_clipnorm": 0.5,
         "gradient_accumulation_steps": 2,
@@ -102,10 +102,19 @@ def custom_loop_with_keras_adam(strategy: tf.distribute.Strategy) -> None:
     compare(*loops)
 
 
-@check("custom loop: SGDR")
+@check("custom loop: groups by pattern, decays, schedules of rates, decay and momentum")
 def custom_loop_with_schedules(strategy: tf.distribute.Strategy) -> None:
     rates = [SGDR(rate, 3, t_mul=1.0) for rate in RATES]
-    compare(Loop(strategy, rates=rates).epoch(), Loop(rates=rates).epoch())
+    settings = {
+        "clipnorm": 0.2,
+        "loss_scale_factor": 8.0,
+        "split": by_pattern,
+        "optimizer": FusedAdam(beta_1=OneCycle(1.0, 2 * STEPS).momentum()),
+        "weight_decay": [0.0, SGDR(10.0, 3), 20.0],
+        "decay_to_start": [10.0, 20.0, 0.0],
+    }
+    loops = [Loop(place, rates=rates, settings=settings).epoch() for place in (strategy, None)]
+    compare(*loops)
 
 
 @check("custom loop: an embedding")
@@ -121,22 +130,21 @@ def custom_loop_with_sparse_gradients(strategy: tf.distribute.Strategy) -> None:
 def custom_loop_unfrozen(strategy: tf.distribute.Strategy) -> None:
     """By `freeze_to`, which builds in the scope, and by the step itself, in a replica."""
     loops = []
-    for place in (strategy, None):
-        for by_step in (False, True):
-            loop = Loop(place, settings=SETTINGS["together"])
-            groups = loop.optimizer.groups
-            freeze_to(loop.model, groups, 2)
-            loop.retrace()
-            loop.epoch()
-            if by_step:
-                for layer in loop.model.layers:
-                    layer.trainable = True
-            else:
-                freeze_to(loop.model, groups, 0)
-            loop.retrace()
-            loops.append(loop.epoch())
-    for loop in loops[:3]:
-        compare(loop, loops[3])
+    for place, by_step in ((strategy, False), (strategy, True), (None, True)):
+        loop = Loop(place, settings=SETTINGS["together"])
+        groups = loop.optimizer.groups
+        freeze_to(loop.model, groups, 2)
+        loop.retrace()
+        loop.epoch()
+        if by_step:
+            for layer in loop.model.layers:
+                layer.trainable = True
+        else:
+            freeze_to(loop.model, groups, 0)
+        loop.retrace()
+        loops.append(loop.epoch())
+    for loop in loops[:2]:
+        compare(loop, loops[2])
 
 
 @check("custom loop: the loss scale skips an infinite step on both devices")
@@ -184,8 +192,9 @@ class FreezeTo(keras.callbacks.Callback):
 
 def fitted(place: tf.distribute.Strategy | None, *callbacks: Any, **settings: Any) -> Any:
     epochs, compiled = settings.pop("epochs", 1), settings.pop("compiled", {})
+    make_model = settings.pop("make_model", stack)
     with place.scope() if place else tf.distribute.get_strategy().scope():
-        model = stack()
+        model = make_model()
         # XLA does not take Keras' own Adam under a strategy on CPUs either.
         model.compile(optimizer_for(model, **settings), "mse", jit_compile=False, **compiled)
     losses = Losses()
@@ -203,7 +212,7 @@ def compare_fits(strategy: tf.distribute.Strategy, *callbacks: Any, **settings: 
     return model, twin
 
 
-@for_each(("plain", "global norm", "together"), "fit")
+@for_each(SETTINGS, "fit")
 def fit(strategy: tf.distribute.Strategy, name: str) -> None:
     model, twin = compare_fits(strategy, **SETTINGS[name])
     steps = [int(keras.ops.convert_to_numpy(m.optimizer.iterations)) for m in (model, twin)]
@@ -211,6 +220,20 @@ def fit(strategy: tf.distribute.Strategy, name: str) -> None:
     np.testing.assert_array_equal(
         model.optimizer.last_learning_rates, twin.optimizer.last_learning_rates
     )
+
+
+@check("fit: averaged weights, with new statistics of batch normalization")
+def fit_with_averaged_weights(strategy: tf.distribute.Strategy) -> None:
+    averaged = []
+    for place in (strategy, None):
+        with tempfile.TemporaryDirectory() as folder:
+            ensemble = SnapshotEnsemble(SGDR(1.0, 3, t_mul=1.0), folder)
+            rates = [SGDR(rate, 3, t_mul=1.0) for rate in RATES]
+            _, _, model = fitted(place, ensemble, make_model=with_norm, rates=rates)
+            model.get_layer("norm").trainable = True
+            means = ensemble.averaged_model(data(model)[0], batch_size=BATCH).get_weights()
+        averaged.append({f"weight {n}": weight for n, weight in enumerate(means)})
+    assert_alike(*averaged)
 
 
 @check("fit: a batch that does not divide by the devices")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.core.groups import split_layers
+from dlr_tf.core.groups import LayerGroup, split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
+from dlr_tf.core.pattern_groups import split_by_pattern
 
 WIDTH, BATCH, STEPS = 4, 4, 6
 RATES = (1e-3, 3e-3, 1e-2)
@@ -21,6 +22,13 @@ def stack(seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
     layers = [keras.layers.Dense(WIDTH, "tanh", name=f"layer_{n}") for n in range(3)]
     return keras.Sequential([keras.Input((WIDTH,)), *layers])
+
+
+def with_norm(seed: int = 0) -> keras.Model:
+    """Batch normalization that is frozen: half a batch has other statistics."""
+    first, *others = stack(seed).layers
+    norm = keras.layers.BatchNormalization(name="norm", trainable=False)
+    return keras.Sequential([keras.Input((WIDTH,)), first, norm, *others])
 
 
 def words(seed: int = 0) -> keras.Model:
@@ -37,8 +45,22 @@ def words(seed: int = 0) -> keras.Model:
     )
 
 
-def optimizer_for(model: keras.Model, rates: Any = RATES, **arguments: Any) -> MultiGroupOptimizer:
-    return MultiGroupOptimizer(split_layers(model, ["layer_1", "layer_2"]), rates, **arguments)
+def by_layer(model: keras.Model) -> Sequence[LayerGroup]:
+    return split_layers(model, ["layer_1", "layer_2"])
+
+
+def by_pattern(model: keras.Model) -> Sequence[LayerGroup]:
+    """Groups of single variables."""
+    return split_by_pattern(model, {"bias": "bias$", "body": "layer_[01]", "head": "layer_2"})
+
+
+def optimizer_for(
+    model: keras.Model,
+    rates: Any = RATES,
+    split: Callable[[keras.Model], Sequence[LayerGroup]] = by_layer,
+    **arguments: Any,
+) -> MultiGroupOptimizer:
+    return MultiGroupOptimizer(split(model), rates, **arguments)
 
 
 def data(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +87,7 @@ class Loop:
         strategy: Where it runs; `None` for one device.
         make_model: Builds the model.
         rates: One rate or schedule per group.
-        settings: Arguments of the optimizer.
+        settings: Arguments of `optimizer_for`.
         seed: Seed of the model's first weights.
     """
 
