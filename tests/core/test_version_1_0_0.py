@@ -21,8 +21,7 @@ from dlr_tf.core.fused_adam import FusedAdam
 from dlr_tf.core.groups import split_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.pattern_groups import split_by_pattern
-from dlr_tf.core.schedules import SGDR, OneCycle
-from dlr_tf.core.warm_up import WarmUp
+from dlr_tf.core.schedules import SGDR, OneCycle, WarmUp
 
 FILES = pathlib.Path(__file__).parents[1] / "data" / "version_1_0_0"
 
