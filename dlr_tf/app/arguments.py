@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ OPTIMIZERS = ("adam", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd")
 AUGMENTATIONS = ("flip", "crop", "colour")
 FORMATS = ("saved-model", "tflite", "onnx")
 COMPARE_SEEDS = 3
+MAX_SEED = 2**32 - 1  # of NumPy
 _NOT_GIVEN = object()
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
@@ -45,6 +47,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ('finetune', 31, 'auto')
     """
     command_line = list(sys.argv[1:] if argv is None else argv)
+    _check_not_empty(command_line)
     args = make_parser().parse_args(command_line)
     if getattr(args, "resume", None) is not None:
         # The run has its own settings; those that are given are compared with them.
@@ -64,6 +67,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f"--start should be below --end. Received: --start {args.start:g} --end {args.end:g}"
         )
     return args
+
+
+def _check_not_empty(command_line: Sequence[str]) -> None:
+    """Raise if an argument is empty: it would be taken for the default, or for this folder."""
+    if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in command_line):
+        raise UsageError(
+            "An argument is empty. Give a value or leave the argument out; perhaps a variable of "
+            f"the shell is not set. Received: {shlex.join(command_line)}"
+        )
 
 
 def _complete(args: argparse.Namespace) -> None:
@@ -95,6 +107,10 @@ def _complete(args: argparse.Namespace) -> None:
             )
     if "t_mul" in given and args.t_mul is None:
         args.t_mul = T_MUL
+    if given.get("wait") is not None and args.strategy != "multi-worker":
+        raise UsageError("--wait needs --strategy multi-worker. Give both, or leave it out.")
+    if "wait" in given and args.wait is None:
+        args.wait = WAIT
     if given.get("compare_seeds") is not None and not args.compare:
         raise UsageError("--compare-seeds needs --compare. Give both, or leave it out.")
     if "compare_seeds" in given and args.compare_seeds is None:
@@ -127,8 +143,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments, allow_abbrev=False)
-        # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
-        self._negative_number_matcher = re.compile(r"^-\.?\d")
+        # By default, argparse takes -1e-3 and -,1e-3 for options, and its message does not name
+        # the rate.
+        self._negative_number_matcher = re.compile(r"^-(\.?\d|,)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Read the arguments. An unknown option is an error of the command that it was given to."""
@@ -143,18 +160,17 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """Return a function that reads an integer of at least `minimum`."""
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a function that reads an integer of at least `minimum`, and at most `maximum`."""
+    expected = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer of at least {minimum}, received {text!r}"
-            )
+        if value < minimum or (maximum is not None and value > maximum):
+            raise argparse.ArgumentTypeError(f"expected an integer {expected}, received {text!r}")
         return value
 
     return parse
@@ -280,7 +296,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=integer(0),
+        type=integer(0, MAX_SEED),
         default=0,
         metavar="N",
         help="seed of all random numbers (default: 0)",
@@ -477,7 +493,6 @@ def _add_finetune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--wait",
         type=positive,
-        default=WAIT,
         metavar="SECONDS",
         help=f"how long multi-worker waits for the other machines (default: {WAIT:g})",
     )

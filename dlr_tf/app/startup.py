@@ -56,7 +56,7 @@ def load_tensorflow(*, verbose: bool) -> None:
         return
     # What it prints later: only errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _stderr_in_file() as hidden:
+    with stderr_in_file() as hidden:
         try:
             tensorflow = importlib.import_module("tensorflow")
             tensorflow.config.list_physical_devices()  # loads the drivers, which print lines too
@@ -81,8 +81,12 @@ class _Hidden:
 
 
 @contextlib.contextmanager
-def _stderr_in_file() -> Iterator[_Hidden]:
-    """Redirect the file descriptor of stderr to a temporary file."""
+def stderr_in_file() -> Iterator[_Hidden]:
+    """Redirect the file descriptor of stderr to a temporary file.
+
+    C++ code writes there past `sys.stderr`.
+    """
+    sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         stderr = os.dup(_STDERR)
         os.dup2(file.fileno(), _STDERR)

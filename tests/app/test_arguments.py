@@ -114,6 +114,24 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: dlr-tf" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["finetune", ""], "An argument is empty. .* Received: finetune ''"),
+        (["finetune", "photos", "--output="], "An argument is empty. .* photos --output="),
+        (["finetune", "--wait", "5"], "--wait needs --strategy multi-worker"),
+        (["finetune", "--seed", "4294967296"], "an integer from 0 to 4294967295, received '42"),
+    ],
+)
+def test_values_that_would_not_be_used(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_arguments(argv)
+
+
+def test_a_value_may_begin_with_a_dash() -> None:
+    assert parse_arguments(["finetune", "--learning-rate", "-,1e-3"]).learning_rate == "-,1e-3"
+
+
 def test_options_for_images() -> None:
     args = parse_arguments(["finetune", "photos"])
     assert (args.augment, args.class_weights, args.skip_broken) == ("none", "none", False)

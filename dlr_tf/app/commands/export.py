@@ -11,6 +11,7 @@ import tensorflow as tf
 from dlr_tf.app import models
 from dlr_tf.app.config import ExportConfig
 from dlr_tf.app.results import atomic_write, check_new
+from dlr_tf.app.startup import stderr_in_file
 from dlr_tf.app.terminal import CommandError, messages_to_stderr, one_line, usage_errors
 
 # Largest difference of a probability that is allowed.
@@ -105,9 +106,10 @@ def export(
     # What is not checked yet never has the final name.
     with atomic_write(output) as partial:
         try:
-            form.write(model, partial)
-            predict = form.load(partial)
-            found = [predict(images) for images in examples]
+            with stderr_in_file():  # the converter of TFLite prints what it then raises
+                form.write(model, partial)
+                predict = form.load(partial)
+                found = [predict(images) for images in examples]
         except Exception as error:  # whatever a converter or a runtime raises
             raise ExportError(
                 f"{model.name} cannot be written in this format by the versions that are "

@@ -47,6 +47,7 @@ from dlr_tf.app.run import (
     StopRequests,
     Stopwatch,
     Task,
+    check_options,
     check_same_data,
     compare,
     comparison_lines,
@@ -56,6 +57,7 @@ from dlr_tf.app.run import (
     optimizer_argument,
     read_settings,
     resumed_config,
+    run_settings,
     schedule_of,
     steps_made,
     train,
@@ -92,8 +94,12 @@ def run(config: FinetuneConfig) -> int:
         UsageError: If something is wrong with the arguments, before anything is written.
     """
     if config.resume is not None and is_finished(Path(config.resume)):
+        folder = Path(config.resume)
+        options = {name: value for name, value in config.given.items() if name != "data"}
+        with usage_errors():
+            check_options(folder, run_settings(folder), options)
         # A kill can come between the last file and this.
-        shutil.rmtree(Path(config.resume, CHECKPOINTS), ignore_errors=True)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         print_stderr(f"The run {config.resume!r} is finished: nothing is left to do.")
         return 0
     with contextlib.ExitStack() as until_the_end:

@@ -136,9 +136,10 @@ def application_model(
             input_shape=(size, size, 3),
         )
     except ValueError as error:
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"{name} cannot be built for images of {size} x {size} pixels: {error} Give a larger "
-            "`image_size`."
+            f"{name} cannot be built for images of {size} x {size} pixels: {reason}. Give a larger "
+            "--image-size."
         ) from error
     except Exception as error:
         # `keras.utils.get_file` raises a plain `Exception`.

@@ -145,7 +145,7 @@ class KeptHead:
             return None
         settings = {"units": len(order), "activation": "softmax"}
         dense = keras.layers.Dense.from_config({**head.get_config(), **settings})
-        model = keras.Model(self.model.inputs, dense(features), name=self.model.name)
+        model = keras.Model(self.model.inputs[0], dense(features), name=self.model.name)
         weights = head.get_weights()
         if self.is_one_unit:
             # softmax((0, x)) is (1 - sigmoid(x), sigmoid(x)).

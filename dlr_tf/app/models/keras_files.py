@@ -38,10 +38,11 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
     label = f"The model {str(path)!r}"
     shape = image_shape(model)
     if shape is None or shape[2] != 3:
-        received = "other inputs" if shape is None else f"images with {shape[2]} channels"
+        received = getattr(model, "input_shape", None)
         raise ValueError(
-            f"{label} should take RGB images, of shape (batch, height, width, 3). "
-            f"Received: {received}"
+            f"{label} should take RGB images, of shape (batch, height, width, 3). Save a model "
+            "that begins with keras.Input((height, width, 3)). Received: "
+            + ("no input shape" if received is None else f"input shape {received}")
         )
     network, size = in_size(label, model, image_size)
     notes = []

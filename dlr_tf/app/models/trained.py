@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def load_model_file(path: Path) -> keras.Model:
     """Load a `.keras` file without its optimizer.
 
     Raises:
-        ValueError: If it cannot be loaded, or some of its weights are NaN.
+        ValueError: If it cannot be loaded, or some of its weights are NaN or infinite.
     """
     try:
         model = keras.models.load_model(path, compile=False)
@@ -132,18 +133,24 @@ def load_model_file(path: Path) -> keras.Model:
         raise
     # Damaged files raise errors of many kinds.
     except Exception as error:
+        is_archive = zipfile.is_zipfile(path)
+        received = one_line(error)[:300] if is_archive else "a damaged file or another format"
         raise ValueError(
             f"The model {str(path)!r} cannot be loaded: expected a .keras file of Keras 3 whose "
             "layers are Keras' own or registered. Save it again with `model.save`. "
-            f"Received: {one_line(error)[:300]}"
+            f"Received: {received}"
         ) from error
-    if any(
-        np.isnan(variable).any()
-        for variable in model.weights
-        if keras.backend.is_float_dtype(variable.dtype)
-    ):
+    if not all(_is_usable(variable) for variable in model.weights):
         raise ValueError(
-            f"The model {str(path)!r} holds weights that are NaN: its training has diverged. Train "
-            "it again with smaller learning rates."
+            f"The model {str(path)!r} holds weights that are NaN or infinite: its training has "
+            "diverged. Train it again with smaller learning rates."
         )
     return model
+
+
+def _is_usable(variable: keras.Variable) -> bool:
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return True
+    # A mask that is added to scores holds -inf. It is not trained.
+    unusable = ~np.isfinite(variable) if variable.trainable else np.isnan(variable)
+    return not unusable.any()

@@ -11,6 +11,7 @@ from dlr_tf.app.run.interrupts import StoppedError, StopRequests
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.settings import (
+    check_options,
     check_same_data,
     read_settings,
     resumed_config,
@@ -33,6 +34,7 @@ __all__ = [
     "StoppedError",
     "Stopwatch",
     "Task",
+    "check_options",
     "check_same_data",
     "compare",
     "comparison_lines",

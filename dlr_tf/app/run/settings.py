@@ -116,7 +116,21 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
             f"The file {str(folder / FILE)!r} was not written by this version of dlr-tf: {error}. "
             "Resume the run with the version that began it."
         ) from error
-    known = config.as_dict()
+    check_options(folder, config.as_dict(), given)
+    return config
+
+
+def check_options(folder: Path, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check that the options that are given now are those of a run.
+
+    Args:
+        folder: The folder of the run.
+        known: The settings of the run. Other options are not compared.
+        given: The options that are given now, by name.
+
+    Raises:
+        ValueError: If one differs.
+    """
     differing = [
         _difference(name, value, known[name])
         for name, value in given.items()
@@ -131,7 +145,6 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
             "out all options but --resume. To train its model further, start a run with --model "
             f"{folder} --keep-head."
         )
-    return config
 
 
 def write_place_of_data(folder: Path, config: RunConfig) -> None:

@@ -212,7 +212,7 @@ def groups_with_head(
         # The option has another name than the argument.
         reason = str(error).replace("n_groups=", "--groups ")
         hint = f" See the layers with: {shown_by}" if shown_by else ""
-        raise ValueError(f"{reason}{hint}") from error
+        raise ValueError(f"{reason.rstrip('.')}.{hint}") from error
     (head,) = models.head_paths(model)
     # Layers without weights may stand before the head: they have nothing to train.
     last = len(groups) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_examples_have_two_sizes_where_any_will_do() -> None:
     assert [images.shape for images in example_images(fixed)] == [(4, 6, 8, 1)]
     with pytest.raises(ValueError, match="should take images, .* Received: input shape"):
         example_images(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]))
+
+
+def test_what_a_converter_prints_is_not_shown(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def write(model: keras.Model, path: Path) -> None:
+        os.write(2, b"loc(callsite(fused: error\n")  # as C++ code does
+        raise ValueError("no such operation")
+
+    monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write))
+    assert cli.main(["export", "run", "--format", "tflite"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith("Try another --format. Received: no such operation")
 
 
 @pytest.mark.parametrize(

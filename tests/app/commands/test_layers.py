@@ -114,7 +114,7 @@ def test_errors_of_boundaries_name_this_command(
     pytest.importorskip("matplotlib")
     image_folder("photos")
     task = ["finetune", "photos", "--weights", "none", "--image-size", "16"]
-    hint = "See the layers with: dlr-tf layers MobileNetV2 --image-size 16"
+    hint = ". See the layers with: dlr-tf layers MobileNetV2 --image-size 16"
     assert_mistake([*task, "--boundaries", "stm"], hint)
     assert_mistake([*task, "--groups", "9"], hint)
 

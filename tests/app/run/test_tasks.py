@@ -159,7 +159,7 @@ def test_a_list_of_rates_has_one_per_group() -> None:
         (["--boundaries", "stm"], "Did you mean 'stem'"),
         (["--groups", "9"], "can be cut into at most 3 groups"),
         (["--learning-rate", "1,2"], "There are 3 groups"),
-        (["--image-size", "8"], "8 x 8 pixels: Input size must .* Give a larger"),
+        (["--image-size", "8"], "8 x 8 pixels: Input size must .*[^.]\\. Give a larger --i"),
         (["--model", "mobilnetv2"], "Did you mean 'MobileNetV2'"),
         (["--weights", "missing.h5"], "weights file 'missing.h5' does not exist"),
     ],

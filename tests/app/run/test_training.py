@@ -109,6 +109,8 @@ def test_a_killed_run_goes_on(
     capsys.readouterr()
     assert cli.main(["finetune", "--resume", "out"]) == 0
     assert capsys.readouterr() == ("", "The run 'out' is finished: nothing is left to do.\n")
+    assert cli.main(["finetune", "--resume", "out", "--epochs", "9"]) == 2
+    assert "--epochs 9 differs from the run's 3. A run is resumed with" in capsys.readouterr().err
 
 
 @pytest.mark.slow
