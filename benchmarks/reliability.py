@@ -4,7 +4,8 @@
 situation and one column per file format. In each cell, a small model of three groups with equal
 shapes trains five steps, is saved, and trains five more. A new process builds the model again from
 other weights, restores it, and trains the same five steps. Weights, slots, step counts, rates,
-averages, accumulators and the loss scale should then be the same, bit for bit.
+averages, accumulators and the loss scale should then be the same, bit for bit. Situations that
+Keras has no setting for are in our table only.
 
     python -m benchmarks.reliability [--quick] [--output FILE.json]
 """
@@ -16,6 +17,7 @@ import dataclasses
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,15 +32,27 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import common
-from dlr_tf import LayerGroup, MultiGroupOptimizer
+from dlr_tf import (
+    SGDR,
+    FusedAdam,
+    LayerGroup,
+    MultiGroupOptimizer,
+    OneCycle,
+    SnapshotEnsemble,
+    WarmUp,
+    split_by_pattern,
+)
 from dlr_tf.core._keras import known_variables, slots_of, step_counter_of
 from dlr_tf.core.model_tree import leaf_layers
-from dlr_tf.core.schedules import SGDR
 
 WIDTH, BATCH = 6, 4
 STEPS = 5  # before the stop, and after it
 GROUPS = ("early", "middle", "head")
 RATES = (1e-3, 3e-3, 1e-2)
+# Groups of single variables, searched in their paths.
+PATTERNS = {"early": r"(bias|gamma|beta)$", "middle": r"(early|middle)/kernel$", "head": ""}
+FIRST_CYCLE = 3  # steps of SGDR
+SNAPSHOTS = "snapshots"  # the folder of the weights at the ends of cycles
 
 EXACT, DIFFERS, RAISES = "exact", "differs", "raises"
 
@@ -113,7 +127,11 @@ class Situation:
     Args:
         label: Its name in the table.
         make_model: Builds the model.
-        scheduled: Whether the rates follow SGDR instead of being constant.
+        schedule: Makes the schedule of a group from its rate. `None` for constant rates.
+        by_pattern: Whether the groups are those of `PATTERNS` instead of layers.
+        cycles_momentum: Whether the momentum follows a schedule.
+        averaged: Whether the weights at the ends of cycles are averaged.
+        only_ours: Whether Keras has no such setting.
         policy: Keras' dtype policy.
         reordered: Whether the groups are given in another order after the stop.
         frozen: The groups that are frozen when training begins.
@@ -123,7 +141,11 @@ class Situation:
 
     label: str
     make_model: Callable[[], keras.Model] = named_model
-    scheduled: bool = False
+    schedule: Callable[[float], Any] | None = None
+    by_pattern: bool = False
+    cycles_momentum: bool = False
+    averaged: bool = False
+    only_ours: bool = False
     policy: str = "float32"
     reordered: bool = False
     frozen: tuple[str, ...] = ()
@@ -146,8 +168,24 @@ def unfreeze_all(model: keras.Model) -> None:
         set_trainable(model, group, True)
 
 
+def sgdr(rate: float) -> SGDR:
+    return SGDR(rate, FIRST_CYCLE)
+
+
+def one_cycle(rate: float) -> OneCycle:
+    return OneCycle(rate, 2 * STEPS)
+
+
+def warm_up(rate: float) -> WarmUp:
+    """It rises until after the stop, and then falls in a straight line."""
+    decay = keras.optimizers.schedules.PolynomialDecay(rate, STEPS - 1, end_learning_rate=0.0)
+    return WarmUp(decay, STEPS + 2)
+
+
 _AVERAGED = {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 4}
 _ACCUMULATED = {"gradient_accumulation_steps": 2}
+_DECAYING = {"weight_decay": {"early": 0.0, "middle": 10.0, "head": sgdr(5.0)}}
+_TO_START = {"decay_to_start": {"early": 10.0, "middle": 5.0, "head": 0.0}}
 
 SITUATIONS = {
     "plain": Situation("plain"),
@@ -160,25 +198,54 @@ SITUATIONS = {
         events={3: freeze_middle, STEPS: unfreeze_all},
     ),
     "rescaled": Situation("rates rescaled", events={2: rescale}),
-    "sgdr": Situation("SGDR", scheduled=True),
+    "sgdr": Situation("SGDR", schedule=sgdr),
     "ema": Situation("EMA", settings=_AVERAGED),
     "accumulation": Situation("in the middle of gradient accumulation", settings=_ACCUMULATED),
     "mixed_float16": Situation("`mixed_float16`", policy="mixed_float16"),
     "together": Situation(
         "the last five, with groups in another order",
-        scheduled=True,
+        schedule=sgdr,
         policy="mixed_float16",
         reordered=True,
         events={2: rescale},
         settings={**_AVERAGED, **_ACCUMULATED},
     ),
+    "warm_up": Situation("warm-up, then linear decay", schedule=warm_up),
+    "patterns": Situation("groups of variables, by pattern", by_pattern=True),
+    "momentum": Situation(
+        "one-cycle, with its momentum", schedule=one_cycle, cycles_momentum=True, only_ours=True
+    ),
+    "weight_decay": Situation(
+        "weight decay per group, one by a schedule", only_ours=True, settings=_DECAYING
+    ),
+    "decay_to_start": Situation("decay to the start", only_ours=True, settings=_TO_START),
+    "averaged_weights": Situation(
+        "averaged weights, within a cycle", schedule=sgdr, averaged=True, only_ours=True
+    ),
+    "all_of_these": Situation(
+        "the five rows above, with groups in another order",
+        schedule=sgdr,
+        reordered=True,
+        by_pattern=True,
+        cycles_momentum=True,
+        averaged=True,
+        only_ours=True,
+        settings={**_DECAYING, **_TO_START},
+    ),
 }
 
 
 def ours(model: keras.Model, situation: Situation, order: Sequence[str]) -> Any:
-    grouped = layers_by_group(model)
-    groups = [LayerGroup(name, tuple(path for path, _ in grouped[name])) for name in order]
-    optimizer = MultiGroupOptimizer(groups, rates(situation, order), **situation.settings)
+    if situation.by_pattern:
+        split = {group.name: group for group in split_by_pattern(model, PATTERNS)}
+    else:
+        split = {
+            name: LayerGroup(name, tuple(path for path, _ in layers))
+            for name, layers in layers_by_group(model).items()
+        }
+    groups = [split[name] for name in order]
+    template = FusedAdam(beta_1=one_cycle(1.0).momentum()) if situation.cycles_momentum else None
+    optimizer = MultiGroupOptimizer(groups, rates(situation, order), template, **situation.settings)
     optimizer.bind(model)
     return optimizer
 
@@ -190,13 +257,15 @@ def of_keras(model: keras.Model, situation: Situation, order: Sequence[str]) -> 
         name: keras.optimizers.Adam(rate, **situation.settings)
         for name, rate in zip(order, rates(situation, order))
     }
+
+    def pattern_of(name: str) -> str:
+        if situation.by_pattern:
+            return f".*{PATTERNS[name]}.*"
+        return f"(.*/)?({'|'.join(layer.name for _, layer in grouped[name])})/.*"
+
     # One pattern per group: an optimizer that is listed twice becomes two optimizers when it is
     # made from its configuration. The head's optimizer is the default.
-    patterns = {
-        f"(.*/)?({'|'.join(layer.name for _, layer in grouped[name])})/.*": inner_optimizers[name]
-        for name in order
-        if name != "head"
-    }
+    patterns = {pattern_of(name): inner_optimizers[name] for name in order if name != "head"}
     return keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(inner_optimizers["head"], optimizer_map=patterns)
     )
@@ -208,7 +277,7 @@ COMPETITORS = {"MultiGroupOptimizer": ours, "MultiOptimizer": of_keras}
 def rates(situation: Situation, order: Sequence[str]) -> list[Any]:
     by_group = dict(zip(GROUPS, RATES))
     constant = [by_group[name] for name in order]
-    return [SGDR(rate, 3) for rate in constant] if situation.scheduled else constant
+    return constant if situation.schedule is None else [*map(situation.schedule, constant)]
 
 
 def inner(optimizer: Any) -> Any:
@@ -243,19 +312,42 @@ def prepare(situation: Situation, n_others: int = 0) -> None:
         dense()
 
 
-def train(model: keras.Model, situation: Situation, steps: range) -> None:
+def ensemble_of(model: keras.Model, situation: Situation, folder: Path) -> SnapshotEnsemble | None:
+    """What saves the weights at the ends of cycles, if the situation has it."""
+    if not situation.averaged:
+        return None
+    ensemble = SnapshotEnsemble(sgdr(1.0), folder)
+    ensemble.set_model(model)
+    return ensemble
+
+
+def train(
+    model: keras.Model, situation: Situation, steps: range, ensemble: SnapshotEnsemble | None
+) -> None:
+    if ensemble is not None:
+        ensemble.on_train_begin()
+        ensemble.on_epoch_begin(0)
     for step in steps:
         if step in situation.events:
             situation.events[step](model)
         model.train_on_batch(*batches()[step % STEPS])
+        if ensemble is not None:
+            ensemble.on_train_batch_end(step)
 
 
 class Events(keras.callbacks.Callback):
     """The situation's events inside `fit`, and the stop at a given step."""
 
-    def __init__(self, situation: Situation, stop_at: int | None = None, stop: Any = None) -> None:
+    def __init__(
+        self,
+        situation: Situation,
+        ensemble: SnapshotEnsemble | None,
+        stop_at: int | None = None,
+        stop: Any = None,
+    ) -> None:
         super().__init__()
         self.situation, self.stop_at, self.stop = situation, stop_at, stop
+        self.ensemble = ensemble
         self.first = self.step = 0
         self.final: dict[str, np.ndarray] | None = None
 
@@ -271,7 +363,7 @@ class Events(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # `fit` overwrites the weights with their averages when it ends.
-        self.final = snapshot(self.model)
+        self.final = snapshot(self.model, self.ensemble)
 
 
 class StoppedError(Exception):
@@ -280,15 +372,19 @@ class StoppedError(Exception):
 
 def fit(model: keras.Model, situation: Situation, folder: Path, **stop: Any) -> Any:
     x, y = (np.concatenate(part) for part in zip(*batches()))
-    events = Events(situation, **stop)
+    ensemble = ensemble_of(model, situation, folder / "backup_snapshots")
+    events = Events(situation, ensemble, **stop)
     backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
-    callbacks = [backup, events]
+    callbacks = [backup, *([] if ensemble is None else [ensemble]), events]
     model.fit(x, y, BATCH, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
     return events.final
 
 
-def snapshot(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return all that training depends on, under names that depend only on the model's order."""
+def snapshot(model: keras.Model, ensemble: SnapshotEnsemble | None) -> dict[str, np.ndarray]:
+    """Return all that training depends on, under names that depend only on the model's order.
+
+    With an ensemble, also the mean of the weights at the ends of the cycles.
+    """
     values = {f"weight {n}": v.numpy() for n, v in enumerate(model.weights)}
     number = {id(variable): n for n, variable in enumerate(model.weights)}
     optimizer = inner(model.optimizer)
@@ -310,6 +406,13 @@ def snapshot(model: keras.Model) -> dict[str, np.ndarray]:
             values[f"rate of the group of weight {min(trained)}"] = np.asarray(
                 one.learning_rate, np.float32
             )
+    if isinstance(optimizer, MultiGroupOptimizer):
+        states = optimizer.state.variables().items()
+        values |= {name: state.numpy() for name, state in states if name.endswith(".start")}
+    if ensemble is not None:
+        x = np.concatenate([x for x, _ in batches()])
+        averaged = ensemble.averaged_model(x, batch_size=BATCH)
+        values |= {f"mean of weight {n}": w for n, w in enumerate(averaged.get_weights())}
     return values
 
 
@@ -420,8 +523,9 @@ def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], fold
         situation, errors[name] = SITUATIONS[name], {}
         prepare(situation)
         model = make_run(make_optimizer, situation, seed=0)
+        ensemble = ensemble_of(model, situation, folder / name / SNAPSHOTS)
         try:
-            train(model, situation, range(STEPS))
+            train(model, situation, range(STEPS), ensemble)
         except Exception as error:
             errors[name] = dict.fromkeys(LABELS, said(error))
             continue
@@ -431,12 +535,14 @@ def save_all(make_optimizer: Callable[..., Any], situations: Sequence[str], fold
                 how.save(model, folder / name / way)
             except Exception as error:
                 errors[name][way] = said(error)
+            if ensemble is not None:
+                shutil.copytree(ensemble.directory, folder / name / way / SNAPSHOTS)
         try:
-            train(model, situation, range(STEPS, 2 * STEPS))
+            train(model, situation, range(STEPS, 2 * STEPS), ensemble)
         except Exception as error:
             errors[name] = dict.fromkeys(LABELS, f"already without a stop: {said(error)}")
             continue
-        np.savez(folder / name / "expected.npz", **snapshot(model))
+        np.savez(folder / name / "expected.npz", **snapshot(model, ensemble))
     (folder / "errors.json").write_text(json.dumps(errors))
 
     for number, name in enumerate(situations):
@@ -499,8 +605,9 @@ def restore_cell(
             found = fit(make(), situation, folder)
         else:
             model = FORMATS[way].restore(make, situation, folder / way)
-            train(model, situation, range(STEPS, 2 * STEPS))
-            found = snapshot(model)
+            ensemble = ensemble_of(model, situation, folder / way / SNAPSHOTS)
+            train(model, situation, range(STEPS, 2 * STEPS), ensemble)
+            found = snapshot(model, ensemble)
     except Exception as error:
         return {"outcome": RAISES, "detail": said(error)}
     with np.load(folder / "expected.npz") as stored:
@@ -560,6 +667,11 @@ def run(competitor: str, situations: Sequence[str], folder: Path) -> dict[str, A
     return cells
 
 
+def situations_of(competitor: str) -> list[str]:
+    is_ours = COMPETITORS[competitor] is ours
+    return [name for name, one in SITUATIONS.items() if is_ours or not one.only_ours]
+
+
 def table(cells: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
     columns = ["", *LABELS.values()]
     rows = [
@@ -589,9 +701,9 @@ def main(argv: list[str] | None = None) -> int:
         phase(COMPETITORS[arguments.competitor], arguments.situations, arguments.folder)
         return 0
 
-    situations = ["plain", "reordered"] if arguments.quick else list(SITUATIONS)
     rows = []
     for competitor in COMPETITORS:
+        situations = ["plain", "reordered"] if arguments.quick else situations_of(competitor)
         with tempfile.TemporaryDirectory() as folder:
             cells = run(competitor, situations, Path(folder))
         n_exact = sum(cell["outcome"] == EXACT for row in cells.values() for cell in row.values())
