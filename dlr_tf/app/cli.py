@@ -7,15 +7,13 @@ TensorFlow, which takes seconds to load.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import traceback
 from collections.abc import Sequence
 
-from dlr_tf.app import paths
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.config import config_of
+from dlr_tf.app.paths import check_paths
 from dlr_tf.app.startup import load_tensorflow, stop_at_once
 from dlr_tf.app.terminal import (
     CommandError,
@@ -41,15 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in (sys.argv if argv is None else argv)
     try:
         with stop_at_once():
-            args = parse_arguments(argv)
+            config = parse_arguments(argv)
             with usage_errors():
-                _check_paths(args)
+                check_paths(config)
             load_tensorflow(verbose=verbose)
             command = importlib.import_module(
-                f"dlr_tf.app.commands.{args.command.replace('-', '_')}"
+                f"dlr_tf.app.commands.{config.command.replace('-', '_')}"
             )
         with warnings_in_one_line():
-            return int(command.run(config_of(args)))
+            return int(command.run(config))
     except SystemExit as error:  # `--help` and `--version`
         return int(error.code or 0)
     except BrokenPipeError:  # the reader of the results, such as `head`, has enough
@@ -66,21 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print_stderr(f"dlr-tf: error: {one_line(reason)}")
         return exit_code
-
-
-def _check_paths(args: argparse.Namespace) -> None:
-    """Check that what is named exists, before TensorFlow is loaded.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    given = vars(args)
-    if given.get("run") is not None:
-        paths.check_run(args.run)
-    if given.get("data") is not None:
-        paths.check_data(args.data)
-    if given.get("paths") is not None:
-        paths.check_images(args.paths)
 
 
 def _reason(error: Exception) -> str | None:

@@ -1,7 +1,10 @@
-"""What a command does: every option with its value, made once from the arguments, never changed.
+"""The options of every command: what each means, its default, and what may be typed.
 
-This module imports no TensorFlow, and nothing of the rooms. docs/command.md describes the options;
-the fields have their names.
+A command is described by a frozen dataclass, which `arguments` makes once from what was typed.
+`options` turns types and docstrings into the parser: what stands under `Args` can be typed.
+docs/command.md describes the options in context.
+
+This module imports no TensorFlow, and nothing of the rooms but the terminal.
 """
 
 from __future__ import annotations
@@ -9,7 +12,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, STRATEGIES, WAIT
+from dlr_tf.app.options import (
+    Count,
+    FromZero,
+    Positive,
+    Typed,
+    described,
+    option_name,
+    some_names,
+)
+
+OPTIMIZERS = ("adam", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd")
+AUGMENTATIONS = ("flip", "crop", "colour")
+FORMATS = ("saved-model", "tflite", "onnx")
+# A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
+WITHOUT_DATA: Mapping[str, Any] = {"epochs": 31, "compare": True, "model": None}
 
 Config = TypeVar("Config", bound="CommandConfig")
 
@@ -17,6 +37,10 @@ Config = TypeVar("Config", bound="CommandConfig")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommandConfig:
     """What all commands share."""
+
+    command: ClassVar[str]
+    positional: ClassVar[Sequence[str]] = ()
+    exclusive: ClassVar[Sequence[str]] = ()
 
     @classmethod
     def of(cls: type[Config], options: Mapping[str, Any]) -> Config:
@@ -30,50 +54,138 @@ class CommandConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig(CommandConfig):
-    """Data, model, groups and rates: the options that `finetune` and `find-lr` share."""
+class NetworkConfig(CommandConfig):
+    """A network, and its groups.
+
+    Args:
+        model (MODEL): Model of keras.applications, in upper or lower case; or a .keras file, or a
+            folder that finetune wrote: its head is replaced, and preprocessing is taken to be
+            inside; or hub:NAME, a preset of KerasHub; its layers: dlr-tf layers MODEL.
+        image_size (PIXELS): Height and width that images are resized to (default: the size that the
+            model was made for).
+        keep_head: Keep the head of a .keras file, which then needs one output per class (default: a
+            new head).
+        groups (N): Number of groups: the last is the head alone, the others have about equal sizes
+            (default: 3, or as many as there can be).
+        boundaries (A,B): Names or paths of the layers at which the second, third, ... group begin;
+            the head becomes a group of its own (default: none, see --groups).
+    """
+
+    exclusive = ("groups", "boundaries")
+
+    model: str | None = "MobileNetV2"
+    image_size: Count | None = None
+    keep_head: bool = False
+    groups: Count | None = None
+    boundaries: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig(NetworkConfig):
+    """Data, model, groups and rates: the options that `finetune` and `find-lr` share.
+
+    Args:
+        data (DATA): Folder with one sub-folder of images per class (or with train/ and test/ or
+            val/ that hold such sub-folders), CSV file with the columns path, label and perhaps
+            split, or tfds:NAME (default: the digits of scikit-learn, which need no network).
+        weights (imagenet|none|PATH): Weights to start from; none: random; PATH: a file made with
+            include_top=False (default: imagenet; for hub:NAME those of the preset; a .keras file
+            has its own).
+        augment (A,B): Change the training images at random: flip (left to right), crop (a part of
+            0.7 to 1 of the sides), colour (brightness, contrast, saturation), or several separated
+            by commas; --augment alone: all of them.
+        class_weights: Balanced: an image counts the more, the fewer its class has, so that all
+            classes count the same.
+        skip_broken: Go on without the image files that cannot be read (default: stop and name
+            them).
+        learning_rate (LO:HI): Auto: the first group has a tenth of the rate of the head, which
+            finetune chooses with a range test; or rates from the first group to the head: LO:HI
+            (geometric), :HI (the others HI/10), one for all, or one per group separated by commas.
+        optimizer (NAME): The optimizer, in upper or lower case.
+        batch_size (N): Images in a batch, over all devices.
+        batch_norm: Frozen: batch normalization keeps its weights and statistics; train: it is
+            trained with its group.
+        seed (N): Seed of all random numbers.
+    """
+
+    positional = ("data",)
 
     data: str | None = None
-    model: str | None = None
     weights: str | None = None
-    image_size: int | None = None
-    keep_head: bool = False
-    augment: str = "none"
-    class_weights: str = "none"
+    augment: Annotated[str, some_names(AUGMENTATIONS)] = "none"
+    class_weights: Annotated[str, Typed(choices=("none", "balanced"))] = "none"
     skip_broken: bool = False
-    groups: int | None = None  # three, or as many as there can be
-    boundaries: str | None = None
-    learning_rate: str = "auto"
-    optimizer: str = "adam"
-    weight_decay: float | None = None  # that of the optimizer
-    batch_size: int = 16
-    batch_norm: str = "frozen"
-    seed: int = 0
+    learning_rate: str = AUTO
+    optimizer: Annotated[str, Typed(type=str.lower, choices=OPTIMIZERS)] = "adam"
+    batch_size: Count = 16
+    batch_norm: Annotated[str, Typed(choices=BATCH_NORM)] = "frozen"
+    seed: FromZero = 0
     validation_fraction: float = 0.0  # of the training images; follows from other options
+
+    @property
+    def augmentations(self) -> Sequence[str]:
+        """The names of the random changes."""
+        return () if self.augment == "none" else self.augment.split(",")
+
+    def as_typed(self) -> list[str]:
+        """Return the options that differ from their defaults, as they are typed.
+
+        >>> TaskConfig(data="my photos", keep_head=True, seed=3).as_typed()
+        ['my photos', '--keep-head', '--seed', '3']
+        """
+        words = [] if self.data is None else [self.data]
+        defaults = WITHOUT_DATA if self.data is None else {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            is_option = field.name in described(type(self)) and field.name not in self.positional
+            if is_option and value != defaults.get(field.name, field.default):
+                words += [option_name(field.name)] + ([] if value is True else [str(value)])
+        return words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(TaskConfig):
     """A run of `finetune`. It is stored in the file `settings.json` of the run.
 
+    Args:
+        epochs (N): Number of epochs, the frozen ones included (default: 7; without DATA 31).
+        frozen_epochs (N): Number of first epochs in which only the head is trained.
+        schedule: How the rates change over the steps.
+        cycle_epochs (X): Length of the first sgdr cycle in epochs (default: about 1, so that the
+            last cycle ends with the training).
+        t_mul (X): Each sgdr cycle is this many times longer than the one before, at least 1.
+        compare: Also train with one rate for all layers, chosen by a range test, with the same
+            schedule and for as many epochs, and compare several seeds (default: only without DATA).
+        compare_seeds (N): With --compare, how many seeds are trained for each.
+        strategy: Mirrored: on all GPUs of this machine; multi-worker: on the machines that the
+            environment variable TF_CONFIG names (default: on one device).
+        wait (SECONDS): How long multi-worker waits for the other machines.
+        checkpoint_every (N): Also write a checkpoint every N steps (default: only at the end of
+            every epoch).
+        keep: The model that is tested and written: that of the last epoch, or of the best one,
+            which has the highest validation accuracy, and among several the lowest validation loss.
+        patience (N): Stop when N epochs in a row were no better, in the sense of --keep, than the
+            best one before; after a restart of sgdr, a few epochs can be worse (default: train all
+            epochs).
+        tensorboard: Also write the curves for TensorBoard, to the folder tensorboard of the run.
+
     >>> config = RunConfig(data="photos", epochs=3, keep="best")
     >>> RunConfig.of(config.as_dict()) == config
     True
     """
 
-    epochs: int
-    frozen_epochs: int = 0
-    schedule: str = "onecycle"
-    warmup: float = 0  # steps, or a share below 1
-    cycle_epochs: float | None = None
-    t_mul: float = 2.0
-    compare: bool = False
-    compare_seeds: int = 3
-    strategy: str | None = None
-    wait: float = 300.0
-    checkpoint_every: int | None = None
-    keep: str = "last"
-    patience: int | None = None
+    epochs: Count = 7
+    frozen_epochs: FromZero = 0
+    schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"
+    cycle_epochs: Positive | None = None
+    t_mul: Positive = 2.0
+    compare: Annotated[bool, Typed(action=argparse.BooleanOptionalAction)] = False
+    compare_seeds: Count = 3
+    strategy: Annotated[str, Typed(choices=STRATEGIES)] | None = None
+    wait: Positive = WAIT
+    checkpoint_every: Count | None = None
+    keep: Annotated[str, Typed(choices=("best", "last"))] = "last"
+    patience: Count | None = None
     tensorboard: bool = False
 
     @property
@@ -83,117 +195,214 @@ class RunConfig(TaskConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(CommandConfig):
-    """The command `finetune`: a new run, or one that is resumed.
+class FinetuneConfig(RunConfig):
+    """Fine-tune a pretrained model with differential learning rates.
 
     Args:
-        run: The new run; `None` with `resume`.
-        resume: The folder of the run to resume.
-        given: The options that are given besides `resume`.
-        output: The folder of the new run.
-        command_line: The arguments of `dlr-tf`, to be stored.
-        verbose: Whether to show the pretraining.
+        resume (RUN): Resume the run in this folder after a stop, with the settings that it has; no
+            other option is needed, and conflicting ones are rejected; give DATA if the images have
+            moved (default: a new run).
+        output (DIR): New or empty folder (default: runs/<date-time>).
     """
 
-    run: RunConfig | None
+    command = "finetune"
+
     resume: str | None = None
-    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     output: str | None = None
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the options, by name
     command_line: Sequence[str] = ()
-    verbose: bool = False
+
+    @property
+    def new_run(self) -> RunConfig:
+        """What a run does that is not resumed."""
+        return RunConfig.of(self.as_dict())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FindLrConfig(TaskConfig):
-    """The command `find-lr`."""
+    """Find a learning rate by a range test.
 
-    start: float
-    end: float
-    steps: int
-    output: str
-    verbose: bool = False
+    The rate of the head rises step by step, and the other groups keep their ratios to it.
+
+    Args:
+        start (X): First rate.
+        end (X): Last rate.
+        steps (N): Number of steps.
+        output (FILE): New .png or .svg file.
+    """
+
+    command = "find-lr"
+
+    start: Positive = 1e-5
+    end: Positive = 10.0
+    steps: Count = 60
+    output: str = "find-lr.png"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LayersConfig(CommandConfig):
-    """The command `layers`."""
+class LayersConfig(NetworkConfig):
+    """List the layers of a model, and suggest --boundaries. No weights are downloaded.
 
-    model: str | None
-    image_size: int | None
-    keep_head: bool
-    groups: int | None
-    boundaries: str | None
-    all: bool
+    Args:
+        model (MODEL): As --model of finetune (default: the network for the digits of scikit-learn).
+        all: One line for each layer (default: for each block, if there are many layers).
+    """
+
+    command = "layers"
+    positional = ("model",)
+
+    model: str | None = None
+    all: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(CommandConfig):
-    """The command `predict`."""
+    """Print the most probable classes of images, one line per image.
+
+    Args:
+        run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
+        paths (PATH): Image files, and folders whose images are classified, those in sub-folders
+            too.
+        csv: Print a table as CSV (default: text).
+        json: Print a JSON list (default: text).
+        top (N): Number of classes to print for each image.
+        batch_size (N): Number of images that are classified together.
+    """
+
+    command = "predict"
+    positional = ("run", "paths")
+    exclusive = ("csv", "json")
 
     run: str
-    paths: Sequence[str]
-    csv: bool
-    json: bool
-    top: int
-    batch_size: int
+    paths: Annotated[Sequence[str], Typed(nargs="+")]
+    csv: bool = False
+    json: bool = False
+    top: Count = 3
+    batch_size: Count = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(CommandConfig):
-    """The command `evaluate`."""
+    """Score a model on images whose classes are known.
+
+    The command prints the accuracy, the scores of each class and the ten most confident errors, and
+    draws the confusion matrix.
+
+    Args:
+        run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
+        data (DATA): As DATA of finetune: its part test, else val, else all images; of the data that
+            the model was trained on, the images that were kept for testing (default: the data that
+            the model was trained on).
+        output (DIR): New or empty folder (default: a new folder RUN/evaluation).
+        batch_size (N): Number of images that are classified together.
+    """
+
+    command = "evaluate"
+    positional = ("run", "data")
 
     run: str
-    data: str | None
-    output: str | None
-    batch_size: int
+    data: str | None = None
+    output: str | None = None
+    batch_size: Count = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(CommandConfig):
-    """The command `export`."""
+    """Write a model in a format of another tool.
+
+    What was written is loaded again, and its predictions are compared with those of the model.
+
+    Args:
+        run (RUN): Folder that finetune wrote, or a .keras file.
+        format: Saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for
+            ONNX Runtime.
+        output (PATH): New file or folder (default: RUN/saved_model, RUN/model.tflite or
+            RUN/model.onnx).
+    """
+
+    command = "export"
+    positional = ("run",)
 
     run: str
-    format: str
-    output: str | None
+    format: Annotated[str, Typed(type=str.lower, choices=FORMATS)] = "saved-model"
+    output: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig(CommandConfig):
-    """The command `schedule`. The options of the other kinds are `None`."""
+    """Draw a learning rate over the steps.
 
-    kind: str
-    learning_rate: float
-    steps: Any
-    output: str | None
-    ascii: bool
-    first_decay_steps: Any = None
-    t_mul: Any = None
-    m_mul: Any = None
-    alpha: Any = None
-    warmup_steps: Any = None
-    pct_start: Any = None
-    div: Any = None
-    div_final: Any = None
-    base_learning_rate: Any = None
-    step_size: Any = None
-    mode: Any = None
-    gamma: Any = None
+    Args:
+        learning_rate (X): Peak rate.
+        output (FILE): New .png or .svg file (default: KIND.png).
+    """
+
+    command = "schedule"
+    kind: ClassVar[str]
+
+    learning_rate: float = 1e-3
+    output: str | None = None
 
 
-_KINDS: dict[str, type[CommandConfig]] = {
-    "find-lr": FindLrConfig,
-    "layers": LayersConfig,
-    "predict": PredictConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
-    "schedule": ScheduleConfig,
-}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SgdrConfig(ScheduleConfig):
+    """Cosine annealing with warm restarts.
+
+    Args:
+        first_decay_steps (N): Length of the first cycle in steps.
+        t_mul (X): Factor between the lengths of two cycles.
+        m_mul (X): Factor between the peaks of two cycles.
+        alpha (X): Lowest rate as a fraction of the peak.
+        warmup_steps (N): Steps of linear rise at the start.
+        steps (N): Number of steps to draw (default: three cycles).
+    """
+
+    kind = "sgdr"
+
+    first_decay_steps: Count = 100
+    t_mul: Positive = 2.0
+    m_mul: float = 1.0
+    alpha: float = 0.0
+    warmup_steps: FromZero = 0
+    steps: Count | None = None
 
 
-def config_of(args: argparse.Namespace) -> Any:
-    """Return the configuration of the command that `parse_arguments` read."""
-    options = vars(args)
-    if args.command != "finetune":
-        return _KINDS[args.command].of(options)
-    run = RunConfig.of(options) if args.resume is None else None
-    return FinetuneConfig.of({**options, "run": run})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneCycleConfig(ScheduleConfig):
+    """One rise and one fall.
+
+    Args:
+        steps (N): Number of steps.
+        pct_start (X): Fraction of the steps for the rise.
+        div (X): Peak divided by the first rate.
+        div_final (X): Peak divided by the last rate.
+    """
+
+    kind = "onecycle"
+
+    steps: Count = 1000
+    pct_start: float = 0.25
+    div: float = 25.0
+    div_final: float = 1e5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TriangularConfig(ScheduleConfig):
+    """Cyclical rates.
+
+    Args:
+        base_learning_rate (X): Lowest rate.
+        step_size (N): Steps of one rise or one fall.
+        mode: Triangular: all peaks are equal; triangular2: each is half of the one before;
+            exp_range: the rates fall by --gamma each step.
+        gamma (X): Factor per step of exp_range.
+        steps (N): Number of steps to draw (default: three cycles).
+    """
+
+    kind = "triangular"
+
+    base_learning_rate: float = 1e-4
+    step_size: Count = 100
+    mode: Annotated[str, Typed(choices=("triangular", "triangular2", "exp_range"))] = "triangular"
+    gamma: float = 0.99994
+    steps: Count | None = None

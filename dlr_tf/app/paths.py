@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TFDS = "tfds:"
+SETTINGS_FILE = "settings.json"  # of a run
 
 
 def check_data(source: str) -> None:
-    """Check that data exist: a folder, a file, or a name that a package knows.
-
-    Raises:
-        ValueError: If there is no such folder or file.
-    """
+    """Raise a `ValueError` if there is no such folder or file. A package may know other names."""
     if not source.startswith(TFDS) and not Path(source).exists():
         raise ValueError(
             f"The data folder {source!r} does not exist: expected one sub-folder of images per "
@@ -22,11 +20,7 @@ def check_data(source: str) -> None:
 
 
 def check_run(run: str) -> None:
-    """Check that a run or a `.keras` file exists.
-
-    Raises:
-        ValueError: If there is no such folder or file, or it is a file of another format.
-    """
+    """Raise a `ValueError` if there is no such folder or file, or it has another format."""
     path = Path(run)
     if not path.exists():
         raise ValueError(
@@ -42,13 +36,33 @@ def check_run(run: str) -> None:
         )
 
 
-def check_images(paths: Sequence[str]) -> None:
-    """Check that all paths exist.
+def check_resumable(run: str) -> None:
+    """Raise a `ValueError` if a folder is not that of a run."""
+    if not Path(run, SETTINGS_FILE).is_file():
+        what = f"holds no {SETTINGS_FILE}" if Path(run).is_dir() else "does not exist"
+        raise ValueError(
+            f"There is no run to resume: the folder {run!r} {what}. Give the folder of a run. A "
+            "run that was stopped before its training began is started again without --resume."
+        )
 
-    Raises:
-        ValueError: If one does not.
-    """
+
+def check_images(paths: Sequence[str]) -> None:
+    """Raise a `ValueError` if one of the paths does not exist."""
     missing = [path for path in paths if not Path(path).exists()]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ValueError(f"The image {missing[0]!r}{others} does not exist. Correct the path.")
+
+
+def check_paths(config: Any) -> None:
+    """Raise a `ValueError` if something that a command is given does not exist."""
+    checks = {
+        "run": check_run,
+        "resume": check_resumable,
+        "data": check_data,
+        "paths": check_images,
+    }
+    for name, check in checks.items():
+        value = getattr(config, name, None)
+        if value is not None:
+            check(value)

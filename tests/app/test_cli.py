@@ -136,7 +136,7 @@ def test_python_m_dlr_tf() -> None:
     root = str(Path(dlr_tf.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, "-m", "dlr_tf", "schedule", "onecycle", "--steps", "1", "--ascii"],
+        [sys.executable, "-m", "dlr_tf", "schedule", "sgdr", "--steps", "0"],
         capture_output=True,
         text=True,
         env=environment,
@@ -144,7 +144,7 @@ def test_python_m_dlr_tf() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "expected an integer of at least 2" in done.stderr.splitlines()[-1]
+    assert "expected an integer of at least 1" in done.stderr.splitlines()[-1]
 
 
 def test_a_file_that_cannot_be_written(

@@ -62,7 +62,7 @@ class Finder:
         if name == {moment!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-cli.main(["schedule", "sgdr", "--ascii"])
+cli.main(["schedule", "sgdr"])
 """
     stopped = run(code)
     assert (stopped.returncode, stopped.stdout) == (128 + signal.SIGINT, "")

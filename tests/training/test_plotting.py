@@ -310,35 +310,6 @@ def test_schedule_marks_restarts() -> None:
         plotting.plot_schedule([0], [0.1, 0.2])
 
 
-def test_ascii_shows_every_restart() -> None:
-    text = plotting.ascii_plot(CYCLES, width=70, height=10)
-    lines = text.splitlines()
-    assert len(lines) == 12
-    assert max(map(len, lines)) < 110
-    curve = [line.partition("|")[2] for line in lines[:10]]
-    # The cycles start at columns 0, 10 and 30.
-    assert [column for column in (0, 10, 30) if curve[0][column] == "*"] == [0, 10, 30]
-    assert lines[0].split()[0] == "1"
-    assert lines[-1].split()[:2] == ["0", "139"]
-    # Each column has its highest rate marked.
-    for column in range(70):
-        top = next(row for row in range(10) if curve[row][column : column + 1] == "*")
-        assert top == round((1 - CYCLES[2 * column]) / (1 - CYCLES.min()) * 9)
-
-
-def test_ascii_of_one_value_and_of_none() -> None:
-    assert "*" in plotting.ascii_plot([0.1])
-    for rates in ([], [np.nan, np.inf]):
-        with pytest.raises(ValueError, match=f"nothing to draw.*Received: {len(rates)} rates"):
-            plotting.ascii_plot(rates)
-
-
-def test_ascii_leaves_a_gap_where_a_rate_is_not_finite() -> None:
-    text = plotting.ascii_plot([0.0, np.inf, 1.0, np.nan, 0.5], width=5, height=3)
-    assert [line.partition("|")[2] for line in text.splitlines()[:3]] == ["  *", "    *", "*"]
-    assert "*" in plotting.ascii_plot([0.0, 1e300])
-
-
 def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "dlr_tf\[plot\]"'):

@@ -1,4 +1,4 @@
-"""The command `schedule`: draw a schedule in a file or in the terminal."""
+"""The command `schedule`: draw a schedule."""
 
 from __future__ import annotations
 
@@ -7,45 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from dlr_tf.app.config import ScheduleConfig
+from dlr_tf.app.config import OneCycleConfig, ScheduleConfig, SgdrConfig, TriangularConfig
 from dlr_tf.app.results import check_new_file
-from dlr_tf.app.terminal import messages_to_stderr, usage_errors
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular, cycle_length
+from dlr_tf.app.terminal import messages_to_stderr, usage_errors, written_line
+from dlr_tf.core.schedule_formulas import cycle_length
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
 from dlr_tf.training import plotting
 
 MAX_STEPS = 1_000_000
 
 
 def run(config: ScheduleConfig) -> int:
-    """Draw the learning rate over the steps.
-
-    Args:
-        config: What to do.
-
-    Returns:
-        The exit code, 0.
+    """Draw the learning rate over the steps, and return the exit code, 0.
 
     Raises:
         UsageError: If something is wrong with the arguments, before anything is written.
     """
     with messages_to_stderr(), usage_errors():
         schedule, steps, restarts = named_schedule(config)
-        # With --ascii alone, no file is written.
-        is_drawn = config.output or not config.ascii
-        output = Path(config.output or f"{config.kind}.png") if is_drawn else None
-        if output is not None:
-            check_new_file(output)
-            plotting.require_matplotlib()
+        output = Path(config.output or f"{config.kind}.png")
+        check_new_file(output)
+        plotting.require_matplotlib()
         rates = schedule_rates(schedule, steps)
-        drawing = plotting.ascii_plot(rates) if config.ascii else None
-        if output is not None:
-            plotting.plot_schedule(
-                np.arange(steps), rates, output, title=describe(schedule), restarts=restarts
-            )
-    if drawing is not None:
-        print(drawing)
-    if output is not None:
-        print(f"written to {output}")
+        plotting.plot_schedule(
+            np.arange(steps), rates, output, title=describe(schedule), restarts=restarts
+        )
+    print(written_line(output))
     return 0
 
 
@@ -65,10 +52,6 @@ def describe(schedule: Any) -> str:
 
 def schedule_rates(schedule: Any, steps: int) -> np.ndarray:
     """Return the rate at each of the first steps.
-
-    Args:
-        schedule: A `LearningRateSchedule`.
-        steps: Number of steps.
 
     Raises:
         ValueError: If a rate is above the range of float32, the dtype of every rate.
@@ -95,7 +78,7 @@ def named_schedule(config: ScheduleConfig) -> tuple[Any, int, list[int]]:
     Raises:
         ValueError: If an argument is out of range, or there are too many steps to draw.
     """
-    if config.kind == "sgdr":
+    if isinstance(config, SgdrConfig):
         sgdr = SGDR(
             config.learning_rate,
             config.first_decay_steps,
@@ -108,16 +91,16 @@ def named_schedule(config: ScheduleConfig) -> tuple[Any, int, list[int]]:
         cycles = (cycle_length(i, config.first_decay_steps, config.t_mul) for i in range(3))
         steps = _checked_steps(config.steps, config.warmup_steps + sum(cycles))
         return sgdr, steps, sgdr.restart_steps(steps)
-    if config.kind == "onecycle":
-        steps = _checked_steps(config.steps, config.steps)
+    if isinstance(config, OneCycleConfig):
         one_cycle = OneCycle(
             config.learning_rate,
-            steps,
+            config.steps,
             pct_start=config.pct_start,
             div=config.div,
             div_final=config.div_final,
         )
-        return one_cycle, steps, []
+        return one_cycle, _checked_steps(config.steps, 0), []
+    assert isinstance(config, TriangularConfig)
     triangular = Triangular(
         config.base_learning_rate,
         config.learning_rate,

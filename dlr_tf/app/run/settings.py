@@ -12,28 +12,16 @@ from typing import Any
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.models import application_names
-from dlr_tf.app.paths import TFDS
+from dlr_tf.app.models import MODEL_FILE
+from dlr_tf.app.options import in_words, option_name
+from dlr_tf.app.paths import SETTINGS_FILE, TFDS, check_resumable
 from dlr_tf.app.results import json_text, versions, write_text
-
-FILE = "settings.json"
-_PATHS = ("data", "weights", "model")
 
 
 def write_settings(
     folder: Path, config: RunConfig, command_line: Sequence[str], data: ImageData
 ) -> None:
-    """Write what a run is started with.
-
-    Args:
-        folder: The folder of the run.
-        config: What it does.
-        command_line: The arguments of `dlr-tf`.
-        data: The images.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
+    """Write what a run is started with, and the arguments of `dlr-tf`."""
     content = {
         "command": ["dlr-tf", *command_line],
         "folder": os.getcwd(),
@@ -46,26 +34,21 @@ def write_settings(
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_text(folder / FILE, json_text(content))
+    write_text(folder / SETTINGS_FILE, json_text(content))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read what a run was started with.
+    """Return what a run was started with. Paths in its settings begin at this working folder.
 
     Raises:
         ValueError: If the folder is not that of a run.
     """
-    path = folder / FILE
-    if not path.is_file():
-        what = "holds no settings.json" if folder.is_dir() else "does not exist"
-        raise ValueError(
-            f"There is no run to resume: the folder {str(folder)!r} {what}. Give the folder of "
-            "a run. A run that was stopped before its training began is started again without "
-            "--resume."
-        )
+    check_resumable(str(folder))
+    path = folder / SETTINGS_FILE
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content["settings"].keys(), content["class_names"], content["data"].keys()
+        content["class_names"], content["data"].keys()
+        content["settings"] = _from_here(content["settings"], content["folder"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"The file {str(path)!r} is not one that dlr-tf wrote: {error!r}. Give the folder of a "
@@ -75,18 +58,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run was started with, empty where they are not known.
-
-    Paths in it are found from this working folder, also if the run began in another one.
-
-    Args:
-        folder: The folder of the run.
-    """
+    """Return the settings of a run, empty where they are not known."""
     try:
-        stored = read_settings(folder)
+        return read_settings(folder)["settings"]
     except ValueError:
         return {}
-    return paths_from_here(stored["settings"], stored.get("folder"))
 
 
 def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
@@ -100,77 +76,45 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: If there is no such run, or an option that is given differs from the run's.
     """
-    stored = read_settings(folder)
-    own = paths_from_here(stored["settings"], stored.get("folder"))
-    if all(_is_path("data", data) for data in (own.get("data"), given.get("data"))):
+    own = read_settings(folder)["settings"]
+    is_folder = own.get("data") and not own["data"].startswith(TFDS)
+    if is_folder and not given.get("data", TFDS).startswith(TFDS):
         own["data"] = given["data"]
-    elif _is_path("data", own.get("data")) and not Path(own["data"]).exists():
+    elif is_folder and not Path(own["data"]).exists():
         raise ValueError(
             f"The images of the run are no longer in {own['data']!r}. Give the place where they "
             f"are: dlr-tf finetune --resume {shlex.quote(str(folder))} DATA"
         )
-    try:
-        config = RunConfig.of(own)
-    except TypeError as error:
-        raise ValueError(
-            f"The file {str(folder / FILE)!r} was not written by this version of dlr-tf: {error}. "
-            "Resume the run with the version that began it."
-        ) from error
-    check_options(folder, config.as_dict(), given)
-    return config
-
-
-def check_options(folder: Path, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Check that the options that are given now are those of a run.
-
-    Args:
-        folder: The folder of the run.
-        known: The settings of the run. Other options are not compared.
-        given: The options that are given now, by name.
-
-    Raises:
-        ValueError: If one differs.
-    """
+    config = RunConfig.of(own)
+    known = {**config.as_dict(), "output": str(folder)}
+    if Path(given.get("output", "")) == folder:
+        known["output"] = given["output"]
     differing = [
-        _difference(name, value, known[name])
+        f"{'DATA' if name == 'data' else option_name(name)} {in_words(value)} differs from the "
+        f"run's {in_words(known[name])}"
         for name, value in given.items()
-        if name in known and not _is_same(name, value, known[name])
+        if name in known and value != known[name]
     ]
-    output = given.get("output")
-    if output is not None and Path(output).resolve() != folder.resolve():
-        differing.append(f"--output {output} differs from the run's folder {folder}")
     if differing:
         raise ValueError(
             f"{'; '.join(differing[:MAX_NAMES])}. A run is resumed with its own settings: leave "
             "out all options but --resume. To train its model further, start a run with --model "
             f"{folder} --keep-head."
         )
+    return config
 
 
 def write_place_of_data(folder: Path, config: RunConfig) -> None:
-    """Write where the images of a run that is resumed are now, if they have moved.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
+    """Write where the images of a run that is resumed are now, if they have moved."""
     content = read_settings(folder)
-    before = paths_from_here(content["settings"], content.get("folder"))["data"]
-    if config.data is not None and not _is_same("data", config.data, before):
-        # Without the working folder, which may not be that in which the run began.
-        content["settings"]["data"] = os.path.abspath(config.data)
+    if config.data != content["settings"]["data"]:
+        # Not from the working folder, which may not be that in which the run began.
+        content["settings"]["data"] = os.path.abspath(str(config.data))
         _write(folder, content)
 
 
 def check_same_data(folder: Path, data: ImageData) -> None:
-    """Check that the images are those that a run began with.
-
-    Args:
-        folder: The folder of the run.
-        data: The images that were found now.
-
-    Raises:
-        ValueError: If the classes or the numbers of images differ.
-    """
+    """Raise a `ValueError` if the images are not those that a run began with."""
     stored = read_settings(folder)
     if tuple(stored["class_names"]) != data.class_names:
         raise ValueError(
@@ -208,57 +152,20 @@ def _numbers(data: ImageData) -> dict[str, Any]:
     }
 
 
-def _difference(name: str, given: Any, stored: Any) -> str:
-    """Say how an argument differs from that of the run.
-
-    >>> _difference("frozen_epochs", 2, 1)
-    "--frozen-epochs 2 differs from the run's 1"
-    >>> _difference("compare", False, True)
-    '--no-compare differs from the run, where --compare is on'
-    """
-    option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
-    if isinstance(given, bool):
-        shown = option if given else f"--no-{option[2:]}"
-        return f"{shown} differs from the run, where {option} is {'on' if stored else 'off'}"
-    return f"{option} {given} differs from the run's {'none' if stored is None else stored}"
-
-
-def paths_from_here(stored: Mapping[str, Any], folder: str | None) -> dict[str, Any]:
-    """Return settings whose paths are found from this working folder.
+def _from_here(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return settings whose paths begin at this working folder.
 
     Args:
-        stored: The settings.
-        folder: The working folder in which the run began. `None` if it is not known.
+        settings: The settings.
+        folder: The working folder in which the run began.
     """
-    if folder is None or Path(folder) == Path.cwd():
-        return dict(stored)
-    return {
-        name: _from_here(value, folder) if name in _PATHS and _is_path(name, value) else value
-        for name, value in stored.items()
+    found = dict(settings)
+    is_there = {
+        "data": Path.exists,
+        "weights": Path.is_file,
+        "model": lambda path: path.is_file() or (path / MODEL_FILE).is_file(),
     }
-
-
-def _is_path(name: str, value: Any) -> bool:
-    """Return whether a setting is a path, and no name of something else.
-
-    >>> _is_path("data", "photos"), _is_path("data", "tfds:mnist"), _is_path("model", "vgg16")
-    (True, False, False)
-    """
-    if not value or value in ("imagenet", "none") or value.startswith((TFDS, "hub:")):
-        return False
-    names = [known.lower() for known in application_names()]
-    return name != "model" or value.lower() not in names
-
-
-def _from_here(path: str, folder: str) -> str:
-    absolute = Path(folder, path)
-    return str(absolute) if absolute.exists() else path
-
-
-def _is_same(name: str, given: Any, stored: Any) -> bool:
-    """Return whether two values of an argument mean the same."""
-    if name not in _PATHS or not (given and stored):
-        return bool(given == stored)
-    if _is_path(name, given) and _is_path(name, stored):
-        return os.path.realpath(given) == os.path.realpath(stored)
-    return bool(given.lower() == stored.lower() if name == "model" else given == stored)
+    for name, is_path in is_there.items():
+        if found.get(name) and Path(folder) != Path.cwd() and is_path(Path(folder, found[name])):
+            found[name] = str(Path(folder, found[name]))
+    return found

@@ -5,10 +5,6 @@ which loads Keras.
 """
 
 from dlr_tf.app.terminal.closing_lines import (
-    EMBEDDED_MODEL,
-    accuracy_line,
-    after_training,
-    command_with,
     model_on_data,
     next_line,
     written_line,
@@ -28,12 +24,8 @@ from dlr_tf.app.terminal.names import printable_name
 from dlr_tf.app.terminal.tables import table
 
 __all__ = [
-    "EMBEDDED_MODEL",
     "CommandError",
     "UsageError",
-    "accuracy_line",
-    "after_training",
-    "command_with",
     "messages_to_stderr",
     "model_on_data",
     "next_line",

@@ -17,10 +17,12 @@ from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.learning_rate_logger import RATE
 
-WIDTH = 80
+WIDTH = 80  # of a line
 _RATES_WIDTH = 21  # three rates
 _SECONDS_WIDTH = 6
 _SECONDS_BETWEEN_RATES = 0.5
+
+Logs = Mapping[str, float]
 
 
 def on_terminal(stream: TextIO | None = None) -> bool:
@@ -28,15 +30,8 @@ def on_terminal(stream: TextIO | None = None) -> bool:
     return (stream or sys.stderr).isatty()
 
 
-def format_rates(rates: Sequence[float], width: int = _RATES_WIDTH) -> str:
-    """Write the rates of the groups in at most `width` characters.
-
-    Args:
-        rates: One per group, NaN for a group that does not move.
-        width: Number of characters, 14 or more. Defaults to 21, which is enough for three groups.
-
-    Returns:
-        All rates, or the first and the last one if there is no room for all.
+def format_rates(rates: Sequence[float]) -> str:
+    """Write the rates of the groups, of more than three the first and the last one.
 
     >>> format_rates([1e-5, 1e-4, 1e-3]), format_rates([math.nan, 2e-3])
     ('1e-05 / 1e-04 / 1e-03', '- / 2e-03')
@@ -45,7 +40,7 @@ def format_rates(rates: Sequence[float], width: int = _RATES_WIDTH) -> str:
     """
     texts = ["-" if math.isnan(rate) else f"{rate:.0e}" for rate in rates]
     line = " / ".join(texts)
-    return line if len(line) <= width else f"{texts[0]} .. {texts[-1]}"
+    return line if len(line) <= _RATES_WIDTH else f"{texts[0]} .. {texts[-1]}"
 
 
 def format_value(value: float) -> str:
@@ -57,34 +52,22 @@ def format_value(value: float) -> str:
     return f"{value:.4f}" if not abs(value) >= 100 else f"{value:.3g}"
 
 
-def epoch_line(epoch: int, epochs: int, logs: Mapping[str, float], seconds: float) -> str:
-    """Return the line of an epoch. It fits the line of `header`.
-
-    Args:
-        epoch: Number of the epoch, from 1.
-        epochs: Number of all epochs.
-        logs: The logs of the epoch, with `learning_rate/<group>` for every group.
-        seconds: How long the epoch took.
+def epoch_line(epoch: int, epochs: int, logs: Logs, seconds: float) -> str:
+    """Return the line of an epoch, counted from 1. Its columns are those of `header`.
 
     >>> logs = {"loss": 0.5, "learning_rate/body": 1e-4, "learning_rate/head": 1e-3}
     >>> print(header(20, logs), epoch_line(3, 20, logs, 4.2), sep="\\n")
     epoch      loss     sec  learning rates
      3/20    0.5000     4.2  1e-04 / 1e-03
     """
-    cells = [(f"{epoch}/{epochs}", _epoch_width(epochs))]
-    cells += [(format_value(logs[name]), _width_of(name)) for name in _metrics(epochs, logs)]
-    cells.append((f"{seconds:.1f}" if seconds < 1e4 else f"{seconds:.0f}", _SECONDS_WIDTH))
-    line = "  ".join(text.rjust(width) for text, width in cells)
-    return f"{line}  {format_rates(_rates(logs))}".rstrip()
+    cells = [f"{epoch}/{epochs}".rjust(_epoch_width(epochs))]
+    cells += [format_value(logs[name]).rjust(_width_of(name)) for name in _metrics(epochs, logs)]
+    cells.append((f"{seconds:.1f}" if seconds < 1e4 else f"{seconds:.0f}").rjust(_SECONDS_WIDTH))
+    return "  ".join([*cells, format_rates(_rates(logs))]).rstrip()
 
 
-def header(epochs: int, logs: Mapping[str, float]) -> str:
-    """Return the names of the columns of `epoch_line`.
-
-    Args:
-        epochs: Number of all epochs.
-        logs: The logs of an epoch.
-    """
+def header(epochs: int, logs: Logs) -> str:
+    """Return the names of the columns of `epoch_line`."""
     names = ["epoch".rjust(_epoch_width(epochs))]
     names += [_short(name).rjust(_width_of(name)) for name in _metrics(epochs, logs)]
     names += ["sec".rjust(_SECONDS_WIDTH)]
@@ -92,22 +75,9 @@ def header(epochs: int, logs: Mapping[str, float]) -> str:
 
 
 def bar_text(
-    epoch: int,
-    epochs: int,
-    step: int,
-    steps: int | None,
-    logs: Mapping[str, float],
-    width: int = WIDTH,
+    epoch: int, epochs: int, step: int, steps: int | None, logs: Logs, width: int = WIDTH
 ) -> str:
-    """Return the text beside the bar.
-
-    Args:
-        epoch: Number of the epoch, from 1.
-        epochs: Number of all epochs.
-        step: Number of steps of the epoch that are done.
-        steps: Number of steps in an epoch. `None` if it is not known yet.
-        logs: The logs of the step, with `learning_rate/<group>` for every group.
-        width: Number of characters. Defaults to 80.
+    """Return the text beside the bar, with the metrics that fit in `width` characters.
 
     >>> logs = {"loss": 0.5, "learning_rate/body": 1e-4, "learning_rate/head": 1e-3}
     >>> bar_text(3, 7, 45, 75, logs)
@@ -115,8 +85,7 @@ def bar_text(
     """
     total = "?" if steps is None else str(steps)
     parts = [f"epoch {epoch}/{epochs}", f"{step:>{len(total)}}/{total}"]
-    rates = _rates(logs)
-    last = [f"lr {format_rates(rates)}"] if rates else []
+    last = [f"lr {format_rates(_rates(logs))}"] if _rates(logs) else []
     for name in _metrics(epochs, logs):
         more = [*parts, f"{name} {format_value(logs[name])}"]
         if len("  ".join([*more, *last])) <= width:
@@ -124,17 +93,15 @@ def bar_text(
     return "  ".join([*parts, *last])
 
 
-def _rates(logs: Mapping[str, float]) -> list[float]:
+def _rates(logs: Logs) -> list[float]:
     return [float(value) for name, value in logs.items() if name.startswith(RATE)]
 
 
-def _metrics(epochs: int, logs: Mapping[str, float]) -> list[str]:
+def _metrics(epochs: int, logs: Logs) -> list[str]:
     """Return the names of the metrics that have room, the losses and accuracies first."""
     first = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in logs]
     others = [name for name in logs if name not in first and not name.startswith(RATE)]
-    room = WIDTH - _epoch_width(epochs) - (2 + _SECONDS_WIDTH)
-    if _rates(logs):
-        room -= 2 + _RATES_WIDTH
+    room = WIDTH - _epoch_width(epochs) - (2 + _SECONDS_WIDTH) - (2 + _RATES_WIDTH)
     names = []
     for name in [*first, *others]:
         room -= 2 + _width_of(name)
@@ -205,10 +172,10 @@ class Progress(keras.callbacks.Callback):
             self._bar.stop()
             self._bar = None
 
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         self._rates = {}
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch, self._step, self._rates_read = epoch + 1, self._first_step, 0.0
         self._epoch_began = time.monotonic()
         self.close()
@@ -226,10 +193,10 @@ class Progress(keras.callbacks.Callback):
             transient=True,
             expand=True,
         )
-        self._bar.add_task(self._text({}), total=self._steps, completed=self._step)
+        self._bar.add_task(self._text({}), total=self.params.get("steps"), completed=self._step)
         self._bar.start()
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step = self._first_step + batch + 1
         if self._bar is None:
             return
@@ -237,21 +204,20 @@ class Progress(keras.callbacks.Callback):
         if now - self._rates_read > _SECONDS_BETWEEN_RATES:
             # Reading waits for the device, so it is not done at every step.
             self._rates, self._rates_read = self._read_rates(), now
-        self._show({**(logs or {}), **self._rates})
+        text = self._text({**(logs or {}), **self._rates})
+        self._bar.update(self._bar.task_ids[0], completed=self._step, description=text)
 
-    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Any = None) -> None:
         if self._bar is not None:
             text = f"epoch {self._epoch}/{self._all_epochs}  validation"
             self._bar.update(self._bar.task_ids[0], description=text, refresh=True)
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.close()
         self._first_step = 0
         if not self._has_lines:
             return
-        values = dict(logs or {})
-        if not any(name.startswith(RATE) for name in values):
-            values |= self._read_rates()
+        values = {**self._read_rates(), **(logs or {})}
         columns = header(self._all_epochs, values)
         if columns != self._columns:
             self._columns = columns
@@ -259,25 +225,16 @@ class Progress(keras.callbacks.Callback):
         seconds = time.monotonic() - self._epoch_began
         self._print(epoch_line(epoch + 1, self._all_epochs, values, seconds))
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
     @property
     def _all_epochs(self) -> int:
         return self.epochs or int(self.params.get("epochs") or self._epoch)
 
-    @property
-    def _steps(self) -> int | None:
-        return self.params.get("steps")
-
-    def _text(self, logs: Mapping[str, float]) -> str:
-        return bar_text(self._epoch, self._all_epochs, self._step, self._steps, logs, WIDTH - 14)
-
-    def _show(self, logs: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0], completed=self._step, description=self._text(logs)
-            )
+    def _text(self, logs: Logs) -> str:
+        steps = self.params.get("steps")
+        return bar_text(self._epoch, self._all_epochs, self._step, steps, logs, WIDTH - 14)
 
     def _read_rates(self) -> dict[str, float]:
         """Return the rates of the last update. A Keras optimizer has none here."""

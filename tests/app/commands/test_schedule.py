@@ -11,7 +11,6 @@ from dlr_tf import SGDR, OneCycle
 from dlr_tf.app import cli
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands.schedule import named_schedule, schedule_rates
-from dlr_tf.app.config import config_of
 
 KINDS = ["sgdr", "onecycle", "triangular"]
 
@@ -22,19 +21,6 @@ def test_a_picture(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schedule", kind]) == 0
     assert capsys.readouterr() == (f"written to {kind}.png\n", "")
     assert Path(f"{kind}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["schedule", "sgdr", "--first-decay-steps", "10", "--learning-rate", "0.5", "--ascii"]
-    assert cli.main(argv) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[0] == "0.5"
-    assert lines[0].count("*") >= 3  # the peaks of three cycles
-    assert lines[-1].split()[1] == "69"  # the last of 10 + 20 + 40 steps
-    assert list(Path.cwd().iterdir()) == []
-    pytest.importorskip("matplotlib")
-    assert cli.main([*argv, "--output", "both.svg"]) == 0
-    assert Path("both.svg").exists()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +35,7 @@ def test_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value),
 )
 def test_number_of_steps(argv: list[str], steps: int, restarts: list[int]) -> None:
-    _, *found = named_schedule(config_of(parse_arguments(["schedule", *argv])))
+    _, *found = named_schedule(parse_arguments(["schedule", *argv]))
     assert found == [steps, restarts]
 
 
@@ -59,6 +45,7 @@ def test_number_of_steps(argv: list[str], steps: int, restarts: list[int]) -> No
         (["sgdr", "--t-mul", "0.5"], "`t_mul`"),
         (["sgdr", "--learning-rate=-1"], "`initial_learning_rate`"),
         (["onecycle", "--pct-start", "2"], "`pct_start`"),
+        (["onecycle", "--steps", "1"], "`total_steps`"),
         (["sgdr", "--steps", "1000001"], "--steps should be from 1 to 1000000"),
         (["sgdr", "--first-decay-steps", "1000000"], "7000000 steps in three cycles, the default"),
         (["sgdr", "--t-mul", "1e300"], "steps in three cycles, the default"),
@@ -73,7 +60,6 @@ def test_number_of_steps(argv: list[str], steps: int, restarts: list[int]) -> No
 def test_mistakes(
     assert_mistake: Callable[[list[str], str], None], argv: list[str], message: str
 ) -> None:
-    assert_mistake(["schedule", *argv, "--ascii"], message)
     assert_mistake(["schedule", *argv], message)
 
 

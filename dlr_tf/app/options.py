@@ -1,0 +1,181 @@
+"""A dataclass becomes the options of a command: its types, defaults and docstring say how.
+
+A field that the docstring describes can be typed. `name (N): text.` gives the name of its value and
+the help, to which the default is added if the text does not tell it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from dlr_tf._names import did_you_mean
+from dlr_tf.app.terminal import UsageError
+
+
+class Typed:
+    """How a value is typed, in an `Annotated` type: more arguments for `add_argument`."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `UsageError`, and takes negative numbers as values.
+
+    Options cannot be shortened. What is not given is not in the result.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+        # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
+        self._negative_number_matcher = re.compile(r"^-\.?\d")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Read the arguments. An unknown option is an error of the command that it was given to."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = re.findall(r"--[a-z-]+", self.format_help())
+            hint = did_you_mean(unknown[0], known) if unknown[0].startswith("-") else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+        return found, unknown
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add the options that are described by a dataclass.
+
+    Its class attribute `positional` names the fields that are typed without their name, and
+    `exclusive` those of which only one can be given.
+    """
+    hints = typing.get_type_hints(config, include_extras=True)
+    texts = described(config)
+    alone = getattr(config, "exclusive", ())
+    exclusive = parser.add_mutually_exclusive_group() if alone else parser
+    for field in dataclasses.fields(config):
+        if field.name not in texts:
+            continue
+        metavar, text = texts[field.name]
+        arguments = _arguments(hints[field.name])
+        if "action" not in arguments and "choices" not in arguments:
+            arguments["metavar"] = metavar
+        name = option_name(field.name)
+        if field.name in getattr(config, "positional", ()):
+            name = field.name
+            arguments = {"nargs": "?", **arguments} if _has_default(field) else arguments
+        if _has_default(field) and "(default: " not in text:
+            text = f"{text} (default: {in_words(field.default)})"
+        target = exclusive if field.name in alone else parser
+        # Some versions of argparse add a default of their own to a help that they are given.
+        target.add_argument(name, **arguments).help = text
+
+
+def option_name(name: str) -> str:
+    """Return the option of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def summary(config: type) -> str:
+    """Return what the docstring of a dataclass says before its fields."""
+    return (inspect.getdoc(config) or "").partition("\n\nArgs:")[0]
+
+
+def described(config: type) -> dict[str, tuple[str | None, str]]:
+    """Return the fields that the docstrings of a dataclass and of its bases describe.
+
+    Returns:
+        For each field the name of its value, and what it means.
+
+    >>> class Some:
+    ...     '''Do something.
+    ...
+    ...     Args:
+    ...         top (N): Number of
+    ...             classes.
+    ...     '''
+    >>> described(Some)
+    {'top': ('N', 'number of classes')}
+    """
+    found = {}
+    for base in reversed(config.__mro__):
+        _, _, text = (inspect.getdoc(base) or "").partition("Args:\n")
+        for name, metavar, words in re.findall(
+            r"^    (\w+)(?: \(([^)]+)\))?: (.+(?:\n {6,}.+)*)", text, re.MULTILINE
+        ):
+            words = " ".join(words.split()).removesuffix(".")
+            found[name] = metavar or None, words[0].lower() + words[1:]
+    return found
+
+
+def _arguments(hint: Any) -> dict[str, Any]:
+    """Return the arguments of `add_argument` for a value of this type."""
+    if type(None) in typing.get_args(hint):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is Annotated:
+        return dict(hint.__metadata__[0].arguments)
+    return {"action": "store_true"} if hint is bool else {"type": hint}
+
+
+def _has_default(field: Any) -> bool:
+    return field.default is not dataclasses.MISSING
+
+
+def in_words(value: Any) -> str:
+    """Return the value of an option for a message.
+
+    >>> in_words(True), in_words(None), in_words(1e-5)
+    ('on', 'none', '1e-05')
+    """
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    """Return a function that reads an integer."""
+
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[+-]?\d+", text) else minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"expected an integer of at least {minimum}, received {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
+    return value
+
+
+Count = Annotated[int, Typed(type=_at_least(1))]
+FromZero = Annotated[int, Typed(type=_at_least(0))]
+Positive = Annotated[float, Typed(type=_positive)]
+
+
+def some_names(known: tuple[str, ...]) -> Typed:
+    """Names of these, separated by commas, or `none`. The option alone means all of them."""
+
+    def parse(text: str) -> str:
+        names = [name.strip().lower() for name in text.split(",")]
+        if names != ["none"] and not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(
+                f"expected names of {', '.join(known)}, separated by commas, received {text!r}"
+            )
+        return ",".join(name for name in known if name in names) or "none"
+
+    return Typed(type=parse, nargs="?", const=",".join(known))
