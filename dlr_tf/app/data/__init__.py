@@ -4,7 +4,7 @@ May import `terminal`, `training` and `core`. Other rooms use the names below an
 """
 
 from dlr_tf.app.data.digits import load_digits
-from dlr_tf.app.data.image_data import ImageData, balanced_weights, class_table
+from dlr_tf.app.data.image_data import ImageData, class_table
 from dlr_tf.app.data.images import (
     ENDINGS,
     ImageFileError,
@@ -15,18 +15,16 @@ from dlr_tf.app.data.images import (
 )
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.scan import list_images
-from dlr_tf.app.data.sources import find, find_to_score, load
+from dlr_tf.app.data.sources import find, load
 
 __all__ = [
     "ENDINGS",
     "ImageData",
     "ImageFileError",
     "LabelledFiles",
-    "balanced_weights",
     "class_table",
     "failed_image",
     "find",
-    "find_to_score",
     "list_images",
     "load",
     "load_digits",

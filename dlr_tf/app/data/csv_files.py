@@ -10,30 +10,29 @@ from pathlib import Path
 
 from dlr_tf._names import some_of
 from dlr_tf.app.data.labelled_files import LabelledFiles, Listing, label_files
-from dlr_tf.app.data.scan import Ignored
 from dlr_tf.app.data.splits import TO_SCORE, split_named
 from dlr_tf.app.terminal import printable_name
 
 
-def read_csv(path: Path, *, skip_broken: bool = False) -> LabelledFiles:
-    """List the images that a CSV file names.
+def read_csv(path: Path, *, skip_broken: bool = False, to_score: bool = False) -> LabelledFiles:
+    """List the images that a CSV file names: see `sources.find`.
 
     The first line names the columns: `path` (relative to the folder of the CSV file; a backslash
     may separate folders), `label` (the name of the class), and perhaps `split` (`train`, `test` or
     `validation`, or another name of these splits), in upper or lower case. Other columns are not
     read.
 
-    Args:
-        path: The CSV file, in UTF-8.
-        skip_broken: As in `sources.find`. Defaults to `False`.
-
     Raises:
-        ValueError: If a column is missing, a line is wrong, or there are fewer than two classes.
+        ValueError: If a column is missing, a line is wrong, or there are fewer than two classes to
+            train on.
     """
     listing, has_splits = _read_rows(path)
+    splits = listing.splits
+    if to_score:
+        listing.splits = {"test": next(splits[split] for split in TO_SCORE if split in splits)}
+        return label_files(listing, skip_broken=True)
     if skip_broken:
         listing.drop_empty_classes()
-    splits = listing.splits
     if "train" not in splits or (len(splits) == 1 and has_splits):
         raise ValueError(
             f"The column split of the CSV file {str(path)!r} should hold train, and test or "
@@ -48,21 +47,10 @@ def read_csv(path: Path, *, skip_broken: bool = False) -> LabelledFiles:
     return label_files(listing, skip_broken=skip_broken)
 
 
-def read_csv_to_score(path: Path) -> LabelledFiles:
-    """List the images of a CSV file to score a model on, all as "test".
-
-    Raises:
-        ValueError: If a column is missing, or a line is wrong.
-    """
-    listing, _ = _read_rows(path)
-    chosen = next(listing.splits[split] for split in TO_SCORE if split in listing.splits)
-    return label_files(listing._replace(splits={"test": chosen}), skip_broken=True)
-
-
 def _read_rows(table: Path) -> tuple[Listing, bool]:
     """Return what a CSV file lists, and whether it has a column for the splits."""
     root = str(table.parent)
-    listing = Listing(str(table), root, {}, {}, Ignored())
+    listing = Listing(str(table), root, {})
     lines: dict[str, int] = {}
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:

@@ -33,11 +33,6 @@ def load_digits(
         The digits 0 to 4 (four fifths to pretrain on, the others to test on), and the digits 5
         to 9.
 
-    Raises:
-        ImportError: If scikit-learn is not installed.
-
-    Example:
-
     >>> pretraining, fine_tuning = load_digits()
     >>> pretraining.train_images, fine_tuning.train_images, fine_tuning.test_images
     (720, 100, 796)
@@ -62,7 +57,7 @@ def load_digits(
             splits,
             settings,
             name=f"digits {classes[0]}-{classes[-1]}",
-            class_names=[str(digit) for digit in classes],
+            class_names=tuple(str(digit) for digit in classes),
             image_shape=images.shape[1:],
             test_names=[f"digit {index}" for index in splits["test"]],
         )

@@ -17,62 +17,48 @@ LAYOUT = "expected one sub-folder of images per class"
 _SOME_ENDINGS = "such as .jpg, .png or .webp"
 
 
-def read_folder(root: Path, *, skip_broken: bool = False) -> LabelledFiles:
-    """List the images to train on and to test on.
+def read_folder(root: Path, *, skip_broken: bool = False, to_score: bool = False) -> LabelledFiles:
+    """List the images of a folder: see `sources.find`.
 
-    Args:
-        root: A folder with one sub-folder of images per class, or with `train` and `test`,
-            `validation` or both that hold such sub-folders. See `splits` for other names of these.
-        skip_broken: As in `sources.find`. Defaults to `False`.
+    The folder holds one sub-folder of images per class, or `train` and `test`, `validation` or both
+    that hold such sub-folders. See `splits` for other names of these.
 
     Raises:
-        ValueError: If there are fewer than two classes, a class without images, or a class that is
-            only in `test` or `validation`.
+        ValueError: If there are no images; to train on also if there are fewer than two classes, a
+            class without images, or a class that is only in `test` or `validation`.
     """
     scan = Scan(root)
     folders = scan.subfolders("")
     split_folders = _split_folders(root, folders)
-    warnings: list[str] = []
-    splits = {}
+    name = root
+    if to_score:
+        chosen = next(split_folders[split] for split in TO_SCORE if split in split_folders)
+        split_folders, name = {"test": chosen}, root / chosen
+    splits = {
+        split: _images_by_class(scan, folder, scan.subfolders(folder) if folder else folders)
+        for split, folder in split_folders.items()
+    }
+    listing = Listing(str(name), str(root), splits, scan.broken, scan.ignored)
+    if to_score:
+        splits["test"] = {label: images for label, images in splits["test"].items() if images}
+        if not splits["test"]:
+            raise _no_images(name, _first_broken(listing))
+        return label_files(listing, skip_broken=True)
+    if split_folders != {"train": ""}:
+        scan.ignored.folders.update(set(folders) - set(split_folders.values()))
+    if skip_broken:
+        listing.drop_empty_classes()
+    _check_splits(root, split_folders)
+    _check_classes(root, split_folders, listing)
     for split, folder in split_folders.items():
-        names = scan.subfolders(folder) if folder else folders
-        splits[split] = _images_by_class(scan, folder, names)
-        held = {os.path.dirname(image) for images in splits[split].values() for image in images}
-        nested = [name for name in names if _holds_folders_only(os.path.join(folder, name), held)]
-        if nested and len(names) > 1:
-            warnings.append(
+        nested = [label for label, images in splits[split].items() if _is_nested(folder, images)]
+        if nested and len(splits[split]) > 1:
+            listing.warnings.append(
                 f"In {str(root / folder)!r}, {some_of(nested)} hold images in sub-folders only. "
                 "Each counts as one class. If the sub-folders are the classes, give the folder "
                 "that holds them."
             )
-    if split_folders != {"train": ""}:
-        scan.ignored.folders.update(set(folders) - set(split_folders.values()))
-    listing = Listing(str(root), str(root), splits, scan.broken, scan.ignored, warnings)
-    if skip_broken:
-        listing.drop_empty_classes()
-    _check_classes(root, split_folders, listing)
     return label_files(listing, skip_broken=skip_broken)
-
-
-def read_folder_to_score(root: Path) -> LabelledFiles:
-    """List the images to score a model on, all as "test": those of `test`, of `validation`, or all.
-
-    Args:
-        root: A folder as for `read_folder`. It may hold one class only, and a folder of a class may
-            be empty.
-
-    Raises:
-        ValueError: If it holds no images.
-    """
-    scan = Scan(root)
-    folders = scan.subfolders("")
-    chosen = _folder_to_score(root, folders)
-    classes = _images_by_class(scan, chosen, scan.subfolders(chosen) if chosen else folders)
-    classes = {name: images for name, images in classes.items() if images}
-    listing = Listing(str(root / chosen), str(root), {"test": classes}, scan.broken, scan.ignored)
-    if not classes:
-        raise _no_images(root / chosen, _first_broken(listing))
-    return label_files(listing, skip_broken=True)
 
 
 def _images_by_class(scan: Scan, folder: str, names: Iterable[str]) -> dict[str, list[str]]:
@@ -85,65 +71,51 @@ def _images_by_class(scan: Scan, folder: str, names: Iterable[str]) -> dict[str,
     return classes
 
 
-def _holds_folders_only(folder: str, held: Iterable[str]) -> bool:
-    """Return whether the folders that hold images are below a folder, and the folder is not one."""
-    return folder not in held and any(path.startswith(f"{folder}{os.sep}") for path in held)
+def _is_nested(folder: str, images: Sequence[str]) -> bool:
+    """Return whether all images of a class are in sub-folders of its folder."""
+    depth = len(Path(folder).parts) + 2
+    return bool(images) and all(len(Path(image).parts) > depth for image in images)
 
 
 def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return the folder of each split, relative to the root: "" for a source without splits."""
-    named = _named_splits(folders)
-    # A class may be called "train": a split holds folders, a class holds images.
-    scan = Scan(root)
-    train = [name for name in named.get("train", ()) if scan.subfolders(name)]
-    if not train:
-        held = [name for split in ("test", "validation") for name in named.get(split, ())]
-        if held and len(held) == len(folders) and all(scan.subfolders(name) for name in held):
-            raise ValueError(
-                f"The data folder {str(root)!r} holds {some_of(held)} but no folder 'train'. Add "
-                "one, or give a folder that holds one sub-folder of images per class."
-            )
-        return {"train": ""}
-    splits = {"train": train}
-    splits.update({split: named[split] for split in ("test", "validation") if split in named})
-    chosen = {split: _only(root, names) for split, names in splits.items()}
-    if len(chosen) == 1:
-        raise ValueError(
-            f"The data folder {str(root)!r} holds {train[0]!r} but neither 'test' nor 'val'. Add "
-            f"one of them, or give {str(root / train[0])!r}, which is then split."
-        )
-    return chosen
-
-
-def _folder_to_score(root: Path, folders: Sequence[str]) -> str:
-    """Return the folder of the split to score a model on, "" if the folders are classes."""
-    named = _named_splits(folders)
-    scan = Scan(root)
-    holders = [name for names in named.values() for name in names if scan.subfolders(name)]
-    has_train = any(name in holders for name in named.get("train", ()))
-    if not has_train and (not folders or len(holders) < len(folders)):
-        return ""
-    return _only(root, next(named[split] for split in TO_SCORE if split in named))
-
-
-def _named_splits(folders: Sequence[str]) -> dict[str, list[str]]:
-    """Return the folders whose names mean a split, for each split."""
     named: dict[str, list[str]] = {}
     for name in folders:
         split = split_named(name)
         if split is not None:
             named.setdefault(split, []).append(name)
-    return named
+    # A class may be called "train": a split holds folders, a class holds images.
+    scan = Scan(root)
+    holders = {name for names in named.values() for name in names if scan.subfolders(name)}
+    named["train"] = [name for name in named.get("train", ()) if name in holders]
+    if not named["train"]:
+        del named["train"]
+        if not folders or len(holders) < len(folders):
+            return {"train": ""}
+    for names in named.values():
+        if len(names) > 1:
+            raise ValueError(
+                f"The data folder {str(root)!r} holds {some_of(names)}, which have the same "
+                "meaning. Keep one of them."
+            )
+    order = [split for split in ("train", "test", "validation") if split in named]
+    return {split: named[split][0] for split in order}
 
 
-def _only(root: Path, names: Sequence[str]) -> str:
-    """Return the folder of a split, which has no other folder."""
-    if len(names) > 1:
+def _check_splits(root: Path, split_folders: dict[str, str]) -> None:
+    """Check that there is something to train on and something to test on."""
+    if "train" not in split_folders:
         raise ValueError(
-            f"The data folder {str(root)!r} holds {some_of(names)}, which have the same meaning. "
-            "Keep one of them."
+            f"The data folder {str(root)!r} holds {some_of([*split_folders.values()])} but no "
+            "folder 'train'. Add one, or give a folder that holds one sub-folder of images per "
+            "class."
         )
-    return names[0]
+    train = split_folders["train"]
+    if train and len(split_folders) == 1:
+        raise ValueError(
+            f"The data folder {str(root)!r} holds {train!r} but neither 'test' nor 'val'. Add "
+            f"one of them, or give {str(root / train)!r}, which is then split."
+        )
 
 
 def _check_classes(root: Path, split_folders: dict[str, str], listing: Listing) -> None:

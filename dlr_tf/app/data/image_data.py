@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ import tensorflow as tf
 from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.data.augmentation import augment
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
+from dlr_tf.app.terminal import table
 from dlr_tf.training.training_data import without_autotuning
 
 _PREFETCHED = 2  # batches that are read ahead
@@ -70,12 +72,17 @@ class ImageData:
         return sum(self.class_counts["test"])
 
     def class_weights(self, kind: str = "balanced") -> dict[int, float] | None:
-        """Return the argument `class_weight` of `fit`.
+        """Return the argument `class_weight` of `fit`, `None` for the kind `"none"`.
 
-        Args:
-            kind: `"balanced"`, or `"none"` for no weights. Defaults to `"balanced"`.
+        With `"balanced"`, the weight of a class is `n / (k * c)`, for `c` of `n` images and `k`
+        classes. Then every class counts the same. The mean weight of the images is 1, so the
+        learning rate need not change.
         """
-        return None if kind == "none" else balanced_weights(self.class_counts["train"])
+        if kind == "none":
+            return None
+        counts = self.class_counts["train"]
+        total, classes = sum(counts), len(counts)
+        return {label: total / (classes * count) for label, count in enumerate(counts) if count}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +128,7 @@ def indexed_data(
     labels: np.ndarray,
     splits: Mapping[str, np.ndarray],
     settings: Settings,
-    *,
-    name: str,
-    class_names: Sequence[str],
-    image_shape: tuple[int, int, int],
-    test_names: Sequence[str],
-    fingerprint: str = "",
+    **described: Any,
 ) -> ImageData:
     """Return the batches of images that can be read in any order.
 
@@ -136,11 +138,7 @@ def indexed_data(
         labels: The class of each image.
         splits: The indices of "train", "test" and perhaps "validation".
         settings: How they become batches.
-        name: As in `ImageData`.
-        class_names: As in `ImageData`.
-        image_shape: As in `ImageData`.
-        test_names: As in `ImageData`.
-        fingerprint: As in `ImageData`.
+        **described: `name`, `class_names` and what else describes `ImageData`.
     """
 
     def batches(split: str, positions: tf.data.Dataset, size: int) -> tf.data.Dataset:
@@ -161,19 +159,15 @@ def indexed_data(
 
     test = evaluation("test")
     return ImageData(
-        name=name,
         train_from=train_from,
         steps_per_epoch=steps_per_epoch(len(splits["train"]), settings.batch_size),
         validation=evaluation("validation") if "validation" in splits else test,
         test=test,
-        class_names=tuple(class_names),
-        image_shape=image_shape,
-        test_names=test_names,
         class_counts={
-            split: np.bincount(labels[indices], minlength=len(class_names)).tolist()
+            split: np.bincount(labels[indices], minlength=len(described["class_names"])).tolist()
             for split, indices in splits.items()
         },
-        fingerprint=fingerprint,
+        **described,
     )
 
 
@@ -197,43 +191,18 @@ def ready(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
     return without_autotuning(batches.prefetch(_PREFETCHED))
 
 
-def balanced_weights(counts: Sequence[int]) -> dict[int, float]:
-    """Return weights with which every class counts the same.
+def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    """Return the number of images of each class in each split, for at most ten classes.
 
-    The weight of a class is `n / (k * c)`, for `c` of `n` images and `k` classes. The mean weight
-    of the images is 1, so the learning rate need not change.
-
-    Args:
-        counts: The number of training images of each class.
-
-    >>> balanced_weights([30, 10])
-    {0: 0.6666666666666666, 1: 2.0}
-    """
-    total, classes = sum(counts), len(counts)
-    return {label: total / (classes * count) for label, count in enumerate(counts) if count}
-
-
-def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return lines that name the classes and count their images, for at most ten classes.
-
-    Args:
-        class_names: The names.
-        counts: The number of images of each class, for each split.
-
-    >>> print("\\n".join(class_table(["cat", "dog"], {"train": [120, 80], "test": [30, 20]})))
+    >>> print(class_table(["cat", "dog"], {"train": [120, 80], "test": [30, 20]}))
     class  train  test
     cat      120    30
     dog       80    20
     """
-    shown = class_names[:MAX_NAMES]
-    rows = [["class", *counts]]
-    rows += [[name, *(str(split[i]) for split in counts.values())] for i, name in enumerate(shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    if len(class_names) > len(shown):
-        rest = {split: numbers[len(shown) :] for split, numbers in counts.items()}
+    rows = [(name, *row) for name, row in zip(class_names, zip(*counts.values(), strict=True))]
+    text = table(("class", *counts), rows[:MAX_NAMES], numbers=len(counts))
+    if len(rows) > MAX_NAMES:
+        rest = {split: numbers[MAX_NAMES:] for split, numbers in counts.items()}
         ranges = ", ".join(f"{min(n)} to {max(n)} in {split}" for split, n in rest.items())
-        lines.append(f"and {len(class_names) - len(shown)} more classes: {ranges}")
-    return lines
+        text += f"\nand {len(rows) - MAX_NAMES} more classes: {ranges}"
+    return text

@@ -39,9 +39,6 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
 
     Raises:
         ValueError: If a file cannot be read, or a class has no image to train on.
-
-    Warns:
-        UserWarning: If something may be a mistake, such as a class that is not in `test`.
     """
     for warning in found.warnings:
         warn_user(warning)
@@ -53,10 +50,8 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
         {split: indices[readable[indices]] for split, indices in found.splits.items()},
         found.labels,
         found.class_names,
-        name=found.name,
-        test_fraction=settings.test_fraction,
-        validation_fraction=settings.validation_fraction,
-        seed=settings.seed,
+        found.name,
+        settings,
     )
     trained = set(found.labels[splits["train"]].tolist())
     untrained = [name for label, name in enumerate(found.class_names) if label not in trained]
@@ -177,15 +172,7 @@ class ImageFiles:
         return found
 
     def batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Return the images of batches of indices.
-
-        Args:
-            indices: Batches of int64 indices.
-            batch_size: The largest number of indices in a batch.
-
-        Returns:
-            Float32 tensors of shape `(batch, height, width, 3)`, in the order of the indices.
-        """
+        """Return the images of batches of indices, at most `batch_size` in each, in their order."""
         kept = self._kept
         if kept is None:
             return self._read_batches(indices, batch_size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,12 +36,7 @@ _ENDS = {
 
 
 class ImageFileError(ValueError):
-    """An image file that cannot be read.
-
-    Args:
-        path: Its path.
-        reason: What is wrong, as the end of the sentence "the file cannot be read: ...".
-    """
+    """An image file that cannot be read, and the reason."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"The image file {path!r} cannot be read: {reason}. Repair or remove it.")
@@ -130,17 +124,7 @@ def read_image(
 def resize(
     image: np.ndarray | tf.Tensor, size: Sequence[int] | None = None, *, channels: int = 3
 ) -> tf.Tensor:
-    """Return an image, or a batch of images, in the size and with the channels that a model takes.
-
-    Args:
-        image: Values from 0 to 255, of shape `(height, width, channels)`, perhaps with a batch
-            before it. It has 1, 3 or 4 channels.
-        size: Height and width in pixels. Defaults to `None`: as it is.
-        channels: 3 for RGB, 1 for grey. Defaults to 3.
-
-    Returns:
-        The image as float32.
-    """
+    """Return an image of 1, 3 or 4 channels, or a batch of them, as a model takes it: float32."""
     if size is not None:
         image = tf.image.resize(image, size)
     image = tf.cast(image, tf.float32)
@@ -151,17 +135,10 @@ def resize(
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the pixels of an image file, as described for `read_image`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Array of uint8 and shape `(height, width, 3)`.
+    """Return the pixels of an image file, uint8 RGB, as described for `read_image`.
 
     Raises:
         ImageFileError: If it cannot be read.
-        ImportError: If Pillow is not installed.
     """
     require_pillow()
     name = os.fspath(path)
@@ -172,7 +149,7 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
         raise
     # Decoders raise errors of many kinds on damaged files.
     except Exception as error:
-        raise ImageFileError(name, _reason(name, error)) from error
+        raise ImageFileError(name, _reason(error)) from error
 
 
 def problem_of(path: str | os.PathLike[str]) -> str | None:
@@ -182,11 +159,8 @@ def problem_of(path: str | os.PathLike[str]) -> str | None:
     and the end that the file is whole. Damage in between is not found. Where the end does not tell,
     the image is decoded.
 
-    Args:
-        path: The file.
-
     >>> problem_of("missing.png")
-    'there is no such file'
+    'No such file or directory'
     """
     require_pillow()
     name = os.fspath(path)
@@ -201,7 +175,7 @@ def problem_of(path: str | os.PathLike[str]) -> str | None:
     except MemoryError:
         raise
     except Exception as error:
-        return _reason(name, error)
+        return _reason(error)
     return None
 
 
@@ -214,10 +188,6 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(path: str) -> Any:
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        # Opening a pipe would wait for its other end, for ever.
-        raise ValueError("it is no file, but a pipe, a socket or a device")
     return require_pillow().open(path, formats=_formats())
 
 
@@ -302,33 +272,21 @@ def _is_whole(image: Any, path: str) -> bool:
     return image.format in _ENDS and end.endswith(_ENDS[image.format])
 
 
-def _reason(path: str, error: Exception) -> str:
-    """Return why a file cannot be read, in words for a person."""
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read: in the words of the system or of Pillow, and what helps."""
     import PIL
     from PIL import Image, UnidentifiedImageError
 
-    if os.path.islink(path) and not os.path.exists(path):
-        return f"it is a link to {os.readlink(path)!r}, which does not exist"
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, PermissionError):
-        return "permission to read it is denied"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        if os.path.getsize(path) == 0:
-            return "it is empty"
         return (
-            "it is no image, damaged at its beginning, or of a format that Pillow "
-            f"{PIL.__version__} does not read, such as HEIC; convert it to JPEG"
+            "it is empty, no image, damaged at its beginning, or of a format that Pillow "
+            f"{PIL.__version__} does not read, as HEIC; convert it to JPEG"
         )
-    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, Image.DecompressionBombError):
-        numbers = re.findall(r"(\d+) pixels", text)
-        return (
-            f"it is too large: {' pixels, and at most '.join(numbers)} are allowed. Make it "
-            f"smaller, or set the environment variable {_LIMIT} to a larger number of pixels"
-        )
-    if isinstance(error, ValueError) and text.startswith(("its pixels", "it is no file")):
+        return f"{text}; to allow more, set the environment variable {_LIMIT}"
+    if isinstance(error, ValueError) and text.startswith("its pixels"):
         return text
-    return f"it is damaged ({text.rstrip('.')})"
+    return f"it is damaged ({text})"

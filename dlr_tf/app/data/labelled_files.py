@@ -27,7 +27,7 @@ class LabelledFiles:
         files: The paths of the files, relative to `root`, sorted within each split.
         labels: The class of each file: its index in `class_names`.
         splits: The indices of the files of each split: "train" alone if the source is not split,
-            else with "test", "validation" or both.
+            else with "test", "validation" or both; "test" alone if a model is scored.
         broken: Full paths that cannot be used, and why. Those of images are in `files` too, without
             `skip_broken`.
         ignored: What is there and is not used, in words.
@@ -47,24 +47,16 @@ class LabelledFiles:
     skip_broken: bool
 
 
-class Listing(NamedTuple):
-    """What a folder or a CSV file lists, not yet checked.
-
-    Args:
-        name: The folder or the CSV file.
-        root: The folder that the paths begin at.
-        splits: The paths of the files of each class of each split.
-        broken: Full paths that cannot be used, and why.
-        ignored: What is there and is not used.
-        warnings: What may be a mistake.
-    """
+@dataclasses.dataclass
+class Listing:
+    """What a folder or a CSV file lists, not yet checked: the paths of each class of each split."""
 
     name: str
     root: str
     splits: dict[str, dict[str, list[str]]]
-    broken: dict[str, str]
-    ignored: Ignored
-    warnings: Sequence[str] = ()
+    broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    ignored: Ignored = dataclasses.field(default_factory=Ignored)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     def drop_empty_classes(self) -> None:
         """Drop the classes to train on that hold no image that may be read, and count them."""
@@ -76,8 +68,6 @@ class Listing(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A path of a listing."""
-
     split: str
     path: str
     class_name: str
@@ -86,20 +76,15 @@ class _Row(NamedTuple):
 def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles:
     """Give the classes their labels, and compare the splits.
 
-    A file that is reached twice in one class of one split, by links, counts once. A file that is
-    reached in two classes or two splits is broken: its class, or whether it is trained on, is not
-    known.
-
-    Args:
-        listing: What the source lists. Its classes are those of "train", if there is such a split.
-        skip_broken: Whether to leave out what is broken. Defaults to `False`.
+    The classes are those of "train", if there is such a split. A file that is reached twice in one
+    class of one split, by links, counts once. A file that is reached in two classes or two splits
+    is broken: its class, or whether it is trained on, is not known.
 
     Raises:
         ValueError: If a class is only in "test" or "validation".
     """
     class_names = _in_order(listing.splits.get("train") or listing.splits["test"])
     labels = {class_name: label for label, class_name in enumerate(class_names)}
-    warnings = list(listing.warnings)
     rows: list[_Row] = []
     for split, classes in listing.splits.items():
         present = {class_name for class_name, paths in classes.items() if paths}
@@ -112,7 +97,7 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
             )
         absent = sorted(labels.keys() - present)
         if absent:
-            warnings.append(
+            listing.warnings.append(
                 f"There are no images to {PURPOSE[split]} for {len(absent)} of "
                 f"{len(labels)} classes: {some_of(absent)}."
             )
@@ -138,7 +123,7 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
         },
         broken=broken,
         ignored=str(listing.ignored),
-        warnings=warnings,
+        warnings=listing.warnings,
         skip_broken=skip_broken,
     )
 

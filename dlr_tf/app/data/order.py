@@ -21,9 +21,6 @@ def index_batches(count: int, batch_size: int, seed: int, *, start: int = 0) -> 
         seed: Int, 0 or more: seed of the permutations.
         start: Int, 0 or more: number of the first batch, counted over all epochs. Defaults to 0.
 
-    Returns:
-        A data set of int64 tensors of shape `(batch,)`.
-
     >>> whole = list(index_batches(5, 2, seed=1).take(6).as_numpy_iterator())
     >>> later = list(index_batches(5, 2, seed=1, start=4).take(2).as_numpy_iterator())
     >>> [len(batch) for batch in whole]

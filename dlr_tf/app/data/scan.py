@@ -126,9 +126,6 @@ def list_images(paths: Iterable[str]) -> Iterator[str]:
     """Give the files that are named, and the images in the folders that are named, in order.
 
     What cannot be opened is given too. Nothing is listed before it is needed.
-
-    Args:
-        paths: Files and folders.
     """
     for path in paths:
         if not os.path.isdir(path):

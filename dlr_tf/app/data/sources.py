@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dlr_tf.app.data.csv_files import read_csv, read_csv_to_score
-from dlr_tf.app.data.folders import LAYOUT, read_folder, read_folder_to_score
+from dlr_tf.app.data.csv_files import read_csv
+from dlr_tf.app.data.folders import LAYOUT, read_folder
 from dlr_tf.app.data.image_data import ImageData, Settings
 from dlr_tf.app.data.image_files import load_files
 from dlr_tf.app.data.images import require_pillow
@@ -17,17 +17,21 @@ from dlr_tf.app.paths import TFDS, check_data
 
 
 def find(
-    source: str | os.PathLike[str], *, skip_broken: bool = False
-) -> LabelledFiles | TfdsSource:
-    """Find the classes of a source without reading the images.
+    source: str | os.PathLike[str], *, skip_broken: bool = False, to_score: bool = False
+) -> Any:
+    """Find the classes of a source without reading its images.
 
     Args:
         source: A folder (see `read_folder`), a CSV file (see `read_csv`), or `"tfds:NAME"`.
         skip_broken: Whether to go on without files that cannot be read or used, and without classes
             that hold none. Not for a data set of TensorFlow Datasets. Defaults to `False`.
+        to_score: Whether a model is scored. Then one split is listed, as "test": that of `test`,
+            else of `validation`, else all images. It may hold one class only, and what is broken is
+            left out. Not for a data set of TensorFlow Datasets. Defaults to `False`.
 
     Returns:
-        An object for `load`. Its `class_names` are the names of the classes.
+        `LabelledFiles` or a `TfdsSource`, for `load`. Its `class_names` are the names of the
+        classes.
 
     Raises:
         ImportError: If a package that the source needs is not installed.
@@ -41,33 +45,24 @@ def find(
                 f"{name!r}"
             )
         return find_tfds(name.removeprefix(TFDS))
-    path = _existing(name)
-    return (read_csv if path.is_file() else read_folder)(path, skip_broken=skip_broken)
-
-
-def find_to_score(source: str | os.PathLike[str]) -> LabelledFiles:
-    """List the images to score a model on: those of `test`, else of `validation`, else all.
-
-    Args:
-        source: A folder or a CSV file, as for `find`. It may hold one class only, and a folder of a
-            class may be empty.
-
-    Returns:
-        The images, in the one split "test". What is broken is left out.
-
-    Raises:
-        ImportError: If Pillow is not installed.
-        ValueError: If there is no such source, or it holds no images.
-    """
-    path = _existing(source)
-    return (read_csv_to_score if path.is_file() else read_folder_to_score)(path)
+    require_pillow()
+    path = Path(name)
+    if path.is_dir():
+        return read_folder(path, skip_broken=skip_broken, to_score=to_score)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return read_csv(path, skip_broken=skip_broken, to_score=to_score)
+    check_data(name)
+    raise ValueError(
+        f"The data folder {name!r} is a file, but not a CSV file: {LAYOUT}, or a CSV file with the "
+        "columns path and label."
+    )
 
 
 def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageData:
-    """Read the images of a source.
+    """Read the images of a source: what `find` takes or returns.
 
     Args:
-        source: As for `find`, or what it returns.
+        source: The source.
         skip_broken: As for `find`, where `source` is not what it returns.
         **settings: `image_size`, and what else `Settings` holds.
 
@@ -75,21 +70,8 @@ def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageDat
         ImportError: If a package that the source needs is not installed.
         ValueError: If the images cannot be used.
     """
+    found = source
     if not isinstance(source, (LabelledFiles, TfdsSource)):
-        source = find(source, skip_broken=skip_broken)
-    if isinstance(source, TfdsSource):
-        return load_tfds(source, Settings(**settings))
-    return load_files(source, Settings(**settings))
-
-
-def _existing(source: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder or of a CSV file, and check that it can be read."""
-    require_pillow()
-    path = Path(source)
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv"):
-        return path
-    check_data(str(path))
-    raise ValueError(
-        f"The data folder {str(path)!r} is a file, but not a CSV file: {LAYOUT}, or a CSV file "
-        "with the columns path and label."
-    )
+        found = find(source, skip_broken=skip_broken)
+    read = load_tfds if isinstance(found, TfdsSource) else load_files
+    return read(found, Settings(**settings))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dlr_tf._names import some_of
+from dlr_tf.app.data.image_data import Settings
 from dlr_tf.core._validation import warn_user
 
 # In any case, and with "_set" or "-set" at the end.
@@ -70,11 +71,8 @@ def complete_splits(
     given: Mapping[str, np.ndarray],
     labels: np.ndarray,
     class_names: Sequence[str],
-    *,
     name: str,
-    test_fraction: float,
-    validation_fraction: float,
-    seed: int,
+    settings: Settings,
 ) -> dict[str, np.ndarray]:
     """Return "train", "test" and perhaps "validation", after holding out what is asked for.
 
@@ -83,10 +81,8 @@ def complete_splits(
         labels: The class of every example.
         class_names: The names of the classes.
         name: What a message calls the data.
-        test_fraction: Fraction of "train" that becomes "test" if there is no other split.
-        validation_fraction: Fraction of "train" that becomes "validation" if there is none beside
-            "test"; 0 for none.
-        seed: Seed of the choice.
+        settings: The fractions that are held out, and the seed. `test_fraction` counts if there is
+            no other split than "train", `validation_fraction` if there is none beside "test".
 
     Raises:
         ValueError: If a split would be empty.
@@ -98,7 +94,8 @@ def complete_splits(
 
     def hold_out(fraction: float, split: str) -> None:
         indices = splits["train"]
-        chosen = held_out(labels[indices], fraction, seed, stream=0 if split == "test" else 1)
+        stream = 0 if split == "test" else 1
+        chosen = held_out(labels[indices], fraction, settings.seed, stream=stream)
         missing = np.setdiff1d(labels[indices], labels[indices[chosen]])
         if len(missing) and chosen.any():
             warn_user(
@@ -108,14 +105,14 @@ def complete_splits(
         splits["train"], splits[split] = indices[~chosen], indices[chosen]
 
     if len(splits) == 1:
-        hold_out(test_fraction, "test")
+        hold_out(settings.test_fraction, "test")
     elif "test" not in splits:
         splits["test"] = splits.pop("validation")
-    if "validation" not in splits and validation_fraction > 0:
-        hold_out(validation_fraction, "validation")
+    if "validation" not in splits and settings.validation_fraction > 0:
+        hold_out(settings.validation_fraction, "validation")
     for split in ("test", "validation"):
         if split in splits and not len(splits[split]):
-            needed = "two" if validation_fraction == 0 else "three"
+            needed = "two" if settings.validation_fraction == 0 else "three"
             raise ValueError(
                 f"The data {name!r} hold {sum(map(len, splits.values()))} images that can be read, "
                 f"too few to keep some for the {split}. Add images: every class needs {needed} or "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_helpers import listing, table, touch
 
-from dlr_tf.app.data import find, find_to_score
+from dlr_tf.app.data import find
 
 
 def test_a_table_without_parts(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> 
 def test_a_table_to_score_may_be_without_lines_for_training(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png")
     path = table(tmp_path, "path,label,split\n1.png,a,test\n")
-    assert listing(find_to_score(path)) == {"test": {"a": ["1.png"]}}
+    assert listing(find(path, to_score=True)) == {"test": {"a": ["1.png"]}}
     for text in ("path,label\n", "path,label,split\n"):
         with pytest.raises(ValueError, match="names no images. Add lines: path,label"):
-            find_to_score(table(tmp_path, text))
+            find(table(tmp_path, text), to_score=True)
 
 
 def test_a_table_in_another_encoding(tmp_path: Path) -> None:

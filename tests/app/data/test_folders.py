@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from data_helpers import listing, touch
 
-from dlr_tf.app.data import find, find_to_score
+from dlr_tf.app.data import find
 from dlr_tf.app.data.splits import split_named
 
 
@@ -222,7 +222,7 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
 )
 def test_the_part_to_score(tmp_path: Path, names: list[str], scored: dict[str, list[str]]) -> None:
     touch(tmp_path, *names)
-    assert listing(find_to_score(tmp_path)) == {"test": scored}
+    assert listing(find(tmp_path, to_score=True)) == {"test": scored}
 
 
 @pytest.mark.parametrize(
@@ -237,14 +237,14 @@ def test_the_part_to_score(tmp_path: Path, names: list[str], scored: dict[str, l
 def test_folders_that_cannot_be_scored(tmp_path: Path, names: list[str], message: str) -> None:
     touch(tmp_path, *names)
     with pytest.raises(ValueError, match=message):
-        find_to_score(tmp_path)
+        find(tmp_path, to_score=True)
 
 
 def test_what_cannot_be_read_may_be_why_there_is_nothing_to_score(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/link").symlink_to("gone")
     with pytest.raises(ValueError, match=r"or \.webp\. '.*a/link': it is a link to 'gone', which"):
-        find_to_score(tmp_path)
+        find(tmp_path, to_score=True)
 
 
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:

