@@ -21,7 +21,8 @@ import numpy as np
 from benchmarks import common
 from dlr_tf import SGDR, SnapshotEnsemble, fine_tune, split_evenly
 from dlr_tf.app.data import load_digits
-from dlr_tf.app.models import classifier, pretrain_on_digits
+from dlr_tf.app.models import classifier
+from dlr_tf.app.run import pretrain_on_digits
 from dlr_tf.training.training_data import steps_in_epoch
 
 N_CYCLES = 3

@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.transfer import text_encoder
 from dlr_tf.app.data import load_digits
-from dlr_tf.app.models import HEAD, application_model, classifier, pretrain_on_digits
+from dlr_tf.app.models import HEAD, application_model, classifier
+from dlr_tf.app.run import pretrain_on_digits
 
 SECTIONS = Path(__file__).parents[2] / "docs" / "notebooks" / "debian_sections.csv"
 IMAGE_SIZE = 65  # odd, and odd again each time it is halved: the weights are exact there

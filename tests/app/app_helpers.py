@@ -35,7 +35,7 @@ def tiny_backbone() -> keras.Model:
 
 
 def pretrain_nothing(*_: Any, **__: Any) -> tuple[keras.Model, float]:
-    """Stands for `models.pretrain_on_digits`: a small network that is not trained."""
+    """Stands for `pretrain_on_digits`: a small network that is not trained."""
     return tiny_backbone(), 0.5
 
 

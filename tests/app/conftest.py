@@ -16,6 +16,7 @@ from app_helpers import (
 )
 
 from dlr_tf.app import cli, models
+from dlr_tf.app.run import tasks
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def quick_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits, with a network that is not pretrained."""
     pytest.importorskip("sklearn")
     monkeypatch.setattr(models, "digits_backbone", tiny_backbone)
-    monkeypatch.setattr(models, "pretrain_on_digits", pretrain_nothing)
+    monkeypatch.setattr(tasks, "pretrain_on_digits", pretrain_nothing)
 
 
 @pytest.fixture

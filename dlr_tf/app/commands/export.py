@@ -6,7 +6,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dlr_tf.app import models
 from dlr_tf.app.config import ExportConfig
@@ -43,7 +42,7 @@ def run(config: ExportConfig) -> int:
         check_new(output)
         form.require()
         model = models.load_model_file(path)
-        examples = example_images(model)
+        examples = models.example_images(model)
     with messages_to_stderr():
         difference = export(model, form, output, examples)
     sizes = " and ".join(f"{images.shape[1]} x {images.shape[2]}" for images in examples)
@@ -52,35 +51,6 @@ def run(config: ExportConfig) -> int:
     )
     print(f"written to {output}")
     return 0
-
-
-def example_images(model: keras.Model) -> list[np.ndarray]:
-    """Return images to compare predictions on, of two sizes if the model takes any size.
-
-    Args:
-        model: A model that takes images with values from 0 to 255.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    shape = models.image_shape(model)
-    if shape is None:
-        raise ValueError(
-            "The model should take images, of shape (batch, height, width, channels). "
-            f"Received: input shape {getattr(model, 'input_shape', None)}"
-        )
-    height, width = shape[0] or 64, shape[1] or 64
-    sizes = [(height, width)]
-    if model.input_shape[1:3] == (None, None):
-        sizes.append((height + height // 2 + 1, width - width // 4))
-    random = np.random.default_rng(0)
-    # Coarse patterns have more of a real image than noise of single pixels.
-    return [
-        np.asarray(
-            tf.image.resize(random.uniform(0, 255, (4, 5, 5, shape[2])), size), dtype="float32"
-        )
-        for size in sizes
-    ]
 
 
 def export(

@@ -10,12 +10,10 @@ import keras
 import numpy as np
 
 from dlr_tf._names import AUTO
-from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.config import FindLrConfig
+from dlr_tf.app.config import FindLrConfig, TaskConfig
 from dlr_tf.app.results import check_new_file
 from dlr_tf.app.run import load_task, optimizer_argument, parse_rates
 from dlr_tf.app.terminal import (
-    command_with,
     messages_to_stderr,
     model_on_data,
     next_line,
@@ -53,7 +51,7 @@ def run(config: FindLrConfig) -> int:
         output = Path(config.output)
         check_new_file(output)
         plotting.require_matplotlib()
-        task = load_task(config, verbose=config.verbose)
+        task = load_task(config)
         rates = task.rates or task.ratios
         if not rates[-1] > 0:
             raise ValueError(
@@ -100,14 +98,9 @@ def run(config: FindLrConfig) -> int:
     print_result(written_line(output))
     if RECOMMENDED not in suggestions:
         return 1
-    defaults = parse_arguments(["finetune"] if config.data is None else ["finetune", "x"])
-    changed = {
-        name: value
-        for name, value in config.as_dict().items()
-        if value != getattr(defaults, name, value)
-    }
-    changed["learning_rate"] = rates_with_head(config.learning_rate, suggestions[RECOMMENDED])
-    print_result(next_line(command_with("finetune", config.data, changed)))
+    learning_rate = rates_with_head(config.learning_rate, suggestions[RECOMMENDED])
+    task_config = TaskConfig.of({**config.as_dict(), "learning_rate": learning_rate})
+    print_result(next_line(["finetune", *task_config.as_typed()]))
     return 0
 
 

@@ -18,14 +18,13 @@ import tensorflow as tf
 from dlr_tf import MultiGroupOptimizer
 from dlr_tf.app.config import FinetuneConfig, RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.models import CHECKPOINTS, MODEL_FILE, Classifier
+from dlr_tf.app.models import CHECKPOINTS, MODEL_FILE
 from dlr_tf.app.results import (
     Evaluation,
     WriteError,
     check_output_folder,
     check_writable,
     describe_groups,
-    evaluate_batches,
     images_at,
     locked,
     page_of,
@@ -39,6 +38,7 @@ from dlr_tf.app.run import (
     PAGE_FILE,
     TRAINING,
     CheckpointError,
+    Classifier,
     Comparison,
     DivergedError,
     Result,
@@ -51,6 +51,7 @@ from dlr_tf.app.run import (
     check_same_data,
     compare,
     comparison_lines,
+    evaluate_data,
     is_finished,
     load_task,
     model_arrays,
@@ -66,8 +67,6 @@ from dlr_tf.app.run import (
 )
 from dlr_tf.app.terminal import (
     UsageError,
-    accuracy_line,
-    after_training,
     messages_to_stderr,
     next_line,
     print_result,
@@ -126,12 +125,12 @@ def run(config: FinetuneConfig) -> int:
 def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
     """Check everything, and then create the folder of the run, or lock it."""
     watch, stop = Stopwatch(), StopRequests()
-    if given.run is not None:
-        config = given.run
+    if given.resume is None:
+        config = given.new_run
         folder = Path(given.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}")
         check_output_folder(folder)
     else:
-        folder = Path(str(given.resume))
+        folder = Path(given.resume)
         config = resumed_config(folder, given.given)
         check_writable(folder)
         if config.strategy == "multi-worker":
@@ -146,7 +145,7 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         require_tensorboard()
     strategy = _strategy(config)
     with watch.part("reading"), strategy.scope():
-        task = load_task(config, verbose=given.verbose)
+        task = load_task(config)
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)
@@ -190,21 +189,20 @@ def _train_and_write(run: Run) -> int:
             rates = task.rates or run.rates(TRAINING, config, task.ratios)
         shows_groups = ShowGroups(config.schedule, rates)
         with watch.part("training"):
-            result = train(config, task, rates, run.files(TRAINING), run.stop, [shows_groups])
+            result = train(run, TRAINING, config, rates, [shows_groups])
         if run.writes and not run.has_model:
             with watch.part("saving"):
                 run.save_model(run.folder / MODEL_FILE)
     with_rates, label = describe_rates(config, rates)
     total = task.data.test_images
-    print_result(accuracy_line(round(result.accuracy * total), total, with_rates))
+    correct = round(result.score * total)
+    print_result(f"test accuracy {result.score:.4f} ({correct} of {total}) with {with_rates}")
     if not run.writes:
         return 0
     with messages_to_stderr():
         with watch.part("evaluation"):
             data = task.data
-            evaluation = evaluate_batches(
-                Classifier(task.model), data.test, data.class_names, data.test_names
-            )
+            evaluation = evaluate_data(Classifier(task.model), data, data.class_names)
             errors = [error.index for error in evaluation.most_confident_errors()]
             images = images_at(data.test, errors)
         other = None
@@ -212,7 +210,7 @@ def _train_and_write(run: Run) -> int:
             with watch.part("comparison"):
                 other = _compare(run, start, rates, label, result)
     if other is not None:
-        for line in comparison_lines(label, other.our_accuracies, other.their_accuracies):
+        for line in comparison_lines(label, other.our_scores, other.their_scores):
             print_result(line)
     print_stderr("writing the report")
     with messages_to_stderr():
@@ -220,7 +218,9 @@ def _train_and_write(run: Run) -> int:
     run.remove_checkpoints()
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
-    print_result(next_line(after_training(config.data, run.folder)))
+    # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
+    predict = ["predict", str(run.folder), "photo.jpg"]
+    print_result(next_line(["finetune", "PHOTOS"] if config.data is None else predict))
     return 0
 
 
@@ -373,7 +373,7 @@ def _report(
         },
         "settings": {**config.as_dict(), **task.source},
         "groups": describe_groups(task.model, task.groups, rates),
-        "test_accuracy": result.accuracy,
+        f"test_{task.target.score}": result.score,
         "test_loss": result.loss,
         "kept_epoch": result.kept_epoch,
         "pretraining_accuracy": task.pretraining_accuracy,
@@ -381,6 +381,6 @@ def _report(
         "versions": versions(),
     }
     if other is not None:
-        found["test_accuracies"] = other.our_accuracies
+        found["test_accuracies"] = other.our_scores
         found["compare"] = other.report()
     return found

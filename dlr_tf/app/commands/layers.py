@@ -12,6 +12,7 @@ import keras
 
 from dlr_tf.app import models
 from dlr_tf.app.config import LayersConfig
+from dlr_tf.app.options import option_name
 from dlr_tf.app.run import split_task
 from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
@@ -84,11 +85,11 @@ def run(config: LayersConfig) -> int:
 def _network(config: LayersConfig) -> tuple[str, keras.Model]:
     """Return a description and the model, without pretrained weights where it has a name."""
     if config.model is None:
-        for option in ("image_size", "keep_head"):
-            if getattr(config, option):
+        for name in ("image_size", "keep_head"):
+            if getattr(config, name):
                 raise ValueError(
-                    f"--{option.replace('_', '-')} needs MODEL: a model of keras.applications, a "
-                    ".keras file, or hub:NAME."
+                    f"{option_name(name)} needs MODEL: a model of keras.applications, a .keras "
+                    "file, or hub:NAME."
                 )
         backbone = models.digits_backbone()
         return "the network for the digits of scikit-learn", models.classifier(backbone, 5)

@@ -13,7 +13,8 @@ import numpy as np
 
 from dlr_tf.app.config import PredictConfig
 from dlr_tf.app.data import ENDINGS, list_images, require_pillow
-from dlr_tf.app.models import Classifier, Prediction, load_trained, predictions
+from dlr_tf.app.models import load_trained
+from dlr_tf.app.run import Classifier, Prediction, predictions
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
 # Wider paths do not move the columns.

@@ -1,6 +1,6 @@
 """A name becomes a network to start from, and a file or a run a model that predicts.
 
-May import `data`, `terminal`, `training` and `core`. Other rooms use the names below and no others.
+May import `terminal`, `training` and `core`. Other rooms use the names below and no others.
 """
 
 from dlr_tf.app.models.applications import (
@@ -9,11 +9,11 @@ from dlr_tf.app.models.applications import (
     application_names,
     default_image_size,
 )
-from dlr_tf.app.models.classifier import Classifier, Prediction, predictions
-from dlr_tf.app.models.embedded import digits_backbone, pretrain_on_digits
+from dlr_tf.app.models.embedded import digits_backbone
 from dlr_tf.app.models.export_formats import FORMATS, Format
 from dlr_tf.app.models.heads import HEAD, classifier, head_paths
-from dlr_tf.app.models.inputs import image_shape
+from dlr_tf.app.models.inputs import example_images, image_shape
+from dlr_tf.app.models.outputs import to_probabilities
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.sources import model_file, open_source
 from dlr_tf.app.models.trained import (
@@ -33,9 +33,7 @@ __all__ = [
     "FORMATS",
     "HEAD",
     "MODEL_FILE",
-    "Classifier",
     "Format",
-    "Prediction",
     "Source",
     "TrainedModel",
     "application_model",
@@ -44,6 +42,7 @@ __all__ = [
     "classifier",
     "default_image_size",
     "digits_backbone",
+    "example_images",
     "head_paths",
     "image_shape",
     "load_model_file",
@@ -51,7 +50,6 @@ __all__ = [
     "model_file",
     "model_path",
     "open_source",
-    "predictions",
-    "pretrain_on_digits",
+    "to_probabilities",
     "write_class_names",
 ]

@@ -43,9 +43,6 @@ def application_names() -> list[str]:
 def application_name(name: str) -> str:
     """Return the name of a model as `keras.applications` spells it.
 
-    Args:
-        name: The name, in upper or lower case.
-
     Raises:
         ValueError: If there is no such model.
 
@@ -65,9 +62,6 @@ def application_name(name: str) -> str:
 def default_image_size(name: str) -> int:
     """Return the height and width of the images that a model of `keras.applications` expects.
 
-    Raises:
-        ValueError: If there is no such model.
-
     >>> default_image_size("MobileNetV2"), default_image_size("InceptionV3")
     (224, 299)
     """
@@ -76,11 +70,6 @@ def default_image_size(name: str) -> int:
 
 def application_source(name: str, weights: str | None, image_size: int | None) -> Source:
     """Return a model of `keras.applications` as a network to start from.
-
-    Args:
-        name: What `application_name` returns.
-        weights: As in `application_model`. `None` for those of ImageNet.
-        image_size: Height and width in pixels. `None` for what the model was made for.
 
     Raises:
         ValueError: If the weights file does not exist.
@@ -107,19 +96,12 @@ def application_model(
         name: Name in `keras.applications`, such as `"MobileNetV2"`, in upper or lower case.
         n_classes: Int, 2 or more.
         weights: `"imagenet"` (downloaded once), `"none"` or `None` (random), or the path of a
-            weights file made with `include_top=False`. Defaults to `"imagenet"`.
-        image_size: Height and width in pixels that the images are resized to. Defaults to what the
-            model was made for.
-
-    Returns:
-        The model, not compiled: resizing, preprocessing, `name` as a nested model, pooling,
-        `probabilities`.
+            weights file made with `include_top=False`.
+        image_size: Height and width in pixels. Defaults to what the model was made for.
 
     Raises:
         ValueError: If there is no such model or file, the file holds the weights of another model,
             or the images are too small for the model.
-
-    Example:
 
     >>> model = application_model("MobileNetV2", 10, weights="none", image_size=32)
     >>> model.input_shape, model.output_shape

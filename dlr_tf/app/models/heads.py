@@ -38,9 +38,6 @@ def classifier(
     Returns:
         A model from images of any size to the probabilities of the classes; the head is the layer
         `probabilities`. A network that takes no images gets no resizing.
-
-    Raises:
-        ValueError: If there are fewer than 2 classes.
     """
     inputs, x = raw_images(backbone.input_shape[1:], image_size)
     x = backbone(x if preprocess is None else preprocess(x))
@@ -51,14 +48,6 @@ def with_head(
     inputs: Any, features: Any, n_classes: int, *, name: str, dropout: float = 0.2
 ) -> keras.Model:
     """Return a model with a new head on features: pooling where it is needed, dropout, a layer.
-
-    Args:
-        inputs: The input of the model.
-        features: Symbolic tensor: one vector, one sequence of vectors, or one feature map per
-            image.
-        n_classes: Int, 2 or more.
-        name: Name of the model.
-        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
 
     Raises:
         ValueError: If there are fewer than 2 classes.
@@ -102,20 +91,11 @@ def head_paths(model: keras.Model) -> list[str]:
 def features_of(
     model: keras.Model, label: str = "The model", *, keep_dropout: bool = False
 ) -> tuple[Any, keras.layers.Layer | None]:
-    """Return what stands before the head of a model, and the head.
+    """Return what stands before the head of a model, and the head, or `None` if it has none.
 
     The head is a dense layer, without an activation or with a softmax or sigmoid, from which only
     layers without weights lead to the output; or, where such an activation stands before the
-    output, any layer.
-
-    Args:
-        model: A model with a graph, also with nested ones.
-        label: What to call the model in an error.
-        keep_dropout: Whether dropout before the head belongs to the features. Defaults to `False`:
-            it belongs to the head.
-
-    Returns:
-        A symbolic tensor, the features; and the head, or `None` if the model ends with features.
+    output, any layer. With `keep_dropout`, dropout before the head belongs to the features.
 
     Raises:
         ValueError: If the model has no graph, has several outputs, or its head cannot be found.

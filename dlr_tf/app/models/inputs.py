@@ -19,11 +19,10 @@ def raw_images(shape: Sequence[int | None], image_size: int | None = None) -> tu
     """Return an input for images of any size, and these images in the size that a network takes.
 
     Images that have this size already are not changed, so training on resized images costs nothing
-    more. The numbers are those of `tf.image.resize`.
+    more. The numbers are those of `tf.image.resize`. What is no image is not resized.
 
     Args:
-        shape: Height, width and channels that the network takes, or the shape of something that is
-            no image: then nothing is resized.
+        shape: What the network takes, without the batch axis.
         image_size: Height and width in pixels. Defaults to those of `shape`.
 
     >>> inputs, resized = raw_images((8, 8, 1))
@@ -43,13 +42,13 @@ def raw_images(shape: Sequence[int | None], image_size: int | None = None) -> tu
     return inputs, resizing(inputs, training=False)
 
 
-def image_shape(model: keras.Model) -> tuple[int | None, int | None, int] | None:
+def image_shape(model: keras.Model, label: str = "The model") -> tuple[int | None, int | None, int]:
     """Return height, width and channels of the images that a model is trained on.
 
     Height and width are `None` where any will do.
 
-    Returns:
-        The shape; `None` if the model has several inputs, or takes no images.
+    Raises:
+        ValueError: If the model has several inputs, or takes no images.
     """
     shape = getattr(model, "input_shape", None)
     if (
@@ -57,7 +56,10 @@ def image_shape(model: keras.Model) -> tuple[int | None, int | None, int] | None
         or len(shape) != 4
         or not all(size is None or isinstance(size, int) for size in shape)
     ):
-        return None
+        raise ValueError(
+            f"{label} should take images, of shape (batch, height, width, channels). "
+            f"Received: input shape {shape}"
+        )
     resizing = resizing_of(model)
     if resizing is not None:
         return resizing.height, resizing.width, shape[3]
@@ -75,30 +77,35 @@ def resizing_of(model: keras.Model) -> keras.layers.Resizing | None:
     return layers[0] if takes_any_size and is_first else None
 
 
-def example_images(model: keras.Model) -> np.ndarray:
-    """Return two images of random noise, with values from 0 to 255, for a model that takes images.
+def example_images(model: keras.Model) -> list[np.ndarray]:
+    """Return batches of images to try a model on, of two sizes if it takes any size.
 
-    >>> example_images(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])).shape
-    (2, 8, 8, 1)
+    >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    >>> [images.shape for images in example_images(model)]
+    [(4, 8, 8, 1)]
     """
-    height, width, channels = image_shape(model) or (None, None, 3)
-    size = (2, height or 64, width or 64, channels)
-    return np.random.default_rng(0).uniform(0, 255, size).astype("float32")
+    height, width, channels = image_shape(model)
+    height, width = height or 64, width or 64
+    sizes = [(height, width)]
+    if model.input_shape[1:3] == (None, None):
+        sizes.append((height + height // 2 + 1, width - width // 4))
+    random = np.random.default_rng(0)
+    # Coarse patterns have more of a real image than noise of single pixels.
+    patterns = [random.uniform(0, 255, (4, 5, 5, channels)) for _ in sizes]
+    return [
+        np.asarray(tf.image.resize(pattern, size), "float32")
+        for pattern, size in zip(patterns, sizes, strict=True)
+    ]
 
 
 def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.Model, int]:
-    """Return a model for square images of a size, and the size.
-
-    Args:
-        label: What to call the model in an error.
-        model: A model that takes images.
-        wanted: Height and width in pixels. `None` for those of the model.
+    """Return a model for square images of a size, and the size. `None` wants that of the model.
 
     Raises:
         ValueError: If the model has no size and none is wanted, is not for squares, or has layers
             for one size only.
     """
-    height, width = (image_shape(model) or (None, None))[:2]
+    height, width, _ = image_shape(model)
     if height is None or width is None:
         if wanted is None:
             raise ValueError(
@@ -119,7 +126,7 @@ def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.M
 def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
     """Build a convolutional network again, with the same weights, for images of another size."""
     resizing = resizing_of(model)
-    height, width = (image_shape(model) or (None, None))[:2]
+    height, width, _ = image_shape(model)
 
     def change(node: Any) -> None:
         if isinstance(node, list):

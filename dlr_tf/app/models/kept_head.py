@@ -38,12 +38,7 @@ class KeptHead:
 
     @classmethod
     def of(cls, path: Path, label: str, model: keras.Model) -> KeptHead:
-        """Check that a network has a head that can stay.
-
-        Args:
-            path: The file of the network.
-            label: What to call it in an error.
-            model: The network.
+        """Check that the network in a file has a head that can stay.
 
         Raises:
             ValueError: If it has not, or `classes.json` beside it names another number of classes.
@@ -133,9 +128,8 @@ class KeptHead:
     def _reordered(self, order: Sequence[int]) -> keras.Model | None:
         """Return the network with a softmax over its outputs in another order.
 
-        Returns:
-            The network; `None` if it cannot be built, since the head is not one dense layer, or
-            what follows it differs between the outputs.
+        `None` if it cannot be built, since the head is not one dense layer, or what follows it
+        differs between the outputs.
         """
         try:
             features, head = features_of(self.model, self.label, keep_dropout=True)
@@ -151,7 +145,7 @@ class KeptHead:
             # softmax((0, x)) is (1 - sigmoid(x), sigmoid(x)).
             weights = [np.concatenate([np.zeros_like(w), w], axis=-1) for w in weights]
         dense.set_weights([w[..., order] for w in weights])
-        images = example_images(self.model)
+        images = example_images(self.model)[0]
         probabilities = to_probabilities(self.model, self.label, images)
         expected = np.asarray(probabilities(self.model(images, training=False)))[:, order]
         found = np.asarray(model(images, training=False))

@@ -25,24 +25,17 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
     gets a head. A file that this command wrote keeps its layers at their paths; another network
     becomes a nested model, behind the resizing. Preprocessing is taken to be inside the file.
 
-    Args:
-        path: The file.
-        image_size: Height and width in pixels. Defaults to those of the network.
-        keep_head: Whether its head stays. Defaults to `False`: it is replaced.
-
     Raises:
         ValueError: If the file cannot be loaded, takes no RGB images or not this size, or its head
             cannot be found.
     """
     model = load_model_file(path)
     label = f"The model {str(path)!r}"
-    shape = image_shape(model)
-    if shape is None or shape[2] != 3:
-        received = getattr(model, "input_shape", None)
+    shape = image_shape(model, label)
+    if shape[2] != 3:
         raise ValueError(
-            f"{label} should take RGB images, of shape (batch, height, width, 3). Save a model "
-            "that begins with keras.Input((height, width, 3)). Received: "
-            + ("no input shape" if received is None else f"input shape {received}")
+            f"{label} should take RGB images, of shape (batch, height, width, 3). "
+            f"Received: images with {shape[2]} channels"
         )
     network, size = in_size(label, model, image_size)
     notes = []

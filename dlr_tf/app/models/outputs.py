@@ -31,14 +31,8 @@ def class_count(model: keras.Model) -> int | None:
 def to_probabilities(model: keras.Model, label: str, images: np.ndarray) -> Callable[[Any], Any]:
     """Return the function from the outputs of a classifier to the probabilities of its classes.
 
-    Args:
-        model: A model from images to one unit per class, or to one unit for two classes.
-        label: What to call the model in an error.
-        images: A batch of images. If the graph does not tell the last activation, the model is
-            called on them.
-
-    Returns:
-        A function from a tensor to a tensor of shape `(batch, classes)`.
+    The classifier gives one unit per class, or one for two classes. If its graph does not tell the
+    last activation, it is called on `images`.
 
     Raises:
         ValueError: If the outputs are neither probabilities nor logits.

@@ -23,13 +23,7 @@ CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model and what is known about it.
-
-    Args:
-        path: Its `.keras` file.
-        model: The model.
-        class_names: The names of its classes, in the order of its outputs.
-    """
+    """A model, its `.keras` file, and the names of its classes in the order of its outputs."""
 
     path: Path
     model: keras.Model
@@ -42,12 +36,7 @@ class TrainedModel:
 
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
-    """Write the names of the classes, in the order of the labels, as a JSON list.
-
-    Args:
-        path: The file, `classes.json` beside the model.
-        class_names: The names.
-    """
+    """Write the names of the classes, in the order of the labels, as a JSON list."""
     text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -74,10 +63,7 @@ def known_class_names(model_path: Path) -> tuple[str, ...] | None:
 
 
 def model_path(run: str) -> Path:
-    """Return the `.keras` file of a run.
-
-    Args:
-        run: A folder that `finetune` wrote, or a `.keras` file.
+    """Return the `.keras` file of a run: of the folder that `finetune` wrote, or the file itself.
 
     Raises:
         ValueError: If there is no such file, or the run is not finished.
@@ -95,10 +81,7 @@ def model_path(run: str) -> Path:
 
 
 def load_trained(run: str) -> TrainedModel:
-    """Load a model with the names of its classes, without its optimizer.
-
-    Args:
-        run: A folder that `finetune` wrote, or a `.keras` file with `classes.json` beside it.
+    """Load the model of a run with the names of its classes, without its optimizer.
 
     Raises:
         ValueError: If a file is missing or cannot be read, or the model does not give one

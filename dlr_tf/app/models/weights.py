@@ -9,11 +9,7 @@ import keras
 
 
 def check_weights(weights: str | None) -> None:
-    """Check that weights are `"imagenet"`, `"none"` or the path of a file.
-
-    Raises:
-        ValueError: If there is no such file.
-    """
+    """Raise a `ValueError` if weights are not `"imagenet"`, `"none"` or the path of a file."""
     if weights not in ("imagenet", "none", None) and not Path(weights).is_file():
         raise ValueError(
             f"The weights file {weights!r} does not exist: expected 'imagenet', 'none' or the path "

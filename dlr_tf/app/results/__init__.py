@@ -4,7 +4,7 @@ May import `terminal`, `training` and `core`. Other rooms use the names below an
 of target is one file here, as `evaluation` is for one class of several.
 """
 
-from dlr_tf.app.results.evaluation import ConfidentError, Evaluation, evaluate_batches
+from dlr_tf.app.results.evaluation import Evaluation, OneClass
 from dlr_tf.app.results.files import (
     WriteError,
     append_text,
@@ -23,8 +23,8 @@ from dlr_tf.app.results.report import describe_groups, json_text, versions, writ
 from dlr_tf.app.results.thumbnails import images_at
 
 __all__ = [
-    "ConfidentError",
     "Evaluation",
+    "OneClass",
     "WriteError",
     "append_text",
     "atomic_write",
@@ -33,7 +33,6 @@ __all__ = [
     "check_output_folder",
     "check_writable",
     "describe_groups",
-    "evaluate_batches",
     "images_at",
     "json_text",
     "locked",

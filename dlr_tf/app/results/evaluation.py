@@ -1,26 +1,41 @@
-"""How good a classifier is: scores per class, the confusion matrix, the most confident errors."""
+"""One class of several: the scores of a classifier, what is printed and what is stored of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+
+from dlr_tf.app.terminal import table
+
+
+@dataclasses.dataclass(frozen=True)
+class OneClass:
+    """The kind of target: what a model is trained for, and how it is scored.
+
+    Args:
+        class_names: The classes, in the order of the labels.
+    """
+
+    class_names: tuple[str, ...]
+
+    loss: ClassVar[str] = "sparse_categorical_crossentropy"
+    metrics: ClassVar[Sequence[str]] = ("accuracy",)
+    score: ClassVar[str] = "accuracy"  # the metric by which epochs are compared: higher is better
+
+    def evaluate(
+        self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()
+    ) -> Evaluation:
+        """Return the scores of a model whose outputs are known."""
+        return Evaluation(self.class_names, labels, outputs, names)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """The scores of one class, as scikit-learn defines them.
-
-    Args:
-        name: The class.
-        precision: Fraction of the predictions of this class that are correct. NaN without any.
-        recall: Fraction of the examples of this class that are found. NaN without any.
-        f1: Harmonic mean of precision and recall; 0 if both are 0. NaN without examples and
-            predictions.
-        support: Number of examples of this class.
-    """
+    """The scores of one class, as scikit-learn defines them; NaN where there is none."""
 
     name: str
     precision: float
@@ -31,15 +46,7 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True)
 class ConfidentError:
-    """A wrong prediction.
-
-    Args:
-        index: The index of the example.
-        name: What the example is called.
-        true_class: Its class.
-        predicted_class: The class with the highest probability.
-        probability: That probability.
-    """
+    """A wrong prediction: the example, its class, and the class with the highest probability."""
 
     index: int
     name: str
@@ -66,7 +73,7 @@ class Evaluation:
     probabilities: np.ndarray
     names: Sequence[str] = ()
 
-    @property
+    @functools.cached_property
     def predictions(self) -> np.ndarray:
         """The class with the highest probability, int array of shape `(examples,)`; -1 if none."""
         finite = np.isfinite(self.probabilities).all(axis=1)
@@ -112,11 +119,7 @@ class Evaluation:
         return [ClassScore(*row) for row in zip(self.class_names, *columns, strict=True)]
 
     def most_confident_errors(self, count: int = 10) -> list[ConfidentError]:
-        """Return the wrong predictions with the highest probability, the highest first.
-
-        Args:
-            count: Int, 0 or more: how many to return at most. Defaults to 10.
-        """
+        """Return the wrong predictions with the highest probability, the highest first."""
         predictions = self.predictions
         wrong = np.flatnonzero((predictions != self.labels) & (predictions >= 0))
         confidence = self.probabilities[wrong].max(axis=1)
@@ -132,25 +135,44 @@ class Evaluation:
             for index in indices
         ]
 
+    def text(self) -> str:
+        """Return the scores of each class and the most confident errors, as tables.
 
-def evaluate_batches(
-    predict: Callable[[Any], np.ndarray],
-    batches: Iterable[Any],
-    class_names: Sequence[str],
-    names: Sequence[str] = (),
-) -> Evaluation:
-    """Return the evaluation of a classifier on batches, in one pass.
+        >>> labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]])
+        >>> print(Evaluation(("a", "b"), labels, probabilities).text())
+        class  precision  recall     F1  images
+        a          0.500   1.000  0.667       1
+        b              -   0.000  0.000       1
+        the most confident errors:
+        image    true class  predicted class  probability
+        image 1  b           a                      0.800
+        """
+        scores = [
+            (s.name, _score(s.precision), _score(s.recall), _score(s.f1), f"{s.support:,}")
+            for s in self.class_scores()
+        ]
+        text = table(("class", "precision", "recall", "F1", "images"), scores, numbers=4)
+        errors = [
+            (e.name, e.true_class, e.predicted_class, f"{e.probability:.3f}")
+            for e in self.most_confident_errors()
+        ]
+        if errors:
+            columns = ("image", "true class", "predicted class", "probability")
+            text += f"\nthe most confident errors:\n{table(columns, errors, numbers=1)}"
+        return text
 
-    Args:
-        predict: Gives the probabilities for a batch of images.
-        batches: Batches of images and labels.
-        class_names: The classes, in the order of the labels.
-        names: What each image is called. Defaults to none.
-    """
-    labels, probabilities = [], []
-    for images, some_labels in batches:
-        labels.append(np.asarray(some_labels))
-        probabilities.append(predict(images))
-    return Evaluation(
-        tuple(class_names), np.concatenate(labels), np.concatenate(probabilities), names
-    )
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        return {
+            "n_correct": self.n_correct,
+            "count": len(self.labels),
+            "accuracy": self.accuracy,
+            "n_not_finite": self.n_not_finite,
+            "classes": [vars(score) for score in self.class_scores()],
+            "confusion_matrix": self.confusion_matrix().tolist(),
+            "most_confident_errors": [vars(e) for e in self.most_confident_errors()],
+        }
+
+
+def _score(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -22,11 +22,7 @@ class WriteError(CommandError):
 
 
 def check_output_folder(folder: Path) -> None:
-    """Check that a folder is new or empty and that it can be written.
-
-    Raises:
-        ValueError: If it is a file, is not empty, or there is no permission.
-    """
+    """Raise a `ValueError` if a folder is not new or empty, or cannot be written."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output {str(folder)!r} is a file. Give another --output.")
     if folder.is_dir() and any(not _is_temporary(path) for path in folder.iterdir()):
@@ -35,11 +31,7 @@ def check_output_folder(folder: Path) -> None:
 
 
 def check_new(path: Path, noun: str = "output") -> None:
-    """Check that a path is new, in a folder that exists and can be written.
-
-    Args:
-        path: The path.
-        noun: What a message calls it. Defaults to `"output"`.
+    """Check that a path is new, in a folder that exists and can be written. `noun` is its name.
 
     Raises:
         ValueError: If it is not.
@@ -68,16 +60,10 @@ def check_new_file(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check the permission to write to a folder, or to its nearest parent that exists.
-
-    Raises:
-        ValueError: If there is none, or that parent is a file.
-    """
+    """Raise a `ValueError` if a folder, or its nearest parent that exists, is not writable."""
     whole = folder.absolute()
     nearest = next(path for path in (whole, *whole.parents) if path.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"The output {str(folder)!r} is below a file. Give another --output.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(
             f"No permission to write to {str(nearest)!r}. Give another --output, or run the "
             "command in a folder where you have permission."
@@ -88,15 +74,10 @@ def check_writable(folder: Path) -> None:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file atomically: it is there complete or not at all, whatever happens meanwhile.
 
-    The block writes into a new folder beside the final place. After the block, the file is on the
-    disk and gets the final name in one step. If the block raises, it is removed, and a file that
-    had the final name before stays.
-
-    Args:
-        path: The final name. A folder is written in the same way; it must not be there before.
-
-    Yields:
-        The path to write to, with the same name.
+    The block writes to the path that it gets, in a new folder beside the final place. After the
+    block, the file is on the disk and gets the final name in one step. If the block raises, it is
+    removed, and a file that had the final name before stays. A folder is written in the same way;
+    it must not be there before.
 
     Raises:
         WriteError: If the operating system refuses, for example because the disk is full.
@@ -108,7 +89,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     ...     [path.name for path in Path(folder).iterdir()]
     ['report.json']
     """
-    try:
+    with _write_errors(path):
         with tempfile.TemporaryDirectory(
             prefix=_PARTIAL, dir=path.parent, ignore_cleanup_errors=True
         ) as folder:
@@ -119,54 +100,40 @@ def atomic_write(path: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
             os.replace(partial, path)
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of the operating system in this block into a `WriteError`."""
+    try:
+        yield
     except BaseException as error:
         reason = _system_error(error)
         if reason is None:
             raise
         raise WriteError(
-            f"The file {str(path)!r} could not be written: {reason.strerror or reason}."
+            f"{str(path)!r} could not be written: {reason.strerror or reason}."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
+    """Write a text file atomically, or raise a `WriteError`."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to a text file, and wait until it is on the disk.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
-    try:
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise WriteError(
-            f"The file {str(path)!r} could not be written: {error.strerror or error}."
-        ) from error
+    """Add to a text file, and wait until it is on the disk, or raise a `WriteError`."""
+    with _write_errors(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder if it is not there.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
-    try:
+    """Create a folder if it is not there, or raise a `WriteError`."""
+    with _write_errors(folder):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"The folder {str(folder)!r} could not be created: {error.strerror or error}."
-        ) from error
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -211,13 +178,10 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same lock out of a folder.
+    """Keep other processes that ask for the same lock out of a folder that exists.
 
     The system ends the lock with the process, however it ends. Where there are no such locks, the
     block runs without.
-
-    Args:
-        folder: A folder that exists. It holds the file of the lock meanwhile.
 
     Raises:
         ValueError: If another process has the lock.

@@ -9,14 +9,13 @@ import functools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.thumbnails import picture_uri
-from dlr_tf.app.terminal import EMBEDDED_MODEL, printable_name
+from dlr_tf.app.terminal import model_on_data, printable_name
 from dlr_tf.training import plotting
 from dlr_tf.training.learning_rate_logger import RATE
 
@@ -50,9 +49,7 @@ def page_of(
 
     Args:
         report: What report.json holds. Only `"data"` with `"name"` and `"class_names"`,
-            `"settings"`, `"groups"` and `"versions"` must be there. For several seeds, the report
-            and its `"compare"` have a list `"test_accuracies"`. `"command"` holds the arguments of
-            the command.
+            `"settings"`, `"groups"` and `"versions"` must be there.
         history: The `history` of the `History` that `fit` returned.
         evaluation: The scores on the test images.
         images: The images of the most confident errors by index, uint8 arrays of shape
@@ -66,7 +63,7 @@ def page_of(
     # `None` stands for NaN in JSON, as in a report that is read from its file.
     history = {name: _floats(values) for name, values in history.items()}
     return _template().render(
-        title=title_of(report),
+        title=model_on_data(report["settings"].get("model"), report["data"]["name"]),
         **_overview(report, history, evaluation),
         comparison=_comparison(report, len(evaluation.labels)),
         curves=_curves(report, history, steps),
@@ -81,11 +78,7 @@ def page_of(
 
 
 def require_jinja() -> None:
-    """Check that pages can be written, before a long computation that ends with a page.
-
-    Raises:
-        ImportError: If Jinja2 is not installed.
-    """
+    """Raise an `ImportError` if pages cannot be written, before a long computation."""
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
@@ -109,17 +102,6 @@ def _template() -> jinja2.Template:
     environment.filters["count"] = lambda value: MISSING if value is None else f"{value:,}"
     environment.filters["score"] = lambda value: MISSING if math.isnan(value) else f"{value:.3f}"
     return environment.get_template("report.html.jinja")
-
-
-def title_of(report: Mapping[str, Any]) -> str:
-    """Return the names of the model and of the data.
-
-    >>> title_of({"settings": {"model": "VGG16"}, "data": {"name": "photos"}})
-    'VGG16 on photos'
-    """
-    model = report["settings"].get("model")
-    name = printable_name(Path(model).name) if model else EMBEDDED_MODEL.capitalize()
-    return f"{name} on {report['data']['name']}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -148,10 +130,7 @@ def duration(seconds: float) -> str:
 
 
 def command_line(command: Sequence[str]) -> str:
-    """Return a command as it is typed.
-
-    Args:
-        command: Its arguments, with or without the name of the command.
+    """Return a command as it is typed, for its arguments with or without the name of the command.
 
     >>> command_line(["finetune", "my photos"])
     "dlr-tf finetune 'my photos'"

@@ -20,28 +20,14 @@ from dlr_tf.core.groups import LayerGroup
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report as JSON.
-
-    Args:
-        path: The JSON file.
-        report: Numbers, texts, and lists and dicts of these.
-    """
+    """Write numbers, texts, and lists and dicts of these as JSON."""
     write_text(path, json_text(report))
 
 
 def describe_groups(
     model: keras.Model, groups: Sequence[LayerGroup], learning_rates: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Return the entry `"groups"` of a report.
-
-    Args:
-        model: The model.
-        groups: Its groups.
-        learning_rates: The peak rate of each group.
-
-    Returns:
-        For each group its name, layers, number of parameters, and rate.
-    """
+    """Return the entry `"groups"` of a report, with the peak rate of each group."""
     parameters = [0] * len(groups)
     for entry in assign_variables(model, groups):
         parameters[entry.group] += math.prod(entry.variable.shape)

@@ -10,16 +10,7 @@ import tensorflow as tf
 
 
 def images_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, np.ndarray]:
-    """Read some images of a data set, in one pass that ends with the last of them.
-
-    Args:
-        dataset: Batches of images with values from 0 to 255, and labels, in the same order each
-            time.
-        indices: Which images, counted from 0.
-
-    Returns:
-        The images by index, uint8.
-    """
+    """Return the images of a data set at these indices, as uint8, in one pass."""
     wanted, found, first = set(indices), dict[int, np.ndarray](), 0
     if not wanted:
         return found

@@ -8,6 +8,8 @@ from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
 from dlr_tf.app.run.comparison import Comparison, compare, comparison_lines, start_with_seed
 from dlr_tf.app.run.divergence import DivergedError, steps_made
 from dlr_tf.app.run.interrupts import StoppedError, StopRequests
+from dlr_tf.app.run.predictions import Classifier, Prediction, evaluate_data, predictions
+from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.settings import (
@@ -26,8 +28,10 @@ __all__ = [
     "PAGE_FILE",
     "TRAINING",
     "CheckpointError",
+    "Classifier",
     "Comparison",
     "DivergedError",
+    "Prediction",
     "Result",
     "Run",
     "StopRequests",
@@ -38,11 +42,14 @@ __all__ = [
     "check_same_data",
     "compare",
     "comparison_lines",
+    "evaluate_data",
     "is_finished",
     "load_task",
     "model_arrays",
     "optimizer_argument",
     "parse_rates",
+    "predictions",
+    "pretrain_on_digits",
     "read_settings",
     "resumed_config",
     "run_settings",

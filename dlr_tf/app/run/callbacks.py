@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.app.config import RunConfig
+from dlr_tf.app.data import ImageData
 from dlr_tf.app.results import append_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import check_finite
@@ -31,10 +33,6 @@ class CutEpoch(keras.callbacks.Callback):
     """Count the steps of an epoch, and end one that was resumed within it after its last step.
 
     Keras counts the steps of an epoch from 0, also after a stop within it.
-
-    Args:
-        state: How far the training is.
-        steps: Int: steps in an epoch.
     """
 
     def __init__(self, state: TrainingState, steps: int) -> None:
@@ -57,27 +55,19 @@ class CutEpoch(keras.callbacks.Callback):
 
 
 class EpochState(keras.callbacks.Callback):
-    """Add each epoch to the state.
+    """Add each epoch to the state. The score tells which epoch is best."""
 
-    Args:
-        state: How far the training is.
-    """
-
-    def __init__(self, state: TrainingState) -> None:
+    def __init__(self, state: TrainingState, score: str) -> None:
         super().__init__()
         self._state = state
+        self._score = score
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._state.end_epoch(logs or {})
+        self._state.end_epoch(logs or {}, self._score)
 
 
 class EarlyStop(keras.callbacks.Callback):
-    """End the training after some epochs that were no better than the best one before.
-
-    Args:
-        state: How far the training is.
-        patience: Int: number of epochs.
-    """
+    """End the training after some epochs that were no better than the best one before."""
 
     def __init__(self, state: TrainingState, patience: int) -> None:
         super().__init__()
@@ -90,11 +80,9 @@ class EarlyStop(keras.callbacks.Callback):
 
 
 class BestWeights(keras.callbacks.Callback):
-    """Hold the model and the optimizer as they were after the best epoch.
+    """Hold the model and the optimizer as they were after the best epoch, also of a process before.
 
-    Args:
-        state: How far the training is.
-        arrays: What an earlier process held; empty at the beginning.
+    The arrays are empty at the beginning.
     """
 
     def __init__(self, state: TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
@@ -108,12 +96,7 @@ class BestWeights(keras.callbacks.Callback):
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Add a row to `log.csv` after each epoch.
-
-    Args:
-        path: The file.
-        state: How far the training is.
-    """
+    """Add a row to `log.csv` after each epoch."""
 
     def __init__(self, path: Path, state: TrainingState) -> None:
         super().__init__()
@@ -133,13 +116,11 @@ class CheckpointCallback(keras.callbacks.Callback):
         path: The file. `None`: nothing is written.
         state: How far the training is.
         arrays: The arrays of the checkpoint; empty at the beginning.
+        config: What the training does.
         logger: The callback that records the rates.
         best: The callback that holds the best epoch; `None` for a training that keeps the last one.
         stop: Tells when the process has to end.
-        steps: Int: steps in an epoch.
-        epochs: Int: all epochs.
-        every: Int: steps between two checkpoints; `None` for one after each epoch.
-        batch: `tf.TensorSpec`s: what a batch looks like.
+        data: The data of the training.
     """
 
     def __init__(
@@ -148,25 +129,21 @@ class CheckpointCallback(keras.callbacks.Callback):
         state: TrainingState,
         arrays: Mapping[str, np.ndarray],
         *,
+        config: RunConfig,
         logger: LearningRateLogger,
         best: BestWeights | None,
         stop: StopRequests,
-        steps: int,
-        epochs: int,
-        every: int | None,
-        batch: Any,
+        data: ImageData,
     ) -> None:
         super().__init__()
         self._path = path
         self._state = state
         self._arrays = arrays
+        self._config = config
         self._logger = logger
         self._best = best
         self._stop = stop
-        self._steps = steps
-        self._epochs = epochs
-        self._every = every
-        self._batch = batch
+        self._data = data
         self._before = state.seconds
         self._started = Seconds.now()
 
@@ -176,7 +153,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self._state.step:
             # Keras creates their variables in the first step, which is too late.
             with self.model.distribute_strategy.scope():
-                build_metrics(self.model, keras.tree.map_structure(_example, self._batch))
+                build_metrics(
+                    self.model, keras.tree.map_structure(_example, self._data.train.element_spec)
+                )
         checkpoint.load_trained_arrays(self.model, self._arrays)
         columns = checkpoint.arrays_under("steps", self._arrays)
         self._logger.load_history({name: column.tolist() for name, column in columns.items()})
@@ -188,16 +167,17 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._arrays = {}  # from here on only memory
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        step = self._state.step
-        if step >= self._steps:
+        steps, every = self._data.steps_per_epoch, self._config.checkpoint_every
+        if self._state.step >= steps:
             return  # the end of the epoch follows
-        total = self._state.epoch * self._steps + step
-        if (self._every and total % self._every == 0) or self._stop.is_requested:
+        total = self._state.epoch * steps + self._state.step
+        if (every and total % every == 0) or self._stop.is_requested:
             self._save()
         self._stop.check()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._state.is_finished = self.model.stop_training or self._state.epoch == self._epochs
+        was_last = self._state.epoch == self._config.epochs
+        self._state.is_finished = self.model.stop_training or was_last
         self._save()
         self._stop.check()
 

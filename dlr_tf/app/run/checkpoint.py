@@ -31,12 +31,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> None:
-    """Write arrays and a record atomically.
-
-    Args:
-        path: The file. An older one under this name is replaced.
-        arrays: The arrays by name, of any dtype.
-        record: What JSON can store. NaN and infinity are allowed.
+    """Write arrays by name, of any dtype, and a record of what JSON can store, NaN included.
 
     Raises:
         WriteError: If the operating system refuses, for example because the disk is full.
@@ -50,13 +45,7 @@ def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> N
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Read what `write_checkpoint` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The arrays and the record. `None` if there is no file.
+    """Return the arrays and the record that `write_checkpoint` wrote, `None` if there is no file.
 
     Raises:
         CheckpointError: If the file is damaged or is not a checkpoint.
@@ -97,10 +86,6 @@ def variable_arrays(variables: Iterable[Any], prefix: str) -> dict[str, np.ndarr
 
     If a strategy has one copy of a variable per device, each copy has an entry of its own.
 
-    Args:
-        variables: Keras variables.
-        prefix: The first part of the names.
-
     >>> variable_arrays([keras.Variable([2.0])], "model")
     {'model/0/0': array([2.], dtype=float32)}
     """
@@ -112,16 +97,11 @@ def variable_arrays(variables: Iterable[Any], prefix: str) -> dict[str, np.ndarr
 
 
 def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None:
-    """Give variables the values that `variable_arrays` returned.
-
-    Args:
-        variables: The same variables, of the same model built again.
-        prefix: The first part of the names.
-        arrays: The arrays; others among them are ignored.
+    """Give the variables of a model that was built again the values of `variable_arrays`.
 
     Raises:
-        CheckpointError: If a variable has no array of its shape, or there are more arrays. Nothing
-            is written then.
+        CheckpointError: If a variable has no array of its shape, or there are more arrays with this
+            prefix. Nothing is written then.
     """
     parts = {
         f"{prefix}/{number}/{copy}": part
@@ -188,11 +168,7 @@ def model_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def load_model_arrays(model: keras.Model, arrays: Arrays) -> None:
-    """Give a model the state that `model_arrays` returned.
-
-    Raises:
-        CheckpointError: If it does not fit.
-    """
+    """Give a model the state that `model_arrays` returned, or raise a `CheckpointError`."""
     assign_arrays(state_of(model), "model", arrays)
 
 

@@ -23,14 +23,8 @@ ONE_RATE = "one rate for all layers"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a comparison found, one entry per seed.
-
-    Args:
-        seeds: The seeds.
-        rates: The rates of our trainings.
-        one_rate: The rates of the trainings with one rate for all layers.
-        ours: The results of our trainings; the first one is that of the run.
-        theirs: The results of the trainings with one rate.
+    """What a comparison found: for each seed the rates and the result of our training, and of one
+    with one rate for all layers. The first of ours is that of the run.
     """
 
     seeds: Sequence[int]
@@ -40,14 +34,14 @@ class Comparison:
     theirs: Sequence[Result]
 
     @property
-    def our_accuracies(self) -> list[float]:
-        """The test accuracies of our trainings."""
-        return [result.accuracy for result in self.ours]
+    def our_scores(self) -> list[float]:
+        """The test scores of our trainings."""
+        return [result.score for result in self.ours]
 
     @property
-    def their_accuracies(self) -> list[float]:
-        """The test accuracies of the trainings with one rate."""
-        return [result.accuracy for result in self.theirs]
+    def their_scores(self) -> list[float]:
+        """The test scores of the trainings with one rate."""
+        return [result.score for result in self.theirs]
 
     def report(self) -> dict[str, Any]:
         """Return the entry `"compare"` of report.json."""
@@ -56,7 +50,7 @@ class Comparison:
             "seeds": list(self.seeds),
             "learning_rates": [rates[-1] for rates in self.one_rate],
             "learning_rates_of_the_run": list(self.rates),
-            "test_accuracies": self.their_accuracies,
+            "test_accuracies": self.their_scores,
             "test_losses": [result.loss for result in self.theirs],
             "history": self.theirs[0].history,
         }
@@ -97,7 +91,7 @@ def compare(
             f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}"
         )
         name = f"{name}-{config.seed}"
-        files, path = run.files(name), run.checkpoint(f"{name}-result")
+        path, progress = run.checkpoint(f"{name}-result"), run.checkpoint(name)
         stored = checkpoint.read_checkpoint(path) if path else None
         if stored is None:
             checkpoint.load_model_arrays(model, start)
@@ -105,16 +99,16 @@ def compare(
                 start_with_seed(model, head, config.seed)
             if rates is None:
                 rates = run.rates(name, config, ratios)
-            found = train(config, task, rates, files, run.stop, show_epochs=False)
+            found = train(run, name, config, rates)
             numbers = {key: getattr(found, key) for key in _NUMBERS}
             stored = {}, {"rates": list(rates), "result": numbers}
-            if path and files.checkpoint:
+            if path and progress:
                 checkpoint.write_checkpoint(path, *stored)
                 # The weights of a training that is finished are of no more use.
-                files.checkpoint.unlink(missing_ok=True)
+                progress.unlink(missing_ok=True)
         _, record = stored
         found = Result(**record["result"])
-        print_stderr(f"test accuracy {found.accuracy:.4f}")
+        print_stderr(f"test {task.target.score} {found.score:.4f}")
         return record["rates"], found
 
     # Without its frozen epochs if it has no others, or the other layers would never move.
@@ -136,7 +130,7 @@ def compare(
     return Comparison(seeds, all_rates, their_rates, ours, theirs)
 
 
-_NUMBERS = ("history", "accuracy", "loss", "kept_epoch")
+_NUMBERS = ("history", "score", "loss", "kept_epoch")
 
 
 def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[keras.Variable]:
@@ -146,13 +140,7 @@ def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[ker
 
 
 def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: int) -> None:
-    """Give the head new random weights, and dropout another seed.
-
-    Args:
-        model: The model.
-        head: The variables of a dense head; none for a head that stays as it is.
-        seed: Int, 0 or more.
-    """
+    """Give a dense head new random weights, and dropout another seed. No head stays as it is."""
     for variable in head:
         is_kernel = len(variable.shape) > 1
         initializer = keras.initializers.GlorotUniform(seed) if is_kernel else keras.ops.zeros
@@ -164,12 +152,7 @@ def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: in
 
 
 def comparison_lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
-    """Return what a comparison found. Nothing in it is called better.
-
-    Args:
-        label: The rates of our trainings.
-        ours: Their test accuracies, one per seed.
-        theirs: The test accuracies of the trainings with one rate, for the same seeds.
+    """Return what a comparison found: one accuracy per seed. Nothing in it is called better.
 
     >>> found = comparison_lines("differential rates", [0.96, 0.95, 0.97], [0.94, 0.96, 0.97])
     >>> print(*found, sep="\\n")

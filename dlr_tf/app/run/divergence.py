@@ -42,10 +42,9 @@ class StopOnDivergence(keras.callbacks.Callback):
 
 
 def check_finite(model: keras.Model) -> None:
-    """Check the weights that are trained, which can be NaN one step before the loss is.
+    """Raise a `DivergedError` if a weight that is trained is not finite.
 
-    Raises:
-        DivergedError: If one of them is NaN or infinite.
+    That can be so one step before the loss is not.
     """
     for variable in model.trainable_variables:
         for part in copies_of(variable):

@@ -14,11 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(KeyboardInterrupt):
-    """The user or the system asked the process to end.
-
-    Args:
-        number: The signal.
-    """
+    """The user or the system asked the process to end, by a signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -67,11 +63,7 @@ class StopRequests:
             self._is_deferred = False
 
     def check(self) -> None:
-        """Raise if a signal was noted.
-
-        Raises:
-            StoppedError: If one was.
-        """
+        """Raise a `StoppedError` if a signal was noted."""
         if self._requested is not None:
             raise StoppedError(self._requested)
 

@@ -11,13 +11,13 @@ import keras
 
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.models import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
+from dlr_tf.app.paths import SETTINGS_FILE
 from dlr_tf.app.results import atomic_write, make_folder, write_text
-from dlr_tf.app.run import checkpoint, settings
+from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Stopwatch
-from dlr_tf.app.run.tasks import Task, optimizer_argument
-from dlr_tf.app.run.training import Files
+from dlr_tf.app.run.tasks import OPTIMIZERS, Task
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_rates
@@ -58,22 +58,22 @@ class Run:
         """Return the file of a checkpoint."""
         return self.checkpoints / f"{name}.npz" if self.checkpoints else None
 
-    def files(self, name: str) -> Files:
-        """Return where the training of this name writes."""
-        return Files(
-            self.checkpoint(name),
-            self.folder / "log.csv" if self.writes and name == TRAINING else None,
-            self.folder / "tensorboard" / name if self.writes and self.config.tensorboard else None,
-        )
+    def log(self, name: str) -> Path | None:
+        """Return the file with one row per epoch of a training, `None` if it has none."""
+        return self.folder / "log.csv" if self.writes and name == TRAINING else None
+
+    def tensorboard(self, name: str) -> list[keras.callbacks.Callback]:
+        """Return the callbacks that write the curves of a training for TensorBoard."""
+        if not (self.writes and self.config.tensorboard):
+            return []
+        folder = self.folder / "tensorboard" / name
+        return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
 
     def start(self) -> Task:
         """Return the task with the weights that every training of the run begins with.
 
         The weights of the head are random, and a pretraining on a GPU gives others each time, so
         they are stored.
-
-        Raises:
-            WriteError: If the operating system refuses.
         """
         path = self.checkpoint("start")
         if path is None:
@@ -91,12 +91,8 @@ class Run:
     def rates(self, name: str, config: RunConfig, ratios: list[float]) -> list[float]:
         """Return the peak rates that a range test chooses for the training of this name.
 
-        They are stored, since on a GPU the choice may differ from one process to the next.
-
-        Args:
-            name: The name of the training.
-            config: What it does.
-            ratios: The ratio of the rate of each group to that of the head.
+        They keep their ratios to that of the head. They are stored, since on a GPU the choice may
+        differ from one process to the next.
 
         Raises:
             UsageError: If no rate can be suggested.
@@ -125,7 +121,7 @@ class Run:
                 head_only=config.trains_head_only,
                 fit={"class_weight": self.task.data.class_weights(config.class_weights)},
                 verbose=1 if on_terminal() else 0,
-                optimizer=optimizer_argument(config),
+                optimizer=OPTIMIZERS[config.optimizer],
             )
         except ValueError as error:
             raise UsageError(
@@ -139,11 +135,7 @@ class Run:
         return all((self.folder / name).exists() for name in (MODEL_FILE, CLASSES_FILE))
 
     def save_model(self, path: Path) -> None:
-        """Write the model, and the names of the classes beside it.
-
-        Raises:
-            WriteError: If the operating system refuses.
-        """
+        """Write the model, and the names of the classes beside it."""
         with atomic_write(path) as file:
             self.task.model.save(file)
         with atomic_write(path.with_name(CLASSES_FILE)) as file:
@@ -153,9 +145,6 @@ class Run:
         """Write the last model of a training that diverged, and return what to tell the user.
 
         It is the model of the last checkpoint, or with `--keep best` the best one in it.
-
-        Raises:
-            WriteError: If the operating system refuses.
         """
         lines = [f"The training diverged: {error}. {self._what_to_try()}"]
         path = self.checkpoint(TRAINING)
@@ -185,11 +174,7 @@ class Run:
         )
 
     def check_not_diverged(self) -> None:
-        """Raise if a run that is resumed has diverged before.
-
-        Raises:
-            CommandError: If it has.
-        """
+        """Raise a `CommandError` if a run that is resumed has diverged before."""
         path = self.checkpoints / _DIVERGED_FILE if self.checkpoints else None
         if path is not None and path.exists():
             raise CommandError(
@@ -204,7 +189,7 @@ class Run:
 
     def how_to_resume(self, when: str) -> str:
         """Say how a run that has ended early is resumed."""
-        if self.checkpoints is None or not (self.folder / settings.FILE).exists():
+        if self.checkpoints is None or not (self.folder / SETTINGS_FILE).exists():
             return "Start the run again."
         return f"{when}: dlr-tf finetune --resume {shlex.quote(str(self.folder))}"
 
@@ -214,6 +199,6 @@ def is_finished(folder: Path) -> bool:
 
     The model is its first one. The checkpoints are removed at the end.
     """
-    has_model = (folder / MODEL_FILE).exists() and (folder / settings.FILE).exists()
+    has_model = (folder / MODEL_FILE).exists() and (folder / SETTINGS_FILE).exists()
     is_complete = (folder / PAGE_FILE).exists() or not (folder / CHECKPOINTS).exists()
     return has_model and is_complete

@@ -45,42 +45,38 @@ class TrainingState:
         """Return the state for JSON."""
         return dataclasses.asdict(self)
 
-    def end_epoch(self, logs: Mapping[str, float]) -> None:
-        """Add the logs of an epoch, and go to the next one."""
+    def end_epoch(self, logs: Mapping[str, float], score: str) -> None:
+        """Add the logs of an epoch, and go to the next one. `score` tells which epoch is best."""
         self.epoch, self.step = self.epoch + 1, 0
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        self.best_epoch = best_epoch(self.history)
+        self.best_epoch = best_epoch(self.history, score)
 
 
-def best_epoch(history: Mapping[str, Sequence[float]]) -> int:
+def best_epoch(history: Mapping[str, Sequence[float]], score: str) -> int:
     """Return the number of the best epoch, from 1.
 
-    The best epoch has the highest validation accuracy; among several, the lowest validation loss;
+    The best epoch has the highest validation score; among several, the lowest validation loss;
     among several again, it is the first. An epoch whose loss is not finite is never better.
 
-    Args:
-        history: The logs of every epoch, with `"val_accuracy"` and `"val_loss"`.
-
-    >>> best_epoch({"val_accuracy": [0.8, 0.9, 0.9, 0.7], "val_loss": [0.1, 0.4, 0.3, 0.2]})
+    >>> history = {"val_accuracy": [0.8, 0.9, 0.9, 0.7], "val_loss": [0.1, 0.4, 0.3, 0.2]}
+    >>> best_epoch(history, "accuracy")
     3
-    >>> best_epoch({"val_accuracy": [0.2, 0.9], "val_loss": [5.0, math.nan]})
+    >>> best_epoch({"val_accuracy": [0.2, 0.9], "val_loss": [5.0, math.nan]}, "accuracy")
     1
     """
 
-    def score(epoch: int) -> tuple[float, float]:
-        accuracy, loss = (history[name][epoch] for name in ("val_accuracy", "val_loss"))
-        return (accuracy, -loss) if math.isfinite(loss) else (-math.inf, -math.inf)
+    def value(epoch: int) -> tuple[float, float]:
+        reached, loss = (history[f"val_{name}"][epoch] for name in (score, "loss"))
+        return (reached, -loss) if math.isfinite(loss) else (-math.inf, -math.inf)
 
-    return 1 + max(range(len(history["val_loss"])), key=score)
+    return 1 + max(range(len(history["val_loss"])), key=value)
 
 
 def log_text(history: Mapping[str, Sequence[float]], *, first: int = 0) -> str:
     r"""Return the rows of `log.csv`. NaN, as the rate of a frozen group, becomes an empty cell.
 
-    Args:
-        history: The logs of every epoch.
-        first: Int from 0: the first epoch to return. Before epoch 0 comes the row of the names.
+    `first` is the first epoch to return, from 0. Before epoch 0 comes the row of the names.
 
     >>> log_text({"loss": [2.0, 0.5], "learning_rate/body": [math.nan, 0.1]})
     'epoch,loss,learning_rate/body\n1,2.0,\n2,0.5,0.1\n'

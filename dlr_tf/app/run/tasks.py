@@ -13,10 +13,10 @@ import keras
 from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
-from dlr_tf.app.arguments import MODEL_DEFAULTS, parse_augmentations
 from dlr_tf.app.config import TaskConfig
+from dlr_tf.app.results import OneClass
+from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.terminal import print_stderr
-from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.inner_optimizers import optimizer_from
@@ -46,7 +46,8 @@ class Task:
 
     Args:
         data: The images.
-        model: The classifier, not compiled.
+        target: What the model is trained for.
+        model: The model, compiled with the loss and the metrics of the target.
         groups: Its groups. The last one is the head, alone.
         rates: The peak rate of each group. `None`: a range test chooses them.
         source: The options `model`, `weights` and `image_size`, with what they stand for where they
@@ -56,6 +57,7 @@ class Task:
     """
 
     data: image_data.ImageData
+    target: OneClass
     model: keras.Model
     groups: Sequence[LayerGroup]
     rates: list[float] | None
@@ -68,12 +70,8 @@ class Task:
         return relative_rates(len(self.groups))
 
 
-def load_task(config: TaskConfig, *, verbose: bool = False) -> Task:
+def load_task(config: TaskConfig) -> Task:
     """Read the images, build the model, and split it into groups with their rates.
-
-    Args:
-        config: What to load.
-        verbose: Whether to show the pretraining of the embedded network. Defaults to `False`.
 
     Raises:
         ValueError: If the images, the model, the groups or the rates are not usable.
@@ -83,38 +81,40 @@ def load_task(config: TaskConfig, *, verbose: bool = False) -> Task:
     boundaries = config.boundaries.split(",") if config.boundaries else None
     rates = parse_rates(config.learning_rate)
     if config.data is None:
-        return _digits_task(config, boundaries, rates, verbose)
-    return _image_task(config, config.data, boundaries, rates)
+        task = _digits_task(config, boundaries, rates)
+    else:
+        task = _image_task(config, config.data, boundaries, rates)
+    task.model.compile(loss=task.target.loss, metrics=[*task.target.metrics])
+    return task
 
 
-def _digits_task(
-    config: TaskConfig, boundaries: list[str] | None, rates: Any, verbose: bool
-) -> Task:
+def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -> Task:
     pretraining, data = image_data.load_digits(
         batch_size=config.batch_size,
         seed=config.seed,
         validation_fraction=config.validation_fraction,
     )
+
+    def split(backbone: keras.Model, **options: Any) -> tuple[keras.Model, Any, Any]:
+        model = models.classifier(backbone, len(data.class_names))
+        groups = split_task(model, config.groups, boundaries, shown_by="dlr-tf layers", **options)
+        return model, groups, rates_of_groups(rates, groups)
+
     # The groups of a network that is not pretrained yet are the same, and so are the mistakes.
-    untrained = models.classifier(models.digits_backbone(), len(data.class_names))
-    groups, _ = groups_with_head(untrained, config.groups, boundaries, shown_by="dlr-tf layers")
-    rates_of_groups(rates, groups)
+    split(models.digits_backbone(), quiet=True)
     keras.utils.set_random_seed(config.seed)
     print_stderr(f"pretraining on {pretraining.name}")
-    with Progress() as progress:
-        backbone, accuracy = models.pretrain_on_digits(
-            pretraining, callbacks=[progress] if verbose else [], verbose=0
-        )
+    backbone, accuracy = pretrain_on_digits(pretraining, verbose=0)
     print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
-    model = models.classifier(backbone, len(data.class_names))
-    groups = split_task(model, config.groups, boundaries, shown_by="dlr-tf layers")
+    model, groups, group_rates = split(backbone)
     _say_what_was_found(data)
-    return Task(data, model, groups, rates_of_groups(rates, groups), pretraining_accuracy=accuracy)
+    target = OneClass(data.class_names)
+    return Task(data, target, model, groups, group_rates, pretraining_accuracy=accuracy)
 
 
 def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, rates: Any) -> Task:
     source = models.open_source(
-        config.model or str(MODEL_DEFAULTS["model"]),
+        str(config.model),
         weights=config.weights,
         image_size=config.image_size,
         keep_head=config.keep_head,
@@ -133,7 +133,7 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
         batch_size=config.batch_size,
         seed=config.seed,
         validation_fraction=config.validation_fraction,
-        augmentations=parse_augmentations(config.augment),
+        augmentations=config.augmentations,
     )
     _say_what_was_found(data)
     resolved = {
@@ -141,7 +141,7 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
         "weights": source.weights,
         "image_size": source.image_size,
     }
-    return Task(data, model, groups, group_rates, resolved)
+    return Task(data, OneClass(data.class_names), model, groups, group_rates, resolved)
 
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
@@ -149,8 +149,7 @@ def _say_what_was_found(data: image_data.ImageData) -> None:
     parts = {"training": data.train_images, "validation": validation, "test": data.test_images}
     images = ", ".join(f"{count} {part} images" for part, count in parts.items() if count)
     print_stderr(f"{data.name}: {images}, {len(data.class_names)} classes")
-    for line in image_data.class_table(data.class_names, data.class_counts):
-        print_stderr(line)
+    print_stderr(image_data.class_table(data.class_names, data.class_counts))
 
 
 def layers_command(model: str, image_size: int | None, keep_head: bool) -> str:
@@ -170,8 +169,12 @@ def split_task(
     boundaries: Sequence[str] | None = None,
     *,
     shown_by: str = "",
+    quiet: bool = False,
 ) -> Sequence[LayerGroup]:
     """Split a classifier into groups, with the head in a group of its own.
+
+    Where the last group would hold more than the head, there is one group more, and a line on
+    stderr says so, unless it should be quiet.
 
     Args:
         model: A classifier with one output.
@@ -180,27 +183,9 @@ def split_task(
         boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
         shown_by: The command that lists the layers, to be named in an error. Defaults to none.
 
-    Returns:
-        The groups, one more than asked for where the last one held more than the head. A line on
-        stderr says so.
-
     Raises:
         ValueError: If the model cannot be split like this.
     """
-    groups, note = groups_with_head(model, n_groups, boundaries, shown_by=shown_by)
-    if note:
-        print_stderr(note)
-    return groups
-
-
-def groups_with_head(
-    model: keras.Model,
-    n_groups: int | None,
-    boundaries: Sequence[str] | None = None,
-    *,
-    shown_by: str = "",
-) -> tuple[Sequence[LayerGroup], str]:
-    """Return the groups of `split_task`, and a note if there is one more than asked for."""
     try:
         if boundaries is not None:
             groups = split_layers(model, boundaries)
@@ -218,13 +203,15 @@ def groups_with_head(
     last = len(groups) - 1
     trained = {v.path for v in assign_variables(model, groups) if v.group == last}
     if all(path.startswith(f"{head}/") for path in trained):
-        return groups, ""
+        return groups
     groups = split_layers(model, [*(boundaries or ()), head])
     names = some_of([group.name for group in groups])
-    return groups, (
-        f"the head, layer {head!r}, becomes a group of its own, which makes "
-        f"{len(groups)} groups: {names}"
-    )
+    if not quiet:
+        print_stderr(
+            f"the head, layer {head!r}, becomes a group of its own, which makes "
+            f"{len(groups)} groups: {names}"
+        )
+    return groups
 
 
 def _default_split(model: keras.Model) -> tuple[LayerGroup, ...]:
@@ -274,11 +261,7 @@ def parse_rates(text: str) -> Any:
 
 
 def rates_of_groups(rates: Any, groups: Sequence[LayerGroup]) -> list[float] | None:
-    """Return the peak rate of each group; `None` for `"auto"`.
-
-    Args:
-        rates: What `parse_rates` returns.
-        groups: The groups.
+    """Return the peak rate of each group for what `parse_rates` returns; `None` for `"auto"`.
 
     Raises:
         ValueError: If a list has not one rate per group.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,34 +21,16 @@ from dlr_tf.app.run.callbacks import (
     EpochState,
 )
 from dlr_tf.app.run.divergence import StopOnDivergence
-from dlr_tf.app.run.interrupts import StopRequests
+from dlr_tf.app.run.run import TRAINING, Run
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import History, TrainingState, log_text
 from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
-from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
-from dlr_tf.training.named_schedules import make_schedule
-from dlr_tf.training.training_data import steps_in_epoch
-
-
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Where one training writes.
-
-    Args:
-        checkpoint: The file of its last checkpoint. Defaults to `None`: no checkpoints.
-        log: The CSV file with one row per epoch. Defaults to `None`: none.
-        tensorboard: The folder for TensorBoard. Defaults to `None`: none.
-    """
-
-    checkpoint: Path | None = None
-    log: Path | None = None
-    tensorboard: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +39,17 @@ class Result:
 
     Args:
         history: The logs of every epoch.
-        accuracy: Accuracy on the test images.
+        score: The score of the target on the test images.
         loss: Loss on the test images.
         kept_epoch: Int from 1: the epoch after which the model is as it is kept.
-        seconds: Duration of the training, over all its processes.
-        earlier_seconds: The part of it that belongs to earlier processes.
+        earlier_seconds: The time of the training in earlier processes.
         steps: The rates of every step: `LearningRateLogger.history`.
     """
 
     history: History
-    accuracy: float
+    score: float
     loss: float
     kept_epoch: int
-    seconds: Seconds = dataclasses.field(default_factory=Seconds)
     earlier_seconds: Seconds = dataclasses.field(default_factory=Seconds)
     steps: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
 
@@ -81,9 +60,9 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
     Raises:
         ValueError: If the options do not fit each other.
     """
-    return make_schedule(
+    return fine_tuning.make_schedule(
         config.schedule,
-        steps_per_epoch=steps_in_epoch(task.data.train),
+        steps_per_epoch=task.data.steps_per_epoch,
         epochs=config.epochs,
         cycle_epochs=config.cycle_epochs,
         t_mul=config.t_mul,
@@ -92,26 +71,21 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
 
 
 def train(
+    run: Run,
+    name: str,
     config: RunConfig,
-    task: Task,
     rates: Sequence[float],
-    files: Files,
-    stop: StopRequests,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    *,
-    show_epochs: bool = True,
 ) -> Result:
-    """Train a model, or resume its training, and test it.
+    """Train the model of a run, or resume its training, and test it.
 
     Args:
+        run: The run, whose model has the weights that the training begins with.
+        name: The name of the training. If it has a checkpoint, the training resumes there.
         config: What to do.
-        task: The data and the model, with the weights that the training begins with.
         rates: The peak rate of each group.
-        files: Where to write. If the checkpoint exists, the training resumes there.
-        stop: Tells when the process has to end.
         callbacks: More callbacks for `fit`, which see the model as it was resumed. Defaults to
             none.
-        show_epochs: Whether to print a line for each epoch. Defaults to `True`.
 
     Returns:
         The result. The model is the last one, or with `--keep best` the one of the best epoch.
@@ -122,28 +96,26 @@ def train(
         CheckpointError: If the checkpoint cannot be read or does not fit.
         WriteError: If a file cannot be written.
     """
-    model, data = task.model, task.data
+    task, model, data = run.task, run.task.model, run.task.data
     keras.utils.set_random_seed(config.seed)
-    stored = None if files.checkpoint is None else checkpoint.read_checkpoint(files.checkpoint)
+    path, log, shown = run.checkpoint(name), run.log(name), name == TRAINING
+    stored = None if path is None else checkpoint.read_checkpoint(path)
     arrays, record = stored or ({}, {})
     state = TrainingState.of(record)
-    earlier_seconds = state.seconds
-    if files.log is not None:
-        write_text(files.log, log_text(state.history))
-    steps = steps_in_epoch(data.train)
+    earlier_seconds, steps = state.seconds, data.steps_per_epoch
+    if log is not None:
+        write_text(log, log_text(state.history))
     logger = LearningRateLogger()
     best = BestWeights(state, checkpoint.arrays_under("best", arrays))
     writer = CheckpointCallback(
-        files.checkpoint,
+        path,
         state,
         arrays,
+        config=config,
         logger=logger,
         best=best if config.keep == "best" else None,
-        stop=stop,
-        steps=steps,
-        epochs=config.epochs,
-        every=config.checkpoint_every,
-        batch=data.train.element_spec,
+        stop=run.stop,
+        data=data,
     )
     del stored, arrays  # they would stay in memory for the whole training
     if state.is_finished:
@@ -155,17 +127,17 @@ def train(
         if state.epoch or state.step:
             within = f", step {state.step + 1} of {steps}" if state.step else ""
             print_stderr(f"resuming at epoch {state.epoch + 1} of {config.epochs}{within}")
-        if show_epochs and data.validation is data.test:
+        if shown and data.validation is data.test:
             print_stderr("val_loss and val_acc are those of the test images")
-        progress = Progress(config.epochs, first_step=state.step, lines=show_epochs)
+        progress = Progress(config.epochs, first_step=state.step, lines=shown)
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.
-        own = [logger, StopOnDivergence(), *_tensorboard(files.tensorboard), progress]
-        own += [CutEpoch(state, steps), EpochState(state)]
+        own = [logger, StopOnDivergence(), *run.tensorboard(name), progress]
+        own += [CutEpoch(state, steps), EpochState(state, task.target.score)]
         own += [EarlyStop(state, config.patience)] if config.patience is not None else []
         own += [best] if config.keep == "best" else []
-        own += [EpochLog(files.log, state)] if files.log is not None else []
-        with progress, stop.deferred(), warnings.catch_warnings():
+        own += [EpochLog(log, state)] if log is not None else []
+        with progress, run.stop.deferred(), warnings.catch_warnings():
             if state.epoch:
                 # `fine_tune` takes the epochs that are left for the whole training.
                 warnings.filterwarnings("ignore", message="The training ends at step")
@@ -186,7 +158,7 @@ def train(
                 callbacks=[*own, writer, *callbacks],
                 verbose=0,
             )
-        stop.check()
+        run.stop.check()
     if state.epoch < config.epochs:
         print_stderr(
             f"stopped after epoch {state.epoch}: the best one was epoch {state.best_epoch}"
@@ -197,29 +169,25 @@ def train(
         kept_epoch = state.best_epoch
         if kept_epoch < state.epoch:
             print_stderr(f"the model of epoch {kept_epoch} is kept")
-    accuracy, loss = _test_scores(task, state.history, kept_epoch)
+    names = (task.target.score, "loss")
+    scores = {name: state.history[f"val_{name}"][kept_epoch - 1] for name in names}
+    if data.validation is not data.test:
+        with distributed_fit(model, data.test.element_spec):
+            scores = model.evaluate(data.test, verbose=0, return_dict=True)
     return Result(
-        state.history, accuracy, loss, kept_epoch, state.seconds, earlier_seconds, logger.history
+        state.history,
+        scores[task.target.score],
+        scores["loss"],
+        kept_epoch,
+        earlier_seconds,
+        logger.history,
     )
-
-
-def _test_scores(
-    task: Task, history: Mapping[str, Sequence[float]], epoch: int
-) -> tuple[float, float]:
-    """Return accuracy and loss on the test images of the model after an epoch, from 1."""
-    names = ("accuracy", "loss")
-    if task.data.validation is task.data.test:
-        accuracy, loss = (history[f"val_{name}"][epoch - 1] for name in names)
-        return accuracy, loss
-    with distributed_fit(task.model, task.data.test.element_spec):
-        scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
-    return scores["accuracy"], scores["loss"]
 
 
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     """Leave the model as `fine_tune` does, without a training."""
     schedule = schedule_of(config, task)
-    compile_groups(
+    fine_tuning.compile_groups(
         task.model,
         task.groups,
         [schedule(rate) for rate in rates],
@@ -228,9 +196,3 @@ def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     )
     set_batch_norm(task.model, config.batch_norm)
     freeze_to(task.model, task.groups, 0)
-
-
-def _tensorboard(folder: Path | None) -> list[keras.callbacks.Callback]:
-    if folder is None:
-        return []
-    return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]

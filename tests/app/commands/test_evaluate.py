@@ -25,7 +25,6 @@ from dlr_tf.app import data as image_data
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands import evaluate
 from dlr_tf.app.commands.evaluate import new_folder
-from dlr_tf.app.config import config_of
 from dlr_tf.app.models import write_class_names
 from dlr_tf.app.results import Evaluation
 from dlr_tf.app.results import files as output
@@ -287,10 +286,10 @@ def test_a_full_disk(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output.os, "fsync", full)
-    args = parse_arguments(["evaluate", "run", "photos", "--output", "some/where"])
+    config = parse_arguments(["evaluate", "run", "photos", "--output", "some/where"])
     message = "where/evaluation.json' could not be written: No space left on device"
     with pytest.raises(output.WriteError, match=message):
-        evaluate.run(config_of(args))
+        evaluate.run(config)
     assert capsys.readouterr().out.startswith("accuracy on photos: 7 of 8, 0.875\nclass ")
     assert list(Path("some/where").iterdir()) == []
 

@@ -16,8 +16,8 @@ from test_predict import brightness_model
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export
-from dlr_tf.app.commands.export import ExportError, example_images
-from dlr_tf.app.models import FORMATS, Format
+from dlr_tf.app.commands.export import ExportError
+from dlr_tf.app.models import FORMATS, Format, example_images
 
 
 @pytest.fixture

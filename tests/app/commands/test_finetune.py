@@ -24,12 +24,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from dlr_tf import MultiGroupOptimizer
-from dlr_tf.app import cli, models
+from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.finetune import describe_rates
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import digits, image_files
-from dlr_tf.app.run import comparison_lines
+from dlr_tf.app.run import comparison_lines, tasks
 from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning
@@ -70,7 +70,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        patch.setattr(models, "pretrain_on_digits", pretrain_nothing)
+        patch.setattr(tasks, "pretrain_on_digits", pretrain_nothing)
         assert cli.main(["finetune", *arguments, "--output", str(output)]) == 0
     return Run(output, out.getvalue(), err.getvalue())
 
@@ -212,7 +212,7 @@ def test_frozen_epochs_train_only_the_head_if_the_last_boundary_stands_before_it
         initial.extend(backbone.get_weights())
         return backbone, accuracy
 
-    monkeypatch.setattr(models, "pretrain_on_digits", pretrain)
+    monkeypatch.setattr(tasks, "pretrain_on_digits", pretrain)
     Path("out").mkdir()  # an empty folder may be used
     arguments = ["--epochs", "1", "--frozen-epochs", "1", "--boundaries", "late"]
     arguments += ["--learning-rate", "0.01,0.02,0.1"]

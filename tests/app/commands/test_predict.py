@@ -23,7 +23,8 @@ from app_helpers import write_images
 
 from dlr_tf.app import cli
 from dlr_tf.app.data import list_images
-from dlr_tf.app.models import Classifier, classifier, predictions, write_class_names
+from dlr_tf.app.models import classifier, write_class_names
+from dlr_tf.app.run import Classifier, predictions
 
 NAMES = ["dark", "middle", "bright"]
 

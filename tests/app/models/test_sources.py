@@ -318,12 +318,6 @@ def test_one_unit_for_two_classes_is_kept(kind: str) -> None:
         assert models.head_paths(built) == ["net/old_head"]
 
 
-def test_one_unit_of_a_sequential_model_is_kept() -> None:
-    model = keras.Sequential([*body(), POOL(), dense("sigmoid", units=1)])
-    write_class_names(Path("classes.json"), ["no", "yes"])
-    assert opened(model, keep_head=True).build(["no", "yes"]).output_shape == (None, 2)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -389,17 +383,8 @@ def test_only_keras_files_are_models() -> None:
 def test_weights_that_are_not_numbers() -> None:
     model = functional([*body(), POOL(), dense()])
     model.get_layer("old_head").bias.assign(np.full(5, np.nan))
-    with pytest.raises(ValueError, match=r"'net\.keras' holds weights that are NaN or infinite: "):
+    with pytest.raises(ValueError, match=r"'net\.keras' holds weights that are NaN: .* diverged"):
         opened(model)
-
-
-def test_infinite_weights_are_refused_where_they_are_trained() -> None:
-    model = functional([*body(), POOL(), dense()])
-    model.get_layer("old_head").bias.assign(np.full(5, -np.inf))
-    with pytest.raises(ValueError, match=r"holds weights that are NaN or infinite: .* diverged"):
-        opened(model)
-    model.get_layer("old_head").trainable = False  # as the mask of an attention layer
-    opened(model)
 
 
 def test_a_kept_head_of_raw_logits_gets_a_softmax() -> None:
@@ -447,12 +432,8 @@ def several_inputs() -> keras.Model:
     ("model", "arguments", "message"),
     [
         (several_outputs, {}, "should have one output. Received: 2 outputs"),
-        (several_inputs, {}, "should take RGB images, .* Received: input shape "),
-        (
-            lambda: functional(body(channels=1)),
-            {},
-            r"keras.Input.* input shape \(None, .*, 1\)",
-        ),
+        (several_inputs, {}, "'net.keras' should take images, .* Received: input shape"),
+        (lambda: functional(body(channels=1)), {}, "Received: images with 1 channels"),
         (lambda: functional(body(size=None)), {}, "images of any size. Give --image-size"),
         (lambda: functional(body()), {"weights": "none"}, "--weights is not for a .keras file"),
         (lambda: functional(body()), {"keep_head": True}, "has no head to keep"),
@@ -490,7 +471,7 @@ def test_a_size_for_a_model_that_takes_any() -> None:
 
 def test_files_that_cannot_be_loaded() -> None:
     Path("net.keras").write_bytes(b"not a zip")
-    with pytest.raises(ValueError, match="cannot be loaded: .* a damaged file or another format"):
+    with pytest.raises(ValueError, match="'net.keras' cannot be loaded: expected a .keras file of"):
         models.open_source("net.keras")
     functional([*body(), POOL(), dense()]).save("net.keras")
     content = bytearray(Path("net.keras").read_bytes())

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from dlr_tf.app.results import ConfidentError, Evaluation, evaluate_batches
+from dlr_tf.app.results.evaluation import ConfidentError, Evaluation
 
 
 def test_scores_are_shares_of_what_is_counted() -> None:
@@ -62,8 +62,14 @@ def test_the_most_confident_errors_come_first() -> None:
     assert found.most_confident_errors(0) == []
 
 
-def test_batches_are_read_once_and_keep_their_order() -> None:
-    batches = iter([(np.eye(2), np.array([0, 1])), (np.eye(2)[:1], np.array([1]))])
-    found = evaluate_batches(lambda images: images, batches, ["a", "b"], ["x", "y", "z"])
-    assert found.labels.tolist() == [0, 1, 1]
-    assert [error.name for error in found.most_confident_errors()] == ["z"]
+def test_what_is_printed_and_stored() -> None:
+    found = Evaluation(("a", "b"), np.array([1, 0]), np.eye(2)[[0, 0]], ["x.png", "y.png"])
+    lines = found.text().splitlines()
+    assert lines[1].split() == ["a", "0.500", "1.000", "0.667", "1"]
+    assert lines[2].split() == ["b", "-", "0.000", "0.000", "1"]
+    assert lines[-1].split() == ["x.png", "b", "a", "1.000"]
+    stored = found.as_dict()
+    assert (stored["n_correct"], stored["count"], stored["accuracy"]) == (1, 2, 0.5)
+    assert stored["confusion_matrix"] == [[1, 0], [1, 0]]
+    assert [score["name"] for score in stored["classes"]] == ["a", "b"]
+    assert [error["name"] for error in stored["most_confident_errors"]] == ["x.png"]

@@ -1,4 +1,4 @@
-"""The embedded network."""
+"""The pretraining of the embedded network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from dlr_tf.app.data import load_digits
-from dlr_tf.app.models import pretrain_on_digits
+from dlr_tf.app.run import pretrain_on_digits
 
 
 def test_pretraining_gives_a_network_without_its_classifier() -> None:

@@ -13,7 +13,7 @@ import pytest
 from dlr_tf import LayerGroup
 from dlr_tf.app import data, models
 from dlr_tf.app.arguments import parse_arguments
-from dlr_tf.app.config import config_of
+from dlr_tf.app.run import tasks
 from dlr_tf.app.run.tasks import load_task, parse_rates, rates_of_groups, split_task
 
 
@@ -131,14 +131,14 @@ def test_a_mistake_is_found_before_the_pretraining(monkeypatch: pytest.MonkeyPat
     def pretrain(*_: object, **__: object) -> None:
         raise AssertionError("pretrained")
 
-    monkeypatch.setattr(models, "pretrain_on_digits", pretrain)
+    monkeypatch.setattr(tasks, "pretrain_on_digits", pretrain)
     for options, message in (
         (["--learning-rate", "1,2"], "There are 3 groups"),
         (["--boundaries", "conv"], "Did you mean 'conv_"),
         (["--groups", "99"], "can be cut into at most"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_task(config_of(parse_arguments(["finetune", *options])).run)
+            load_task(parse_arguments(["finetune", *options]))
 
 
 def test_a_list_of_rates_has_one_per_group() -> None:
@@ -178,7 +178,7 @@ def test_mistakes_are_found_before_images_are_read(
     image_folder("images")
     argv = ["finetune", "images", "--weights", "none", "--image-size", "16", *options]
     with pytest.raises(ValueError, match=message):
-        load_task(config_of(parse_arguments(argv)).run)
+        load_task(parse_arguments(argv))
 
 
 def test_a_folder_with_an_application(
@@ -188,7 +188,7 @@ def test_a_folder_with_an_application(
 ) -> None:
     image_folder("images")
     argv = ["find-lr", "images", "--weights", "none", "--seed", "3"]
-    task = load_task(config_of(parse_arguments(argv)))
+    task = load_task(parse_arguments(argv))
     # The size that the model was made for.
     assert task.source == {"model": "MobileNetV2", "weights": "none", "image_size": 224}
     assert task.data.image_shape == (224, 224, 3)
@@ -214,9 +214,9 @@ def test_options_for_images_reach_the_data(
     (image_folder("images") / "class_0" / "000.png").write_bytes(b"")
     argv = ["finetune", "images", "--weights", "none", "--image-size", "16"]
     with pytest.raises(ValueError, match=r"1 file of the data 'images' cannot be read, for the"):
-        load_task(config_of(parse_arguments(argv)).run)
-    assert "images/class_0/000.png: it is empty\n" in capsys.readouterr().err
-    config = config_of(parse_arguments([*argv, "--skip-broken", "--augment", "colour"])).run
+        load_task(parse_arguments(argv))
+    assert "images/class_0/000.png: it is empty, no image" in capsys.readouterr().err
+    config = parse_arguments([*argv, "--skip-broken", "--augment", "colour"])
     config = dataclasses.replace(config, validation_fraction=0.25)
     changed = load_task(config).data
     err = capsys.readouterr().err

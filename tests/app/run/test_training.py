@@ -23,10 +23,10 @@ pytest.importorskip("sklearn")
 
 from app_helpers import FILES, everything_below
 
-from dlr_tf.app import cli, models
+from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.data import digits
-from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run import checkpoint, tasks
 from dlr_tf.app.run.state import best_epoch, log_text
 from tests.scripts import kill_and_resume
 
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
     output = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "pretrain_on_digits", pretrain_nothing)
+        patch.setattr(tasks, "pretrain_on_digits", pretrain_nothing)
         assert cli.main([*QUICK, "--output", str(output)]) == 0
     return results(output)
 
@@ -306,7 +306,7 @@ def test_a_full_disk(
     out, err = capsys.readouterr()
     assert out == ""  # the model is the first result
     assert err.splitlines()[-1] == (
-        "dlr-tf: error: The file 'out/model.keras' could not be written: No space left on device. "
+        "dlr-tf: error: 'out/model.keras' could not be written: No space left on device. "
         "When that is corrected, resume with: dlr-tf finetune --resume out"
     )
     names = {path.name for path in Path("out").iterdir()}
@@ -419,8 +419,8 @@ def test_tensorboard(quick_digits: None) -> None:
 
 def test_the_best_epoch() -> None:
     accuracy, loss = [0.5, 0.9, 0.9, 0.9], [1.0, 0.4, 0.3, 0.3]
-    assert best_epoch({"val_accuracy": accuracy, "val_loss": loss}) == 3
-    assert best_epoch({"val_accuracy": [0.9, 0.9], "val_loss": [math.nan, 5.0]}) == 2
+    assert best_epoch({"val_accuracy": accuracy, "val_loss": loss}, "accuracy") == 3
+    assert best_epoch({"val_accuracy": [0.9, 0.9], "val_loss": [math.nan, 5.0]}, "accuracy") == 2
 
 
 def test_the_log() -> None:

@@ -12,20 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.data import read_image
-from dlr_tf.app.models.inputs import example_images, image_shape
-from dlr_tf.app.models.outputs import to_probabilities
+from dlr_tf.app.data import ImageData, read_image, resize
+from dlr_tf.app.models import example_images, image_shape, to_probabilities
+from dlr_tf.app.results import Evaluation
 from dlr_tf.app.terminal import one_line
 
 
 class Prediction(NamedTuple):
-    """What a model says of an image.
-
-    Args:
-        path: The image.
-        probabilities: One per class; `None` if the image cannot be read.
-        error: Why it cannot be read; else empty.
-    """
+    """What a model says of an image file: one probability per class, or why it cannot be read."""
 
     path: str
     probabilities: np.ndarray | None
@@ -43,15 +37,9 @@ class Classifier:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        shape = image_shape(model)
-        if shape is None:
-            raise ValueError(
-                "The model should take images, of shape (batch, height, width, channels). "
-                f"Received: input shape {getattr(model, 'input_shape', None)}"
-            )
-        height, width, self.channels = shape
+        height, width, self.channels = image_shape(model)
         self.size = None if height is None or width is None else (height, width)
-        probabilities = to_probabilities(model, "The model", example_images(model))
+        probabilities = to_probabilities(model, "The model", example_images(model)[0])
 
         @tf.function(reduce_retracing=True)
         def predict(batch: tf.Tensor) -> tf.Tensor:
@@ -63,12 +51,6 @@ class Classifier:
     def read(self, path: str) -> np.ndarray:
         """Read an image, and resize it as the training does.
 
-        Args:
-            path: The file.
-
-        Returns:
-            float32 array of shape `(height, width, channels)`, with values from 0 to 255.
-
         Raises:
             ValueError: If it cannot be read.
         """
@@ -79,16 +61,36 @@ class Classifier:
         return self._predict(tf.convert_to_tensor(batch)).numpy()
 
 
+def evaluate_data(
+    classify: Classifier, data: ImageData, class_names: tuple[str, ...]
+) -> Evaluation:
+    """Return the scores on the images to test on, in one pass.
+
+    Args:
+        classify: The model.
+        data: The images. A class of them that has no images may be unknown to the model.
+        class_names: The classes of the model.
+    """
+    labels, probabilities = [], []
+    for images, some_labels in data.test:
+        labels.append(np.asarray(some_labels, int))
+        probabilities.append(classify(resize(images, channels=classify.channels)))
+    known = {name: number for number, name in enumerate(class_names)}
+    numbers = np.array([known.get(name, -1) for name in data.class_names])
+    return Evaluation(
+        class_names,
+        numbers[np.concatenate(labels)],
+        np.concatenate(probabilities),
+        data.test_names,
+    )
+
+
 def predictions(
     classify: Classifier, paths: Iterable[str], *, batch_size: int = 32
 ) -> Iterator[Prediction]:
     """Classify image files, in order. Only two batches of images are held in memory.
 
-    Args:
-        classify: The model.
-        paths: The files.
-        batch_size: Images in a batch. Defaults to 32. A model without a size of its own gets images
-            one by one.
+    A model without a size of its own gets images one by one.
     """
     size = batch_size if classify.size is not None else 1
 
