@@ -23,7 +23,7 @@ from dlr_tf.app.results import (
     versions,
     write_report,
 )
-from dlr_tf.app.run import Classifier, check_same_data, evaluate_data, predictions, run_settings
+from dlr_tf.app.run import Classifier, check_same_data, evaluate_data, predict_files, run_settings
 from dlr_tf.app.terminal import (
     messages_to_stderr,
     print_stderr,
@@ -210,7 +210,7 @@ def evaluate_files(
     numbers = {name: number for number, name in enumerate(class_names)}
     names, labels, rows, unreadable = [], [], [], []
     for label, prediction in zip(
-        found.labels, predictions(classify, paths, batch_size=batch_size), strict=True
+        found.labels, predict_files(classify, paths, batch_size=batch_size), strict=True
     ):
         if prediction.probabilities is None:
             print_stderr(prediction.error)

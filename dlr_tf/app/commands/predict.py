@@ -14,7 +14,7 @@ import numpy as np
 from dlr_tf.app.config import PredictConfig
 from dlr_tf.app.data import ENDINGS, list_images, require_pillow
 from dlr_tf.app.models import load_trained
-from dlr_tf.app.run import Classifier, Prediction, predictions
+from dlr_tf.app.run import Classifier, Prediction, predict_files
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
 # Wider paths do not move the columns.
@@ -45,7 +45,7 @@ def run(config: PredictConfig) -> int:
                 f"{', '.join(ENDINGS)}."
             )
     everything = itertools.chain([first], paths)
-    predicted = _Predicted(predictions(classify, everything, batch_size=config.batch_size))
+    predicted = _Predicted(predict_files(classify, everything, batch_size=config.batch_size))
     write = _write_csv if config.csv else _write_json if config.json else _write_text
     top = min(config.top, len(trained.class_names))
     write(predicted, trained.class_names, top)

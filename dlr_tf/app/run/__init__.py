@@ -8,7 +8,7 @@ from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
 from dlr_tf.app.run.comparison import Comparison, compare, comparison_lines, start_with_seed
 from dlr_tf.app.run.divergence import DivergedError, steps_made
 from dlr_tf.app.run.interrupts import StoppedError, StopRequests
-from dlr_tf.app.run.predictions import Classifier, Prediction, evaluate_data, predictions
+from dlr_tf.app.run.predictions import Classifier, Prediction, evaluate_data, predict_files
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
@@ -48,7 +48,7 @@ __all__ = [
     "model_arrays",
     "optimizer_argument",
     "parse_rates",
-    "predictions",
+    "predict_files",
     "pretrain_on_digits",
     "read_settings",
     "resumed_config",

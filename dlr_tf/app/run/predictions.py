@@ -85,7 +85,7 @@ def evaluate_data(
     )
 
 
-def predictions(
+def predict_files(
     classify: Classifier, paths: Iterable[str], *, batch_size: int = 32
 ) -> Iterator[Prediction]:
     """Classify image files, in order. Only two batches of images are held in memory.

@@ -24,7 +24,7 @@ from app_helpers import write_images
 from dlr_tf.app import cli
 from dlr_tf.app.data import list_images
 from dlr_tf.app.models import classifier, write_class_names
-from dlr_tf.app.run import Classifier, predictions
+from dlr_tf.app.run import Classifier, predict_files
 
 NAMES = ["dark", "middle", "bright"]
 
@@ -142,7 +142,7 @@ def test_predictions_are_those_of_the_model_on_the_raw_image() -> None:
     model = brightness_model()
     pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
     Path("a.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    (found,) = predictions(Classifier(model), ["a.png"])
+    (found,) = predict_files(Classifier(model), ["a.png"])
     expected = model(pixels[np.newaxis].astype("float32"), training=False)[0]
     np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6, atol=1e-7)
 
@@ -296,7 +296,7 @@ def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
         return np.full((4, 4, 3), int(path) % 256, np.uint8)
 
     monkeypatch.setattr(sys.modules[Classifier.__module__], "read_image", read)
-    found = predictions(Classifier(brightness_model()), paths(), batch_size=8)
+    found = predict_files(Classifier(brightness_model()), paths(), batch_size=8)
     names = [next(found).path for _ in range(24)]
     assert names == [str(number) for number in range(24)]
     assert taken <= 24 + 2 * 8
