@@ -1,4 +1,7 @@
-"""The seconds before a command begins: TensorFlow is loaded quietly, and Ctrl-C stops at once."""
+"""The seconds before a command begins: TensorFlow is loaded quietly, and Ctrl-C stops at once.
+
+What this module imports is loaded before Ctrl-C is handled, so it is little.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ import importlib
 import os
 import signal
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -22,9 +23,6 @@ def stop_at_once() -> Iterator[None]:
     `KeyboardInterrupt` is not enough: it can arrive inside an import, which may catch it or turn it
     into another error.
     """
-    if threading.current_thread() is not threading.main_thread():  # no signals can be handled
-        yield
-        return
     terminal = os.dup(_STDERR)  # where the line is shown, also while stderr is redirected
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -32,66 +30,44 @@ def stop_at_once() -> Iterator[None]:
             os.write(terminal, b"dlr-tf: stopped\n")
         os._exit(128 + number)
 
-    before = signal.signal(signal.SIGINT, stop)
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not in the main thread, which alone handles signals
+        before = None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
         os.close(terminal)
 
 
 def load_tensorflow(*, verbose: bool) -> None:
-    """Import TensorFlow without the lines that it prints about the machine.
+    """Import TensorFlow, without the lines that it prints about the machine if not verbose.
 
     Its C++ code writes them to the file descriptor of stderr before any setting of TensorFlow is
     read. If the import fails, they are shown.
-
-    Args:
-        verbose: Whether to show them in any case.
     """
     if "tensorflow" in sys.modules:
         return
     if verbose:
         importlib.import_module("tensorflow")
         return
+    import tempfile
+
     # What it prints later: only errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with stderr_in_file() as hidden:
+    stderr = os.dup(_STDERR)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), _STDERR)
         try:
             tensorflow = importlib.import_module("tensorflow")
             tensorflow.config.list_physical_devices()  # loads the drivers, which print lines too
             importlib.import_module("keras")
         except BaseException:
-            hidden.show()
+            hidden.seek(0)
+            os.write(stderr, hidden.read())
             raise
-
-
-class _Hidden:
-    """The lines that were hidden."""
-
-    def __init__(self, file: int, stderr: int) -> None:
-        self._file = file
-        self._stderr = stderr
-
-    def show(self) -> None:
-        """Write the lines to stderr."""
-        os.lseek(self._file, 0, os.SEEK_SET)
-        while chunk := os.read(self._file, 2**16):
-            os.write(self._stderr, chunk)
-
-
-@contextlib.contextmanager
-def stderr_in_file() -> Iterator[_Hidden]:
-    """Redirect the file descriptor of stderr to a temporary file.
-
-    C++ code writes there past `sys.stderr`.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        stderr = os.dup(_STDERR)
-        os.dup2(file.fileno(), _STDERR)
-        try:
-            yield _Hidden(file.fileno(), stderr)
         finally:
             sys.stderr.flush()
             os.dup2(stderr, _STDERR)

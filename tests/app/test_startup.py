@@ -52,17 +52,17 @@ def test_the_lines_are_shown_where_the_import_fails() -> None:
     assert (first, last) == ("lines about the machine", "ImportError: broken")
 
 
-@pytest.mark.parametrize("moment", ["tensorflow", "keras"])
-def test_ctrl_c_while_tensorflow_loads_is_one_line(moment: str) -> None:
+@pytest.mark.parametrize("moment", ["argparse", "tensorflow", "keras"])
+def test_ctrl_c_while_modules_are_loaded_is_one_line(moment: str) -> None:
     code = f"""
 import os, signal, sys
-from dlr_tf.app import cli
+from dlr_tf.__main__ import main
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {moment!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-cli.main(["schedule", "sgdr"])
+main(["schedule", "sgdr"])
 """
     stopped = run(code)
     assert (stopped.returncode, stopped.stdout) == (128 + signal.SIGINT, "")

@@ -22,13 +22,7 @@ class ExportError(CommandError):
 
 
 def run(config: ExportConfig) -> int:
-    """Write the model, load it again, and compare its predictions.
-
-    Args:
-        config: What to do.
-
-    Returns:
-        The exit code: 0.
+    """Write the model, load it again, and compare its predictions. Return the exit code, 0.
 
     Raises:
         UsageError: If there is no such model, the output exists, or a package is missing.
@@ -56,16 +50,13 @@ def run(config: ExportConfig) -> int:
 def export(
     model: keras.Model, form: models.Format, output: Path, examples: list[np.ndarray]
 ) -> float:
-    """Write a model, and check what was written.
+    """Write a model, check what was written, and return the largest difference of a prediction.
 
     Args:
         model: The model.
         form: The format.
         output: The new file or folder.
         examples: Batches of images.
-
-    Returns:
-        The largest difference of a prediction.
 
     Raises:
         ExportError: If the model cannot be written in this format, or its predictions differ by

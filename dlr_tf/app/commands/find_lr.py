@@ -38,9 +38,6 @@ RECOMMENDED = "recommended"
 def run(config: FindLrConfig) -> int:
     """Sweep the rate of the head, print the rate that `finetune` takes, and write the plot.
 
-    Args:
-        config: What to do.
-
     Returns:
         The exit code: 0, or 1 if no rate can be recommended.
 
@@ -120,12 +117,7 @@ def rate_table(suggestions: Mapping[str, float]) -> str:
 
 
 def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -> str:
-    """Return a sentence about a sweep that ended before its last step.
-
-    Args:
-        learning_rates: The rates of the steps that were made.
-        losses: The smoothed losses.
-        steps: Number of steps that were asked for.
+    """Return a sentence about a sweep of smoothed losses that ended before its last step.
 
     >>> why_it_stopped(np.array([0.1, 1.0]), np.array([2.0, 9.0]), 100)
     'stopped after 2 of 100 steps, at the rate 1.00e+00: the loss is more than 4 times its lowest'
@@ -144,9 +136,7 @@ def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -
 def rates_with_head(text: str, head: float) -> str:
     """Return a value of --learning-rate with another rate of the head, and the same ratios to it.
 
-    Args:
-        text: A value of --learning-rate. The rate of its head is above 0.
-        head: The new rate of the head.
+    The rate of the head in `text` is above 0.
 
     >>> [rates_with_head(text, 0.02) for text in ("1e-5:1e-3", ":1e-3", "1e-4,1e-3", "auto")]
     ['2.0e-04:2.0e-02', ':2.0e-02', '2.0e-03,2.0e-02', '2.0e-03:2.0e-02']

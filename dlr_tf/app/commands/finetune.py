@@ -17,10 +17,8 @@ import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer
 from dlr_tf.app.config import FinetuneConfig, RunConfig
-from dlr_tf.app.data import ImageData
 from dlr_tf.app.models import CHECKPOINTS, MODEL_FILE
 from dlr_tf.app.results import (
-    Evaluation,
     WriteError,
     check_output_folder,
     check_writable,
@@ -82,9 +80,6 @@ from dlr_tf.training.distribution import is_chief, make_strategy
 def run(config: FinetuneConfig) -> int:
     """Train, test, and write the output folder, or resume that.
 
-    Args:
-        config: What to do.
-
     Returns:
         The exit code: 0; 1 if a file could not be written or the training diverged; 130 or 143 if
         Ctrl-C or SIGTERM stopped the run.
@@ -107,19 +102,18 @@ def run(config: FinetuneConfig) -> int:
         try:
             if run.writes:
                 _begin(run, config)
-            return _train_and_write(run)
+            _train_and_write(run)
         except StoppedError as error:
             print_stderr(f"dlr-tf: stopped. {run.how_to_resume('To resume')}")
             return error.exit_code
         except WriteError as error:
             when = run.how_to_resume("When that is corrected, resume with")
-            print_stderr(f"dlr-tf: error: {error} {when}")
-            return 1
+            raise WriteError(f"{error} {when}") from error
         except DivergedError as error:
-            print_stderr(f"dlr-tf: error: {run.keep_last_finite(error)}")
-            return 1
+            raise DivergedError(run.keep_last_finite(error)) from error
         except CheckpointError as error:
             raise UsageError(str(error)) from error
+    return 0
 
 
 def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
@@ -166,11 +160,7 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
 
 
 def _begin(run: Run, given: FinetuneConfig) -> None:
-    """Write the first files of a run.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
+    """Write the first files of a run."""
     remove_partial_files(run.folder)
     if run.checkpoints is not None:
         remove_partial_files(run.checkpoints)
@@ -180,7 +170,7 @@ def _begin(run: Run, given: FinetuneConfig) -> None:
         write_place_of_data(run.folder, run.config)
 
 
-def _train_and_write(run: Run) -> int:
+def _train_and_write(run: Run) -> None:
     """Train, write the model, and then everything that may fail for another reason."""
     config, task, watch = run.config, run.start(), run.watch
     start = model_arrays(task.model) if config.compare else {}
@@ -193,119 +183,77 @@ def _train_and_write(run: Run) -> int:
         if run.writes and not run.has_model:
             with watch.part("saving"):
                 run.save_model(run.folder / MODEL_FILE)
-    with_rates, label = describe_rates(config, rates)
-    total = task.data.test_images
+    label, total = name_of_rates(config, rates), task.data.test_images
     correct = round(result.score * total)
-    print_result(f"test accuracy {result.score:.4f} ({correct} of {total}) with {with_rates}")
+    print_result(f"test accuracy {result.score:.4f} ({correct} of {total}) with {label}")
     if not run.writes:
-        return 0
+        return
+    other = None
     with messages_to_stderr():
         with watch.part("evaluation"):
             data = task.data
             evaluation = evaluate_data(Classifier(task.model), data, data.class_names)
             errors = [error.index for error in evaluation.most_confident_errors()]
             images = images_at(data.test, errors)
-        other = None
         if config.compare:
             with watch.part("comparison"):
-                other = _compare(run, start, rates, label, result)
+                other = _compare(run, start, label, result)
     if other is not None:
         for line in comparison_lines(label, other.our_scores, other.their_scores):
             print_result(line)
     print_stderr("writing the report")
     with messages_to_stderr():
-        _write_results(run, task, rates, label, result, other, evaluation, images)
+        report = {"label": label, **_report(run, task, result, other)}
+        write_report(run.folder / "report.json", report | _seconds(run, result))
+        with watch.part("page"):
+            now = report | _seconds(run, result)
+            page = page_of(now, result.history, result.steps, evaluation, images)
+            write_text(run.folder / PAGE_FILE, page)
+        write_report(run.folder / "report.json", report | _seconds(run, result))
     run.remove_checkpoints()
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
     predict = ["predict", str(run.folder), "photo.jpg"]
     print_result(next_line(["finetune", "PHOTOS"] if config.data is None else predict))
-    return 0
 
 
 def _compare(
-    run: Run,
-    start: Mapping[str, np.ndarray],
-    rates: Sequence[float],
-    label: str,
-    result: Result,
+    run: Run, start: Mapping[str, np.ndarray], label: str, result: Result
 ) -> Comparison | None:
     """Return what the comparison found. Without one, the run goes on: its own result is there."""
     try:
-        return compare(run, start, rates, label, result)
-    except UsageError as error:
-        print_stderr(f"dlr-tf: warning: there is no comparison. {error}")
-    except DivergedError as error:
-        print_stderr(
-            f"dlr-tf: warning: there is no comparison. One of its trainings diverged: {error}."
-        )
+        return compare(run, start, label, result)
+    except (UsageError, DivergedError) as error:
+        what = "One of its trainings diverged: " if isinstance(error, DivergedError) else ""
+        print_stderr(f"dlr-tf: warning: there is no comparison. {what}{error}")
     return None
 
 
-def _write_results(
-    run: Run,
-    task: Task,
-    rates: Sequence[float],
-    label: str,
-    result: Result,
-    other: Comparison | None,
-    evaluation: Evaluation,
-    images: Mapping[int, np.ndarray],
-) -> None:
-    """Write the numbers and the page, in this order.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
-    watch = run.watch
-    found = {"label": label, **_report(run.config, task, rates, result, other)}
-    found["command"] = read_settings(run.folder)["command"]
-
-    def write_numbers() -> None:
-        earlier = result.earlier_seconds
-        parts = {**watch.parts, "total": watch.total().plus(earlier)}
-        parts["training"] = parts["training"].plus(earlier)
-        seconds = {name: round(part.wall, 1) for name, part in parts.items()}
-        processor = {name: round(part.processor, 1) for name, part in parts.items()}
-        found.update(seconds=seconds, processor_seconds=processor)
-        write_report(run.folder / "report.json", found)
-
-    write_numbers()
-    with watch.part("page"):
-        page = page_of(found, result.history, evaluation, images=images, steps=result.steps)
-        write_text(run.folder / PAGE_FILE, page)
-    write_numbers()  # again, with all seconds
+def _seconds(run: Run, result: Result) -> dict[str, dict[str, float]]:
+    """Return the seconds of the parts until now, by the clock and of the processor."""
+    earlier = result.earlier_seconds
+    parts = {**run.watch.parts, "total": run.watch.total().plus(earlier)}
+    parts["training"] = parts["training"].plus(earlier)
+    return {
+        "seconds": {name: round(part.wall, 1) for name, part in parts.items()},
+        "processor_seconds": {name: round(part.processor, 1) for name, part in parts.items()},
+    }
 
 
 def require_tensorboard() -> None:
-    """Check that TensorBoard is installed.
-
-    Raises:
-        ImportError: If it is not.
-    """
+    """Raise an `ImportError` if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError(
             "--tensorboard needs TensorBoard, which is not installed. Run: pip install tensorboard"
         )
 
 
-def describe_rates(config: RunConfig, rates: Sequence[float]) -> tuple[str, str]:
-    """Describe the rates at which a model is trained.
-
-    Args:
-        config: What the run does.
-        rates: The peak rate of each group.
-
-    Returns:
-        A phrase for the line of the result, and a short label for the plot.
-    """
+def name_of_rates(config: RunConfig, rates: Sequence[float]) -> str:
+    """Return what the peak rates of a training are called."""
     if config.trains_head_only:
-        return f"only the head trained, at {rates[-1]:g}", "only the head"
-    if len(set(rates)) == 1:
-        schedule = config.schedule
-        return f"one rate, {rates[0]:g}, schedule {schedule}", f"one rate, {schedule}"
-    return "differential rates", "differential rates"
+        return f"only the head trained, at {rates[-1]:g}"
+    return f"one rate, {rates[0]:g}" if len(set(rates)) == 1 else "differential rates"
 
 
 def _strategy(config: RunConfig) -> tf.distribute.Strategy:
@@ -324,12 +272,7 @@ def _strategy(config: RunConfig) -> tf.distribute.Strategy:
 
 
 class ShowGroups(keras.callbacks.Callback):
-    """Print the table of groups when the optimizer knows its variables.
-
-    Args:
-        schedule: The name of the schedule.
-        rates: The peak rate of each group.
-    """
+    """Print the table of groups when the optimizer knows its variables."""
 
     def __init__(self, schedule: str, rates: Sequence[float]) -> None:
         super().__init__()
@@ -347,38 +290,28 @@ class ShowGroups(keras.callbacks.Callback):
         optimizer.summary(print_fn=print_stderr)
 
 
-def _validation_images(data: ImageData) -> int | None:
-    """Return the number of validation images, 0 if the test images serve, `None` if unknown."""
-    if data.validation is data.test:
-        return 0
-    return sum(data.class_counts.get("validation", ())) or None
-
-
-def _report(
-    config: RunConfig,
-    task: Task,
-    rates: Sequence[float],
-    result: Result,
-    other: Comparison | None,
-) -> dict[str, Any]:
-    data = task.data
+def _report(run: Run, task: Task, result: Result, other: Comparison | None) -> dict[str, Any]:
+    config, data = run.config, task.data
+    # Without validation images, the test images are scored after each epoch.
+    n_validation = sum(data.class_counts.get("validation", ()))
     found: dict[str, Any] = {
         "data": {
             "name": data.name,
             "class_names": data.class_names,
             "image_shape": data.image_shape,
             "train_images": data.train_images,
-            "validation_images": _validation_images(data),
+            "validation_images": n_validation,
             "test_images": data.test_images,
         },
         "settings": {**config.as_dict(), **task.source},
-        "groups": describe_groups(task.model, task.groups, rates),
+        "groups": describe_groups(task.model, task.groups, result.rates),
         f"test_{task.target.score}": result.score,
         "test_loss": result.loss,
         "kept_epoch": result.kept_epoch,
         "pretraining_accuracy": task.pretraining_accuracy,
         "seed": config.seed,
         "versions": versions(),
+        "command": read_settings(run.folder)["command"],
     }
     if other is not None:
         found["test_accuracies"] = other.our_scores

@@ -53,13 +53,7 @@ class Row:
 
 
 def run(config: LayersConfig) -> int:
-    """List the layers of a model.
-
-    Args:
-        config: What to do.
-
-    Returns:
-        The exit code, 0.
+    """List the layers of a model, and return the exit code, 0.
 
     Raises:
         UsageError: If there is no such model, or it cannot be cut like this.
@@ -107,12 +101,7 @@ def _network(config: LayersConfig) -> tuple[str, keras.Model]:
 
 
 def layer_rows(model: keras.Model, groups: Sequence[LayerGroup]) -> list[Row]:
-    """Return one row for each layer that is never split, in the model's order.
-
-    Args:
-        model: A classifier.
-        groups: Its groups.
-    """
+    """Return one row for each layer that is never split, in the order of a classifier."""
     assigned = assign_layers(model, groups)
     names = [leaf.layer.name for leaf, _ in assigned]
     heads = models.head_paths(model)
@@ -157,9 +146,6 @@ def merge_blocks(rows: Sequence[Row]) -> list[Row]:
     """Merge the rows of each block into one. Layers outside of blocks are merged by resolution.
 
     A layer without weights that names no block belongs to the row before it. The head stays alone.
-
-    Args:
-        rows: What `layer_rows` returns.
     """
     merged: list[Row] = []
     for row in rows:
@@ -189,12 +175,8 @@ def _sum(first: Row, second: Row) -> Row:
 def suggest_boundaries(rows: Sequence[Row], n_groups: int) -> list[str]:
     """Return the first layers of the groups, so that the sum of squared group sizes is smallest.
 
-    Args:
-        rows: Layers or blocks, in order; they are not cut. The last one is the head.
-        n_groups: Int, 2 or more.
-
-    Returns:
-        The names of the first layers of all groups but the first; empty if there are too few rows.
+    Rows are not cut, and the last one is the head. The first group is left out. The result is empty
+    if there are too few rows.
 
     >>> rows = [Row(name, (), 1, 5, (0,)) for name in "abcdef"]
     >>> suggest_boundaries(rows, 3)
@@ -213,12 +195,7 @@ def suggest_boundaries(rows: Sequence[Row], n_groups: int) -> list[str]:
 
 
 def layer_table(rows: Sequence[Row], n_groups: int) -> str:
-    """Format rows as a table.
-
-    Args:
-        rows: Layers or blocks.
-        n_groups: Number of groups; the last is shown as `head`.
-    """
+    """Format rows as a table. The last of the groups is shown as `head`."""
 
     def group(index: int) -> str:
         return "head" if index == n_groups - 1 else str(index)

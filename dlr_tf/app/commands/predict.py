@@ -24,9 +24,6 @@ _MAX_WIDTH = 60
 def run(config: PredictConfig) -> int:
     """Print one line per image.
 
-    Args:
-        config: What to do.
-
     Returns:
         The exit code: 0, or 1 if an image has no prediction.
 
@@ -69,11 +66,7 @@ def best_classes(
 
 @dataclasses.dataclass
 class _Predicted:
-    """The predictions of the images that have one. The others are named on stderr, and counted.
-
-    Args:
-        found: All predictions.
-    """
+    """The predictions of the images that have one. The others are named on stderr, and counted."""
 
     found: Iterable[Prediction]
     n_images: int = 0

@@ -1,13 +1,12 @@
 """Files become batches: images, folders, CSV files, data sets, splits, order and augmentation.
 
-May import `terminal`, `training` and `core`. Other rooms use the names below and no others.
+May import `terminal`, `training` and `core`. Other rooms import what is below and nothing else.
 """
 
 from dlr_tf.app.data.digits import load_digits
 from dlr_tf.app.data.image_data import ImageData, class_table
 from dlr_tf.app.data.images import (
     ENDINGS,
-    ImageFileError,
     failed_image,
     read_image,
     require_pillow,
@@ -16,19 +15,3 @@ from dlr_tf.app.data.images import (
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.scan import list_images
 from dlr_tf.app.data.sources import find, load
-
-__all__ = [
-    "ENDINGS",
-    "ImageData",
-    "ImageFileError",
-    "LabelledFiles",
-    "class_table",
-    "failed_image",
-    "find",
-    "list_images",
-    "load",
-    "load_digits",
-    "read_image",
-    "require_pillow",
-    "resize",
-]

@@ -35,10 +35,7 @@ class TfdsSource:
 
 
 def find_tfds(name: str) -> TfdsSource:
-    """Find a data set and its classes without reading the images.
-
-    Args:
-        name: Name in the catalogue, such as `"tf_flowers"` or `"mnist:3.*.*"`.
+    """Find a data set, such as `"tf_flowers"` or `"mnist:3.*.*"`, without reading its images.
 
     Raises:
         ImportError: If tensorflow_datasets is not installed.

@@ -1,14 +1,9 @@
 """A name becomes a network to start from, and a file or a run a model that predicts.
 
-May import `terminal`, `training` and `core`. Other rooms use the names below and no others.
+May import `terminal`, `training` and `core`. Other rooms import what is below and nothing else.
 """
 
-from dlr_tf.app.models.applications import (
-    application_model,
-    application_name,
-    application_names,
-    default_image_size,
-)
+from dlr_tf.app.models.applications import application_model
 from dlr_tf.app.models.embedded import digits_backbone
 from dlr_tf.app.models.export_formats import FORMATS, Format
 from dlr_tf.app.models.heads import HEAD, classifier, head_paths
@@ -26,30 +21,3 @@ from dlr_tf.app.models.trained import (
     model_path,
     write_class_names,
 )
-
-__all__ = [
-    "CHECKPOINTS",
-    "CLASSES_FILE",
-    "FORMATS",
-    "HEAD",
-    "MODEL_FILE",
-    "Format",
-    "Source",
-    "TrainedModel",
-    "application_model",
-    "application_name",
-    "application_names",
-    "classifier",
-    "default_image_size",
-    "digits_backbone",
-    "example_images",
-    "head_paths",
-    "image_shape",
-    "load_model_file",
-    "load_trained",
-    "model_file",
-    "model_path",
-    "open_source",
-    "to_probabilities",
-    "write_class_names",
-]

@@ -1,7 +1,7 @@
 """What a run leaves: scores, report.json, report.html, and files that are written atomically.
 
-May import `terminal`, `training` and `core`. Other rooms use the names below and no others. A kind
-of target is one file here, as `evaluation` is for one class of several.
+May import `terminal`, `training` and `core`. Other rooms import what is below and nothing else.
+A kind of target is one file here, as `evaluation` is for one class of several.
 """
 
 from dlr_tf.app.results.evaluation import Evaluation, OneClass
@@ -21,26 +21,3 @@ from dlr_tf.app.results.files import (
 from dlr_tf.app.results.page import page_of, require_jinja
 from dlr_tf.app.results.report import describe_groups, json_text, versions, write_report
 from dlr_tf.app.results.thumbnails import images_at
-
-__all__ = [
-    "Evaluation",
-    "OneClass",
-    "WriteError",
-    "append_text",
-    "atomic_write",
-    "check_new",
-    "check_new_file",
-    "check_output_folder",
-    "check_writable",
-    "describe_groups",
-    "images_at",
-    "json_text",
-    "locked",
-    "make_folder",
-    "page_of",
-    "remove_partial_files",
-    "require_jinja",
-    "versions",
-    "write_report",
-    "write_text",
-]

@@ -17,7 +17,6 @@ from dlr_tf.app.results.evaluation import Evaluation
 from dlr_tf.app.results.thumbnails import picture_uri
 from dlr_tf.app.terminal import model_on_data, printable_name
 from dlr_tf.training import plotting
-from dlr_tf.training.learning_rate_logger import RATE
 
 if TYPE_CHECKING:
     import jinja2
@@ -40,28 +39,23 @@ Context = dict[str, Any]
 def page_of(
     report: Mapping[str, Any],
     history: History,
+    steps: History,
     evaluation: Evaluation,
-    *,
-    images: Mapping[int, np.ndarray] | None = None,
-    steps: Mapping[str, Sequence[float]] | None = None,
+    images: Mapping[int, np.ndarray],
 ) -> str:
     """Return the page of a run.
 
     Args:
-        report: What report.json holds. Only `"data"` with `"name"` and `"class_names"`,
-            `"settings"`, `"groups"` and `"versions"` must be there.
+        report: What report.json holds.
         history: The `history` of the `History` that `fit` returned.
+        steps: `LearningRateLogger.history`: the rates of every step.
         evaluation: The scores on the test images.
         images: The images of the most confident errors by index, uint8 arrays of shape
-            `(height, width, channels)`. Defaults to `None`: no pictures.
-        steps: `LearningRateLogger.history`, for the rates of every step. Defaults to `None`: the
-            rates at the end of every epoch, which are in `history`.
+            `(height, width, channels)`.
 
     Raises:
         ImportError: If matplotlib or Jinja2 is not installed.
     """
-    # `None` stands for NaN in JSON, as in a report that is read from its file.
-    history = {name: _floats(values) for name, values in history.items()}
     return _template().render(
         title=model_on_data(report["settings"].get("model"), report["data"]["name"]),
         **_overview(report, history, evaluation),
@@ -70,10 +64,10 @@ def page_of(
         groups=[_group(group) for group in report["groups"]],
         **_confusion(evaluation),
         class_scores=evaluation.class_scores(),
-        errors=_errors(evaluation, images or {}),
+        errors=_errors(evaluation, images),
         settings=_settings(report),
         versions=report["versions"],
-        command=command_line(report["command"]) if report.get("command") else None,
+        command=printable_name(shlex.join(report["command"])),
     )
 
 
@@ -99,22 +93,9 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = lambda value: MISSING if value is None else f"{value:,}"
+    environment.filters["count"] = "{:,}".format
     environment.filters["score"] = lambda value: MISSING if math.isnan(value) else f"{value:.3f}"
     return environment.get_template("report.html.jinja")
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Write a number, or say why there is none.
-
-    >>> number(0.25), number(None), number(math.nan), number(1.5e6)
-    ('0.2500', '-', 'not finite', '1.5e+06')
-    """
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -129,132 +110,85 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def command_line(command: Sequence[str]) -> str:
-    """Return a command as it is typed, for its arguments with or without the name of the command.
-
-    >>> command_line(["finetune", "my photos"])
-    "dlr-tf finetune 'my photos'"
-    """
-    words = list(command)
-    return printable_name(shlex.join(words if words[:1] == ["dlr-tf"] else ["dlr-tf", *words]))
-
-
-def accuracies(report: Mapping[str, Any]) -> list[float]:
-    """Return the test accuracy of each seed.
-
-    >>> accuracies({"test_accuracy": 0.5}), accuracies({"test_accuracies": [0.5, 0.75]})
-    ([0.5], [0.5, 0.75])
-    """
-    found = report.get("test_accuracies") or [report.get("test_accuracy")]
-    return [value for value in found if value is not None and math.isfinite(value)]
-
-
 def _overview(report: Mapping[str, Any], history: History, evaluation: Evaluation) -> Context:
-    data, settings = report["data"], report["settings"]
+    data, settings, total = report["data"], report["settings"], len(evaluation.labels)
     tiles = [
         (
             f"{evaluation.accuracy:.3f}",
-            f"test accuracy: {evaluation.n_correct:,} of {len(evaluation.labels):,}",
+            f"test accuracy: {evaluation.n_correct:,} of {total:,}",
         ),
-        (number(report.get("test_loss")), "test loss"),
+        (f"{report['test_loss']:.4g}", "test loss"),
         (f"{len(data['class_names'])}", "classes"),
+        (f"{data['train_images']:,}", "training images"),
     ]
-    for part in ("train", "validation"):
-        if data.get(f"{part}_images"):
-            name = "training" if part == "train" else part
-            tiles.append((f"{data[f'{part}_images']:,}", f"{name} images"))
-    seconds = report.get("seconds", {}).get("training")
-    if seconds is not None:
-        tiles.append((duration(seconds), "training"))
-    epochs = len(history.get("loss", ()))
+    if data["validation_images"]:
+        tiles.append((f"{data['validation_images']:,}", "validation images"))
+    tiles.append((duration(report["seconds"]["training"]), "training"))
+    epochs = len(history["loss"])
     facts = [
         f"{epochs} epoch{'' if epochs == 1 else 's'}",
         f"{len(report['groups'])} groups of layers",
+        f"optimizer {settings['optimizer']}",
+        f"schedule {settings['schedule']}",
     ]
-    facts += [
-        f"{name} {settings[name]}" for name in ("optimizer", "schedule") if settings.get(name)
-    ]
-    if report.get("kept_epoch", epochs) != epochs:
+    if report["kept_epoch"] != epochs:
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:
         facts.append(f"no finite probabilities for {evaluation.n_not_finite:,} test images")
-    losses = [*history.get("loss", ()), *history.get("val_loss", ())]
-    return {"tiles": tiles, "facts": facts, "diverged": not all(map(math.isfinite, losses))}
+    return {"tiles": tiles, "facts": facts}
 
 
 def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
-    other = report.get("compare") or {}
-    ours, theirs = accuracies(report), accuracies(other)
-    if not (ours and theirs):
+    if "compare" not in report:
         return None
-    label, rates = other["label"], other.get("learning_rates")
-    if rates:
-        label += ", " + " to ".join(f"{rate:.2g}" for rate in sorted({min(rates), max(rates)}))
-    several = len(ours) > 1 or len(theirs) > 1
-    sides: list[Context] = []
-    for name, values in ((report.get("label") or "this run", ours), (label, theirs)):
-        mean = sum(values) / len(values)
-        # With one seed, only the choice of the test images can be accounted for.
-        low, high = (min(values), max(values)) if several else _one_standard_error(mean, total)
-        sides.append({"name": name, "accuracies": values, "mean": mean, "low": low, "high": high})
-    left, right = min(side["low"] for side in sides), max(side["high"] for side in sides)
+    other = report["compare"]
+    ours, theirs = report["test_accuracies"], other["test_accuracies"]
+    low, high = min([*ours, *theirs]), max([*ours, *theirs])
 
     def place(value: float) -> float:
         """Return where a value is on the line that both sides share, in percent."""
-        return round(4 + 92 * (value - left) / (right - left) if right > left else 50.0, 1)
+        return round(4 + 92 * (value - low) / (high - low) if high > low else 50.0, 1)
 
-    for side in sides:
-        side |= {
-            "left": place(side["low"]),
-            "width": round(place(side["high"]) - place(side["low"]), 1),
-            "places": [place(value) for value in side["accuracies"]],
+    rates = sorted({min(other["learning_rates"]), max(other["learning_rates"])})
+    label = f"{other['label']}, {' to '.join(f'{rate:.2g}' for rate in rates)}"
+    sides: list[Context] = [
+        {
+            "name": name,
+            "mean": sum(values) / len(values),
+            "low": min(values),
+            "high": max(values),
+            "left": place(min(values)),
+            "width": round(place(max(values)) - place(min(values)), 1),
+            "places": [place(value) for value in values],
         }
+        for name, values in ((report["label"], ours), (label, theirs))
+    ]
     difference = sides[0]["mean"] - sides[1]["mean"]
     text = f"Difference: {difference:+.4f}, {abs(difference) * total:.0f} of {total} images. "
     text += (
         "A dot is one seed. The curves below are those of the first seed."
-        if several
-        else "Each was trained with one seed, and another seed gives another accuracy. The bar "
-        f"shows only what the choice of {total} test images adds."
+        if len(ours) > 1
+        else "Each was trained with one seed, and another seed gives another accuracy."
     )
-    spread = "lowest to highest" if several else "± one standard error"
-    columns = ["trained with", "mean" if several else "accuracy", spread, "seeds", ""]
-    return {"columns": columns, "sides": sides, "text": text}
-
-
-def _one_standard_error(accuracy: float, total: int) -> tuple[float, float]:
-    """Return the accuracy minus and plus one standard error of a binomial distribution."""
-    error = math.sqrt(accuracy * (1 - accuracy) / total)
-    return max(accuracy - error, 0.0), min(accuracy + error, 1.0)
+    return {"sides": sides, "text": text}
 
 
 def _curves(
-    report: Mapping[str, Any], history: History, steps: Mapping[str, Sequence[float]] | None
+    report: Mapping[str, Any], history: History, steps: History
 ) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    if not len(history.get("loss", ())):
-        return []
-    runs = [(report.get("label") or "this run", history)]
-    other = report.get("compare") or {}
-    if other.get("history"):
-        theirs = {key: _floats(values) for key, values in other["history"].items()}
-        runs.append((other["label"], theirs))
-    frozen = report["settings"].get("frozen_epochs") or 0
+    """Return for each plot its heading, its SVG, and the entries of its legend with their style."""
+    runs = [(report["label"], history)]
+    if "compare" in report:
+        runs.append((report["compare"]["label"], report["compare"]["history"]))
+    frozen = report["settings"]["frozen_epochs"]
     # Without validation images, the test images are scored after each epoch.
-    after_epoch = "test" if report["data"].get("validation_images") == 0 else "validation"
+    after_epoch = "validation" if report["data"]["validation_images"] else "test"
     figures = [
         (metric.capitalize(), plotting.history_panel(runs, metric, frozen, after_epoch))
         for metric in ("loss", "accuracy")
-        if metric in history
     ]
-    names = [group["name"] for group in report["groups"]]
-    if steps and all(name in steps for name in names):
-        rates = {name: steps[name] for name in names}
-        figures.append(("Learning rates", plotting.rates_panel(steps["iterations"], rates)))
-    elif all(f"{RATE}{name}" in history for name in names):
-        rates = {name: history[f"{RATE}{name}"] for name in names}
-        epochs = range(1, len(history["loss"]) + 1)
-        heading = "Learning rates at the end of each epoch"
-        figures.append((heading, plotting.rates_panel(epochs, rates, "epoch")))
+    rates = {group["name"]: steps[group["name"]] for group in report["groups"]}
+    figures.append(("Learning rates", plotting.rates_panel(steps["iterations"], rates)))
     styles = {"solid": "{}", "dashed": "{};border-top-style:dashed", "area": "{};border-width:.8em"}
     return [
         (
@@ -269,17 +203,12 @@ def _curves(
     ]
 
 
-def _floats(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values]
-
-
 def _group(group: Mapping[str, Any]) -> Context:
     ends = list(dict.fromkeys((group["layers"][0], group["layers"][-1])))
     paths = " … ".join(ends)
     if len(paths) > 50:  # the last names say enough
         ends = [path.rsplit("/", 1)[-1] for path in ends]
     return {
-        "parameters": None,
         **group,
         "paths": paths,
         "ends": " … ".join(ends),
@@ -328,9 +257,9 @@ def _errors(evaluation: Evaluation, images: Mapping[int, np.ndarray]) -> Context
     errors = [
         {
             **vars(error),
-            "uri": picture_uri(images[error.index]) if error.index in images else None,
+            "uri": picture_uri(images[error.index]),
             # Smooth enlarging would blur a picture of few pixels.
-            "is_small": error.index in images and max(images[error.index].shape[:2]) < 64,
+            "is_small": max(images[error.index].shape[:2]) < 64,
         }
         for error in evaluation.most_confident_errors()
     ]
@@ -345,11 +274,10 @@ def _settings(report: Mapping[str, Any]) -> dict[str, str]:
     settings = {
         name.replace("_", " "): _words(value)
         for name, value in given.items()
-        if value not in (None, [], ()) and name != "command" and _has_effect(name, given)
+        if value is not None and _has_effect(name, given)
     }
-    accuracy = report.get("pretraining_accuracy")
-    if accuracy is not None:
-        settings["accuracy of the pretraining"] = number(accuracy)
+    if report["pretraining_accuracy"] is not None:
+        settings["accuracy of the pretraining"] = f"{report['pretraining_accuracy']:.4f}"
     return settings
 
 
@@ -359,6 +287,4 @@ def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_words, value))
     return ("yes" if value else "no") if isinstance(value, bool) else printable_name(str(value))

@@ -1,7 +1,7 @@
 """One training that survives a stop: the loop, checkpoints, signals, comparison.
 
-May import `results`, `models`, `data`, `terminal`, `training` and `core`. Other rooms use the names
-below and no others.
+May import `results`, `models`, `data`, `terminal`, `training` and `core`. Other rooms import what
+is below and nothing else.
 """
 
 from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
@@ -13,7 +13,6 @@ from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.settings import (
-    check_options,
     check_same_data,
     read_settings,
     resumed_config,
@@ -21,43 +20,5 @@ from dlr_tf.app.run.settings import (
     write_place_of_data,
     write_settings,
 )
-from dlr_tf.app.run.tasks import Task, load_task, optimizer_argument, parse_rates, split_task
+from dlr_tf.app.run.tasks import OPTIMIZERS, Task, load_task, parse_rates, split_task
 from dlr_tf.app.run.training import Result, schedule_of, train
-
-__all__ = [
-    "PAGE_FILE",
-    "TRAINING",
-    "CheckpointError",
-    "Classifier",
-    "Comparison",
-    "DivergedError",
-    "Prediction",
-    "Result",
-    "Run",
-    "StopRequests",
-    "StoppedError",
-    "Stopwatch",
-    "Task",
-    "check_options",
-    "check_same_data",
-    "compare",
-    "comparison_lines",
-    "evaluate_data",
-    "is_finished",
-    "load_task",
-    "model_arrays",
-    "optimizer_argument",
-    "parse_rates",
-    "predict_files",
-    "pretrain_on_digits",
-    "read_settings",
-    "resumed_config",
-    "run_settings",
-    "schedule_of",
-    "split_task",
-    "start_with_seed",
-    "steps_made",
-    "train",
-    "write_place_of_data",
-    "write_settings",
-]

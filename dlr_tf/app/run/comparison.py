@@ -23,13 +23,11 @@ ONE_RATE = "one rate for all layers"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a comparison found: for each seed the rates and the result of our training, and of one
-    with one rate for all layers. The first of ours is that of the run.
+    """What a comparison found: for each seed the result of our training, and of one with one rate
+    for all layers. The first of ours is that of the run.
     """
 
     seeds: Sequence[int]
-    rates: Sequence[Sequence[float]]
-    one_rate: Sequence[Sequence[float]]
     ours: Sequence[Result]
     theirs: Sequence[Result]
 
@@ -48,21 +46,15 @@ class Comparison:
         return {
             "label": ONE_RATE,
             "seeds": list(self.seeds),
-            "learning_rates": [rates[-1] for rates in self.one_rate],
-            "learning_rates_of_the_run": list(self.rates),
+            "learning_rates": [result.rates[-1] for result in self.theirs],
+            "learning_rates_of_the_run": [result.rates for result in self.ours],
             "test_accuracies": self.their_scores,
             "test_losses": [result.loss for result in self.theirs],
             "history": self.theirs[0].history,
         }
 
 
-def compare(
-    run: Run,
-    start: Mapping[str, np.ndarray],
-    rates: Sequence[float],
-    label: str,
-    result: Result,
-) -> Comparison:
+def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Result) -> Comparison:
     """Train with several seeds, each with our rates and with one rate for all layers.
 
     Both have the same schedule and epochs. A range test chooses the one rate. Afterwards the model
@@ -71,8 +63,7 @@ def compare(
     Args:
         run: The run.
         start: The state of the model before the training of the run.
-        rates: The rates of that training.
-        label: What they are called.
+        label: What the rates of that training are called.
         result: Its result.
 
     Raises:
@@ -82,10 +73,11 @@ def compare(
     config, task, model = run.config, run.task, run.task.model
     head = [] if config.keep_head else head_variables(model, task.groups)
     seeds = range(config.seed, config.seed + config.compare_seeds)
+    ours, theirs = [result], list[Result]()
 
     def train_with_seed(
         config: RunConfig, name: str, label: str, rates: Sequence[float] | None, ratios: list[float]
-    ) -> tuple[Sequence[float], Result]:
+    ) -> Result:
         index = len(ours) + len(theirs)
         print_stderr(
             f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}"
@@ -97,40 +89,30 @@ def compare(
             checkpoint.load_model_arrays(model, start)
             if config.seed != run.config.seed:
                 start_with_seed(model, head, config.seed)
-            if rates is None:
-                rates = run.rates(name, config, ratios)
+            rates = run.rates(name, config, ratios) if rates is None else rates
             found = train(run, name, config, rates)
-            numbers = {key: getattr(found, key) for key in _NUMBERS}
-            stored = {}, {"rates": list(rates), "result": numbers}
+            stored = {}, {key: getattr(found, key) for key in _NUMBERS}
             if path and progress:
                 checkpoint.write_checkpoint(path, *stored)
                 # The weights of a training that is finished are of no more use.
                 progress.unlink(missing_ok=True)
-        _, record = stored
-        found = Result(**record["result"])
+        found = Result(**stored[1])
         print_stderr(f"test {task.target.score} {found.score:.4f}")
-        return record["rates"], found
+        return found
 
     # Without its frozen epochs if it has no others, or the other layers would never move.
     frozen = 0 if config.trains_head_only else config.frozen_epochs
-    one_rate = dataclasses.replace(config, frozen_epochs=frozen)
-    all_rates, ours = [rates], [result]
-    their_rates, theirs = list[Sequence[float]](), list[Result]()
+    ones = [1.0] * len(task.groups)
     for seed in seeds:
+        seeded = dataclasses.replace(config, seed=seed)
         if seed != config.seed:
-            seeded = dataclasses.replace(config, seed=seed)
-            found = train_with_seed(seeded, TRAINING, label, task.rates, task.ratios)
-            all_rates.append(found[0])
-            ours.append(found[1])
-        seeded = dataclasses.replace(one_rate, seed=seed)
-        ones = [1.0] * len(task.groups)
-        found = train_with_seed(seeded, COMPARISON, ONE_RATE, None, ones)
-        their_rates.append(found[0])
-        theirs.append(found[1])
-    return Comparison(seeds, all_rates, their_rates, ours, theirs)
+            ours.append(train_with_seed(seeded, TRAINING, label, task.rates, task.ratios))
+        one_rate = dataclasses.replace(seeded, frozen_epochs=frozen)
+        theirs.append(train_with_seed(one_rate, COMPARISON, ONE_RATE, None, ones))
+    return Comparison(seeds, ours, theirs)
 
 
-_NUMBERS = ("history", "score", "loss", "kept_epoch")
+_NUMBERS = ("rates", "history", "score", "loss", "kept_epoch")
 
 
 def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[keras.Variable]:

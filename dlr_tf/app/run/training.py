@@ -38,6 +38,7 @@ class Result:
     """The results of one training.
 
     Args:
+        rates: The peak rate of each group.
         history: The logs of every epoch.
         score: The score of the target on the test images.
         loss: Loss on the test images.
@@ -46,6 +47,7 @@ class Result:
         steps: The rates of every step: `LearningRateLogger.history`.
     """
 
+    rates: Sequence[float]
     history: History
     score: float
     loss: float
@@ -175,6 +177,7 @@ def train(
         with distributed_fit(model, data.test.element_spec):
             scores = model.evaluate(data.test, verbose=0, return_dict=True)
     return Result(
+        list(rates),
         state.history,
         scores[task.target.score],
         scores["loss"],

@@ -12,9 +12,6 @@ def printable_name(name: str) -> str:
     surrogate, which no text file, JSON or terminal takes. Control characters are escaped too. The
     path itself is still needed to open the file.
 
-    Args:
-        name: The name of a file or a class, or a path.
-
     >>> printable_name("caf\udce9"), printable_name("café"), printable_name("two\nlines")
     ('caf\\xe9', 'café', 'two\\nlines')
     """

@@ -26,7 +26,7 @@ pytest.importorskip("sklearn")
 from dlr_tf import MultiGroupOptimizer
 from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
-from dlr_tf.app.commands.finetune import describe_rates
+from dlr_tf.app.commands.finetune import name_of_rates
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import digits, image_files
 from dlr_tf.app.run import comparison_lines, tasks
@@ -293,15 +293,12 @@ def test_a_range_test_that_fails(
     assert "compare" not in report_of(Path("two"))
 
 
-def test_rates_in_words() -> None:
+def test_names_of_rates() -> None:
     config = RunConfig(epochs=3, frozen_epochs=1, schedule="sgdr")
-    assert describe_rates(config, [0.1, 0.2]) == ("differential rates",) * 2
-    assert describe_rates(config, [0.2, 0.2]) == (
-        "one rate, 0.2, schedule sgdr",
-        "one rate, sgdr",
-    )
+    assert name_of_rates(config, [0.1, 0.2]) == "differential rates"
+    assert name_of_rates(config, [0.2, 0.2]) == "one rate, 0.2"
     config = RunConfig(epochs=3, frozen_epochs=3)
-    assert describe_rates(config, [0.1, 0.2]) == ("only the head trained, at 0.2", "only the head")
+    assert name_of_rates(config, [0.1, 0.2]) == "only the head trained, at 0.2"
 
 
 DIVERGING = ["finetune", "--optimizer", "sgd", "--schedule", "constant", "--batch-size", "50"]
