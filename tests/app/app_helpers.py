@@ -9,6 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.app.models import classifier
+
+NAMES = ["dark", "middle", "bright"]
 FILES = [
     "classes.json",
     "log.csv",
@@ -71,3 +74,21 @@ def write_images(
 
 def everything_below(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
+
+
+def brightness_model(channels: int = 3) -> keras.Model:
+    """A model whose classes are the brightness of an image."""
+    inputs = keras.Input((4, 4, channels))
+    features = keras.layers.GlobalAveragePooling2D()(inputs / 255.0)
+    model = classifier(keras.Model(inputs, features, name="mean"), 3)
+    kernel = np.ones((channels, 1), "float32") @ [[-30.0, 0.0, 30.0]] / channels
+    model.get_layer("probabilities").set_weights([kernel, np.array([10.0, 0.0, -20.0])])
+    return model
+
+
+def network(*end: Any) -> keras.Model:
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    for layer in end:
+        x = layer(x)
+    return keras.Model(inputs, x)

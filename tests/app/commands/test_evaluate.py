@@ -17,8 +17,7 @@ import tensorflow as tf
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
-from app_helpers import write_images
-from test_predict import NAMES, brightness_model
+from app_helpers import NAMES, brightness_model, write_images
 
 from dlr_tf.app import cli
 from dlr_tf.app import data as image_data

@@ -11,8 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from app_helpers import everything_below
-from test_predict import brightness_model
+from app_helpers import brightness_model, everything_below
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export

@@ -6,37 +6,22 @@ import csv
 import io
 import json
 import re
-import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 Image = pytest.importorskip("PIL.Image")
 
-from app_helpers import write_images
+from app_helpers import NAMES, brightness_model, network, write_images
 
 from dlr_tf.app import cli
 from dlr_tf.app.data import list_images
 from dlr_tf.app.models import classifier, write_class_names
-from dlr_tf.app.run import Classifier, predict_files
-
-NAMES = ["dark", "middle", "bright"]
-
-
-def brightness_model(channels: int = 3) -> keras.Model:
-    """A model whose classes are the brightness of an image."""
-    inputs = keras.Input((4, 4, channels))
-    features = keras.layers.GlobalAveragePooling2D()(inputs / 255.0)
-    model = classifier(keras.Model(inputs, features, name="mean"), 3)
-    kernel = np.ones((channels, 1), "float32") @ [[-30.0, 0.0, 30.0]] / channels
-    model.get_layer("probabilities").set_weights([kernel, np.array([10.0, 0.0, -20.0])])
-    return model
 
 
 @pytest.fixture
@@ -138,31 +123,6 @@ def test_mistakes(run_folder: Path, assert_mistake: Callable[[list[str], str], N
     assert_mistake(["predict", "run", "empty"], "no classes.json beside 'run/model.keras'. Write")
 
 
-def test_predictions_are_those_of_the_model_on_the_raw_image() -> None:
-    model = brightness_model()
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
-    Path("a.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    (found,) = predict_files(Classifier(model), ["a.png"])
-    expected = model(pixels[np.newaxis].astype("float32"), training=False)[0]
-    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-6, atol=1e-7)
-
-
-def test_a_model_for_grey_images_and_one_with_logits() -> None:
-    (path,) = write_images(Path("white"), 1, size=9, value=255)
-    classify = Classifier(brightness_model(channels=1))
-    assert classify.read(str(path)).shape == (4, 4, 1)
-    assert classify(np.full((1, 4, 4, 1), 255, "float32"))[0, 2] == pytest.approx(1, abs=1e-3)
-    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
-    logits = keras.Sequential([keras.Input((None, None, 3)), *layers])
-    classify = Classifier(logits)
-    assert classify.size is None  # every image as it is
-    assert classify.read(str(path)).shape == (9, 9, 3)
-    x = np.ones((2, 3, 3, 3), "float32")
-    np.testing.assert_allclose(classify(x), keras.ops.softmax(logits(x)), rtol=1e-5)
-    with pytest.raises(ValueError, match="should take images"):
-        Classifier(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
-
-
 def test_the_python_code_of_the_page_predicts_as_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -189,44 +149,6 @@ def test_the_python_code_of_the_page_predicts_as_the_command(
     assert cli.main(["predict", "run", "new_photos", "--top", "1"]) == 0
     lines = [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()]
     assert [" ".join(line).rpartition(" ")[0] for line in lines] == expected
-
-
-def network(*end: Any) -> keras.Model:
-    inputs = keras.Input((4, 4, 3))
-    x = keras.layers.GlobalAveragePooling2D()(inputs)
-    for layer in end:
-        x = layer(x)
-    return keras.Model(inputs, x)
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        keras.ops.softmax,
-        keras.activations.softmax,
-        # The graph does not show that these are probabilities.
-        lambda x: keras.ops.clip(keras.ops.softmax(x), 1e-7, 1.0),
-        lambda x: keras.ops.exp(x) / keras.ops.sum(keras.ops.exp(x), axis=-1, keepdims=True),
-    ],
-)
-def test_probabilities_that_an_operation_gives(end: Callable[[Any], Any]) -> None:
-    model = network(keras.layers.Rescaling(1 / 255), keras.layers.Dense(3), end)
-    x = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
-    np.testing.assert_allclose(Classifier(model)(x), model(x), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        lambda x: 100.0 * keras.ops.softmax(x),
-        keras.ops.relu,
-        lambda x: keras.layers.Dense(1, activation="relu")(x),
-    ],
-)
-def test_outputs_that_are_no_probabilities(end: Callable[[Any], Any]) -> None:
-    model = network(keras.layers.Dense(3), end)
-    with pytest.raises(ValueError, match="should give probabilities .* or logits. .* Save it with"):
-        Classifier(model)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
@@ -280,27 +202,6 @@ def test_files_of_the_old_format(
     write_class_names(Path("classes.json"), NAMES)
     convert = "keras.models.load_model('x.h5', compile=False).save('x.keras')"
     assert_mistake(["predict", "x.h5", "photos"], convert)
-
-
-def test_a_large_folder_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths are taken, and images read, only a batch ahead of the predictions."""
-    taken = 0
-
-    def paths() -> Iterator[str]:
-        nonlocal taken
-        for number in range(100_000):
-            taken += 1
-            yield str(number)
-
-    def read(path: str, *_: Any, **__: Any) -> np.ndarray:
-        return np.full((4, 4, 3), int(path) % 256, np.uint8)
-
-    monkeypatch.setattr(sys.modules[Classifier.__module__], "read_image", read)
-    found = predict_files(Classifier(brightness_model()), paths(), batch_size=8)
-    names = [next(found).path for _ in range(24)]
-    assert names == [str(number) for number in range(24)]
-    assert taken <= 24 + 2 * 8
-    found.close()
 
 
 def test_a_reader_that_has_enough(

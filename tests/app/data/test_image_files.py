@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from app_helpers import write_images
-from data_helpers import assert_same_batches, levels, sizes
+from data_helpers import assert_same_batches, levels
 
 from dlr_tf.app import data
 from dlr_tf.app.data import image_files, images
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path / "pets" / "cat", 10, value=0)
-    write_images(tmp_path / "pets" / "dog", 10, value=100)
-    return tmp_path / "pets"
 
 
 def test_folder_without_parts_is_split_by_the_seed(folder: Path) -> None:
@@ -37,18 +30,6 @@ def test_folder_without_parts_is_split_by_the_seed(folder: Path) -> None:
     assert loaded.image_shape == (8, 8, 3)
     assert loaded.train.element_spec[0].shape.as_list() == [None, 8, 8, 3]
     assert loaded.validation is loaded.test
-
-
-def test_batches_of_an_evaluation_are_larger(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write_images(tmp_path / part / "a", 10, value=0)
-        write_images(tmp_path / part / "b", 3, value=100)
-    loaded = data.load(tmp_path, image_size=6, batch_size=3)
-    assert sizes(loaded.train) == [3, 3, 3, 3, 1]
-    assert sizes(loaded.test) == [12, 1]
-    assert loaded.test.cardinality() == 2
-    loaded = data.load(tmp_path, image_size=6, batch_size=3, evaluation_batch_size=5)
-    assert sizes(loaded.test) == [5, 5, 3]
 
 
 @pytest.mark.parametrize("held_out", ["test", "val", "validation", "valid"])
@@ -311,26 +292,6 @@ def test_one_held_out_part_is_for_the_test(tmp_path: Path) -> None:
     assert loaded.class_counts == {"train": [3, 3], "validation": [1, 1], "test": [4, 4]}
     assert all("/val/" in name for name in loaded.test_names)
     assert len(levels(loaded.validation)) == 2
-
-
-def test_class_weights(folder: Path) -> None:
-    for number in range(5):
-        (folder / "cat" / f"{number:03d}.png").unlink()
-    loaded = data.load(folder, image_size=4)
-    assert loaded.class_counts["train"] == [4, 8]
-    assert loaded.class_weights("none") is None
-    weights = loaded.class_weights()
-    assert weights == {0: 1.5, 1: 0.75}
-    assert sum(weights[label] for _, label in levels(loaded.train)) == 12  # the mean is 1
-
-
-def test_many_classes_are_counted_in_ten_lines() -> None:
-    names = [f"c{number}" for number in range(13)]
-    lines = data.class_table(names, {"train": [*range(10, 23)], "test": [2] * 13}).splitlines()
-    assert len(lines) == 12
-    assert lines[0] == "class  train  test"
-    assert lines[10] == "c9        19     2"
-    assert lines[11] == "and 3 more classes: 20 to 22 in train, 2 to 2 in test"
 
 
 def test_the_fingerprint_tells_other_files_and_classes_apart(folder: Path) -> None:

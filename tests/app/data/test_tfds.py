@@ -10,17 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from app_helpers import write_images
 from data_helpers import assert_same_batches, levels, sizes
 
 from dlr_tf.app import data
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_images(tmp_path / "pets" / "cat", 10, value=0)
-    write_images(tmp_path / "pets" / "dog", 10, value=100)
-    return tmp_path / "pets"
 
 
 class FakeBuilder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import math
 import os
 import signal
 import subprocess
@@ -27,7 +26,6 @@ from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.data import digits
 from dlr_tf.app.run import checkpoint, tasks
-from dlr_tf.app.run.state import best_epoch, log_text
 from tests.scripts import kill_and_resume
 
 # Two steps in an epoch, and a checkpoint after each of them.
@@ -415,21 +413,6 @@ def test_tensorboard(quick_digits: None) -> None:
         "training",
     ]
     assert list(Path("out/tensorboard/training").rglob("events.*"))
-
-
-def test_the_best_epoch() -> None:
-    accuracy, loss = [0.5, 0.9, 0.9, 0.9], [1.0, 0.4, 0.3, 0.3]
-    assert best_epoch({"val_accuracy": accuracy, "val_loss": loss}, "accuracy") == 3
-    assert best_epoch({"val_accuracy": [0.9, 0.9], "val_loss": [math.nan, 5.0]}, "accuracy") == 2
-
-
-def test_the_log() -> None:
-    nan = math.nan
-    history = {"loss": [2.0, 0.5, math.inf], "learning_rate/body": [nan, nan, 1e-4]}
-    text = log_text(history)
-    assert text == "epoch,loss,learning_rate/body\n1,2.0,\n2,0.5,\n3,inf,0.0001\n"
-    assert log_text(history, first=2) == "3,inf,0.0001\n"
-    assert log_text({}) == ""
 
 
 @pytest.mark.slow
