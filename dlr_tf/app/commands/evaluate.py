@@ -192,11 +192,14 @@ def check_class_names(found: Any, known: Sequence[str]) -> None:
         raise ValueError(
             f"{found.name} has classes that the model does not know: {some_of(unknown)}."
             f"{did_you_mean(unknown[0], known)} The model knows {some_of(known)}. Rename or remove "
-            "the folders of the others."
+            "the others."
         )
     absent = [name for name in known if name not in used]
     if absent:
-        print_stderr(f"{found.name} has no images of {len(absent)} classes: {some_of(absent)}")
+        print_stderr(
+            f"{found.name} has no images of {len(absent)} of {len(known)} classes: "
+            f"{some_of(absent)}"
+        )
 
 
 def evaluate_files(

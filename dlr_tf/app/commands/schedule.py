@@ -10,8 +10,7 @@ import numpy as np
 from dlr_tf.app.config import OneCycleConfig, ScheduleConfig, SgdrConfig, TriangularConfig
 from dlr_tf.app.results import check_new_file
 from dlr_tf.app.terminal import messages_to_stderr, usage_errors, written_line
-from dlr_tf.core.schedule_formulas import cycle_length
-from dlr_tf.core.schedules import SGDR, OneCycle, Triangular
+from dlr_tf.core.schedules import SGDR, OneCycle, Triangular, cycle_length
 from dlr_tf.training import plotting
 
 MAX_STEPS = 1_000_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,6 +189,10 @@ def _formats() -> tuple[str, ...]:
 
 
 def _open(path: str) -> Any:
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # Opening a pipe would wait for its other end, for ever.
+        raise ValueError("it is no file, but a pipe, a socket or a device")
     return require_pillow().open(path, formats=_formats())
 
 
@@ -281,12 +286,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return (
             "it is empty, no image, damaged at its beginning, or of a format that Pillow "
-            f"{PIL.__version__} does not read, as HEIC; convert it to JPEG"
+            f"{PIL.__version__} does not read, such as HEIC; convert it to JPEG"
         )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, Image.DecompressionBombError):
         return f"{text}; to allow more, set the environment variable {_LIMIT}"
-    if isinstance(error, ValueError) and text.startswith("its pixels"):
+    if isinstance(error, ValueError) and text.startswith(("its pixels", "it is no file")):
         return text
     return f"it is damaged ({text})"

@@ -28,9 +28,11 @@ from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
+from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
+from dlr_tf.training.named_schedules import make_schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
     Raises:
         ValueError: If the options do not fit each other.
     """
-    return fine_tuning.make_schedule(
+    return make_schedule(
         config.schedule,
         steps_per_epoch=task.data.steps_per_epoch,
         epochs=config.epochs,
@@ -190,7 +192,7 @@ def train(
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     """Leave the model as `fine_tune` does, without a training."""
     schedule = schedule_of(config, task)
-    fine_tuning.compile_groups(
+    compile_groups(
         task.model,
         task.groups,
         [schedule(rate) for rate in rates],

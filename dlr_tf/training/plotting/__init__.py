@@ -1,6 +1,5 @@
 """Plots of rates, losses, schedules and sweeps. Nothing else uses matplotlib."""
 
-from dlr_tf.training.plotting.characters import ascii_plot
 from dlr_tf.training.plotting.confusion import plot_confusion_matrix
 from dlr_tf.training.plotting.figures import MAX_LEGEND, require_matplotlib
 from dlr_tf.training.plotting.losses import plot_loss, plot_sweep
@@ -9,7 +8,6 @@ from dlr_tf.training.plotting.rates import plot_learning_rates, plot_schedule
 
 __all__ = [
     "MAX_LEGEND",
-    "ascii_plot",
     "history_panel",
     "legend_entries",
     "plot_confusion_matrix",

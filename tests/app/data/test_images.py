@@ -209,7 +209,7 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
         (b"", "it is empty, no image, "),
         (b"hello", "it is empty, no image, damaged at its beginning, or of a format that Pillow"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is empty, no image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".* does not read, as HEIC; convert it to JPEG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ".* such as HEIC; convert it to JPEG"),
         (b"\x89PNG\r\n\x1a\nxx", "it is empty, no image, damaged at its beginning"),
     ],
     ids=["empty", "text", "program", "heic", "png"],
@@ -228,6 +228,13 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("gone.png")
     assert problem_of(tmp_path / "link.png") == "No such file or directory"
     assert problem_of(tmp_path) == "Is a directory"
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    assert problem_of(tmp_path / "circle.png") == "Too many levels of symbolic links"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert problem_of(tmp_path / "pipe.png") == "it is no file, but a pipe, a socket or a device"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all files")

@@ -12,7 +12,7 @@ from model_helpers import POOL, SIZE, body, dense, functional, images, opened
 
 from dlr_tf import MultiGroupOptimizer, split_layers
 from dlr_tf.app import models
-from dlr_tf.training import fine_tuning
+from dlr_tf.training.compiling import compile_groups
 
 
 def test_only_keras_files_are_models() -> None:
@@ -37,6 +37,12 @@ def test_files_that_cannot_be_loaded() -> None:
     Path("net.keras").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match="'net.keras' cannot be loaded: expected a .keras file of"):
         models.open_source("net.keras")
+    functional([*body(), POOL(), dense()]).save("net.keras")
+    content = bytearray(Path("net.keras").read_bytes())
+    content[len(content) // 2] ^= 255
+    Path("net.keras").write_bytes(content)
+    with pytest.raises(ValueError, match="'net.keras' cannot be loaded: .* Bad CRC-32"):
+        models.open_source("net.keras")
     Path("empty").mkdir()
     with pytest.raises(ValueError, match="folder 'empty' holds no model.keras. Give a folder"):
         models.open_source("empty")
@@ -51,7 +57,7 @@ def test_the_saved_model_goes_on_with_its_optimizer() -> None:
     groups = split_layers(model, ["body/top", "probabilities"])
     x, y = images(8, SIZE, SIZE, 3), np.arange(8) % 3
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    fine_tuning.compile_groups(model, groups, [1e-4, 1e-3, 1e-2], data)
+    compile_groups(model, groups, [1e-4, 1e-3, 1e-2], data)
     model.fit(data, epochs=2, verbose=0, shuffle=False)
     model.save("net.keras")
     loaded = keras.models.load_model("net.keras")
