@@ -62,13 +62,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
     command_line = list(sys.argv[1:] if argv is None else argv)
     given = vars(make_parser().parse_args(command_line))
     kind: type[CommandConfig] = given.pop("config")
-    options = given
-    if kind is FinetuneConfig:
-        options = {**options, "given": given, "command_line": command_line}
-    # A run that is resumed has its own settings.
-    if issubclass(kind, TaskConfig) and "resume" not in given:
-        options |= _completed(given)
-    config = kind.of(options)
+    if "resume" in given:  # such a run has its own settings
+        return FinetuneConfig.of({**given, "given": given})
+    options = _completed(given) if issubclass(kind, TaskConfig) else given
+    config = kind.of({**options, "command_line": command_line})
     if isinstance(config, FinetuneConfig) and config.frozen_epochs > config.epochs:
         raise UsageError(
             "--frozen-epochs should not be above --epochs, which counts all epochs. Received: "

@@ -108,7 +108,7 @@ def new_folder(wanted: Path) -> Path:
 def find_images(
     trained: TrainedModel, source: str | None, batch_size: int, size: tuple[int, int] | None
 ) -> image_data.ImageData | image_data.LabelledFiles:
-    """Find the images to score a model on.
+    """Return the images to score a model on: batches, whose part `test` counts, or other files.
 
     Args:
         trained: The model.
@@ -116,13 +116,9 @@ def find_images(
         batch_size: Images in a batch.
         size: Height and width that the model was trained on; `None` if it has none.
 
-    Returns:
-        Batches, whose part `test` counts, or files that are not part of the training.
-
     Raises:
         ValueError: If there is no such source, it cannot be used, it is not known what the model
             was trained on, or the images must be in batches and the model has no size for them.
-        ImportError: If the source needs a package that is not installed.
 
     Warns:
         UserWarning: If the images that the model was trained on have changed since.

@@ -50,18 +50,11 @@ def run(config: ExportConfig) -> int:
 def export(
     model: keras.Model, form: models.Format, output: Path, examples: list[np.ndarray]
 ) -> float:
-    """Write a model, check what was written, and return the largest difference of a prediction.
-
-    Args:
-        model: The model.
-        form: The format.
-        output: The new file or folder.
-        examples: Batches of images.
+    """Write a model, check it on batches of images, and return the largest difference.
 
     Raises:
         ExportError: If the model cannot be written in this format, or its predictions differ by
             more than 1e-4. Then nothing is left of it.
-        WriteError: If the operating system refuses, for example because the disk is full.
     """
     expected = [np.asarray(model(images, training=False)) for images in examples]
     # What is not checked yet never has the final name.

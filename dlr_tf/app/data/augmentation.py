@@ -26,9 +26,6 @@ def augment(images: tf.Tensor, kinds: Collection[str], seed: tf.Tensor) -> tf.Te
         kinds: Names from `AUGMENTATIONS`. They are applied in that order.
         seed: Two integers. The same seed gives the same changes.
 
-    Returns:
-        Images of the same shape, with values from 0 to 255.
-
     >>> images = tf.reshape(tf.range(2 * 2 * 3, dtype=tf.float32), (1, 2, 2, 3))
     >>> flipped = augment(images, ["flip"], (0, 4))
     >>> flipped[0, 0, :, 0].numpy().tolist(), images[0, 0, :, 0].numpy().tolist()

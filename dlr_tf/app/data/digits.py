@@ -21,17 +21,9 @@ def load_digits(
     The images are 8 by 8 pixels with values from 0 to 256, so that the values of an image file,
     0 to 255, mean nearly the same. They come with scikit-learn, so no network is needed.
 
-    Args:
-        batch_size: Images per batch. Defaults to 32.
-        seed: Seed of the choice and the order of the images. Defaults to 0.
-        images_per_class: Number of images of each digit to fine-tune on; the others are to test on.
-            Defaults to 20.
-        validation_fraction: Fraction of the images to fine-tune on that is not trained on and
-            becomes `validation`. Defaults to 0: `validation` is `test`.
-
     Returns:
         The digits 0 to 4 (four fifths to pretrain on, the others to test on), and the digits 5
-        to 9.
+        to 9 (`images_per_class` of each to train on, of which a fraction can become `validation`).
 
     >>> pretraining, fine_tuning = load_digits()
     >>> pretraining.train_images, fine_tuning.train_images, fine_tuning.test_images

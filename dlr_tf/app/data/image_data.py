@@ -130,7 +130,7 @@ def indexed_data(
     settings: Settings,
     **described: Any,
 ) -> ImageData:
-    """Return the batches of images that can be read in any order.
+    """Return the batches of examples that can be read in any order.
 
     Args:
         read: A function from batches of indices, and the size of the largest one, to batches of

@@ -18,13 +18,10 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Format(NamedTuple):
-    """A format to write a model in.
+    """How a model is written.
 
-    Args:
-        file_name: The name that the file or folder has by default.
-        require: A function that checks that what it needs is installed.
-        write: A function from a model and a path, which writes it.
-        load: A function from a path to what predicts.
+    The default name of the file or folder, a check that what is needed is installed, a function
+    that writes a model to a path, and one from the path to what predicts.
     """
 
     file_name: str

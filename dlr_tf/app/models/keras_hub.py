@@ -51,8 +51,8 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
     except ValueError:  # the preset has none
         converter = None
     label = f"The preset {preset!r}"
-    shape, output = image_shape(backbone), backbone.output
-    if shape is None or shape[2] != 3 or not isinstance(output, keras.KerasTensor):
+    shape, output = image_shape(backbone, label), backbone.output
+    if shape[2] != 3 or not isinstance(output, keras.KerasTensor):
         raise ValueError(f"{label} of KerasHub is not a network for images: choose another one.")
     size = image_size
     if size is None and shape[0] is None and getattr(converter, "image_size", None):

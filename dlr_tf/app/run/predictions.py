@@ -49,11 +49,7 @@ class Classifier:
         self._predict = predict
 
     def read(self, path: str) -> np.ndarray:
-        """Read an image, and resize it as the training does.
-
-        Raises:
-            ValueError: If it cannot be read.
-        """
+        """Read an image, and resize it as the training does, or raise a `ValueError`."""
         return read_image(path, self.size, channels=self.channels)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
@@ -66,10 +62,7 @@ def evaluate_data(
 ) -> Evaluation:
     """Return the scores on the images to test on, in one pass.
 
-    Args:
-        classify: The model.
-        data: The images. A class of them that has no images may be unknown to the model.
-        class_names: The classes of the model.
+    A class of the data that has no images may be unknown to the model, whose classes are given.
     """
     labels, probabilities = [], []
     for images, some_labels in data.test:

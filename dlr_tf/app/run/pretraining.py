@@ -12,12 +12,7 @@ from dlr_tf.training.distribution import distributed_fit
 def pretrain_on_digits(
     data: ImageData, *, epochs: int = 12, verbose: int | str = "auto"
 ) -> tuple[keras.Model, float]:
-    """Train a small convolutional network with batch normalization, to fine-tune later.
-
-    Args:
-        data: The task to pretrain on, from `load_digits`.
-        epochs: Number of epochs. Defaults to 12.
-        verbose: As in `keras.Model.fit`.
+    """Train a small convolutional network with batch normalization on the task of `load_digits`.
 
     Returns:
         The network without its classifier (images in, one vector per image out), and the accuracy

@@ -180,8 +180,9 @@ def split_task(
         model: A classifier with one output.
         n_groups: Number of groups of about equal size, if there are no boundaries. `None` for
             three, or as many as there can be.
-        boundaries: Names or paths of the first layers of the groups. Defaults to `None`.
-        shown_by: The command that lists the layers, to be named in an error. Defaults to none.
+        boundaries: Names or paths of the first layers of the groups.
+        shown_by: The command that lists the layers, to be named in an error.
+        quiet: Whether to print nothing.
 
     Raises:
         ValueError: If the model cannot be split like this.
@@ -223,13 +224,10 @@ def _default_split(model: keras.Model) -> tuple[LayerGroup, ...]:
 
 
 def parse_rates(text: str) -> Any:
-    """Return the argument `learning_rate` that a text means.
-
-    Args:
-        text: `auto`, `LO:HI`, `:HI`, one number, or one number per group separated by commas.
+    """Return the argument `learning_rate` that a text means, as `--learning-rate` describes it.
 
     Raises:
-        ValueError: If it is none of these, or a rate is negative or not finite.
+        ValueError: If it means none, or a rate is negative or not finite.
 
     >>> parse_rates("1e-5:1e-3"), parse_rates("0.1,0.2"), parse_rates("auto")
     (slice(1e-05, 0.001, None), [0.1, 0.2], 'auto')

@@ -88,8 +88,7 @@ def train(
         name: The name of the training. If it has a checkpoint, the training resumes there.
         config: What to do.
         rates: The peak rate of each group.
-        callbacks: More callbacks for `fit`, which see the model as it was resumed. Defaults to
-            none.
+        callbacks: More callbacks for `fit`, which see the model as it was resumed.
 
     Returns:
         The result. The model is the last one, or with `--keep best` the one of the best epoch.
@@ -98,7 +97,6 @@ def train(
         StoppedError: If the process has to end; the checkpoint is written.
         DivergedError: If the loss or the weights are not finite; the checkpoint is an earlier one.
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        WriteError: If a file cannot be written.
     """
     task, model, data = run.task, run.task.model, run.task.data
     keras.utils.set_random_seed(config.seed)
