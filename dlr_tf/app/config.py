@@ -18,7 +18,9 @@ from dlr_tf._names import AUTO, BATCH_NORM, SCHEDULES, STRATEGIES, WAIT
 from dlr_tf.app.options import (
     Count,
     FromZero,
+    NotNegative,
     Positive,
+    StepsOrShare,
     Typed,
     described,
     option_name,
@@ -102,6 +104,8 @@ class TaskConfig(NetworkConfig):
             finetune chooses with a range test; or rates from the first group to the head: LO:HI
             (geometric), :HI (the others HI/10), one for all, or one per group separated by commas.
         optimizer (NAME): The optimizer, in upper or lower case.
+        weight_decay (X): Decoupled weight decay of all weights, at the rate of their group
+            (default: that of the optimizer: 0.004 for adamw and muon, else none).
         batch_size (N): Images in a batch, over all devices.
         batch_norm: Frozen: batch normalization keeps its weights and statistics; train: it is
             trained with its group.
@@ -117,6 +121,7 @@ class TaskConfig(NetworkConfig):
     skip_broken: bool = False
     learning_rate: str = AUTO
     optimizer: Annotated[str, Typed(type=str.lower, choices=OPTIMIZERS)] = "adam"
+    weight_decay: NotNegative | None = None
     batch_size: Count = 16
     batch_norm: Annotated[str, Typed(choices=BATCH_NORM)] = "frozen"
     seed: FromZero = 0
@@ -151,6 +156,8 @@ class RunConfig(TaskConfig):
         epochs (N): Number of epochs, the frozen ones included (default: 7; without DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         schedule: How the rates change over the steps.
+        warmup (N|SHARE): Steps of a linear rise from 0 before the schedule, or their share of all
+            steps, such as 0.1; the schedule fills the rest.
         cycle_epochs (X): Length of the first sgdr cycle in epochs (default: about 1, so that the
             last cycle ends with the training).
         t_mul (X): Each sgdr cycle is this many times longer than the one before, at least 1.
@@ -177,6 +184,7 @@ class RunConfig(TaskConfig):
     epochs: Count = 7
     frozen_epochs: FromZero = 0
     schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"
+    warmup: StepsOrShare = 0
     cycle_epochs: Positive | None = None
     t_mul: Positive = 2.0
     compare: Annotated[bool, Typed(action=argparse.BooleanOptionalAction)] = False

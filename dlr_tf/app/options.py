@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable
@@ -138,33 +139,44 @@ def in_words(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
-    """Return a function that reads an integer."""
+def _number(
+    kind: Callable[[str], Any], expected: str, is_right: Callable[[Any], bool]
+) -> Callable[[str], Any]:
+    """Return a function that reads a number of a kind."""
 
-    def parse(text: str) -> int:
-        value = int(text) if re.fullmatch(r"[+-]?\d+", text) else minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(
-                f"expected an integer of at least {minimum}, received {text!r}"
-            )
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not is_right(value):  # as no comparison with NaN is
+            raise argparse.ArgumentTypeError(f"expected {expected}, received {text!r}")
         return value
 
     return parse
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
-    return value
+def _at_least(minimum: int) -> Typed:
+    return Typed(type=_number(int, f"an integer of at least {minimum}", lambda x: x >= minimum))
 
 
-Count = Annotated[int, Typed(type=_at_least(1))]
-FromZero = Annotated[int, Typed(type=_at_least(0))]
-Positive = Annotated[float, Typed(type=_positive)]
+def _int_or_float(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
+
+
+Count = Annotated[int, _at_least(1)]
+FromZero = Annotated[int, _at_least(0)]
+Positive = Annotated[
+    float, Typed(type=_number(float, "a number above 0", lambda x: 0 < x < math.inf))
+]
+NotNegative = Annotated[
+    float, Typed(type=_number(float, "a number, 0 or more", lambda x: 0 <= x < math.inf))
+]
+_STEPS_OR_SHARE = "a number of steps, or a share of all steps below 1"
+StepsOrShare = Annotated[
+    float,
+    Typed(type=_number(_int_or_float, _STEPS_OR_SHARE, lambda x: isinstance(x, int) or 0 < x < 1)),
+]
 
 
 def some_names(known: tuple[str, ...]) -> Typed:

@@ -17,7 +17,7 @@ from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Stopwatch
-from dlr_tf.app.run.tasks import OPTIMIZERS, Task
+from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_rates
@@ -121,7 +121,7 @@ class Run:
                 head_only=config.trains_head_only,
                 fit={"class_weight": self.task.data.class_weights(config.class_weights)},
                 verbose=1 if on_terminal() else 0,
-                optimizer=OPTIMIZERS[config.optimizer],
+                optimizer=optimizer_argument(config),
             )
         except ValueError as error:
             raise UsageError(

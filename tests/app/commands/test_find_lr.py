@@ -58,11 +58,13 @@ def test_the_next_command_has_the_images_and_what_was_chosen(
 ) -> None:
     image_folder("my photos", count=10)
     argv = ["find-lr", "my photos", "--weights", "none", "--image-size", "16", "--steps", "20"]
+    argv += ["--weight-decay", "0.1"]
     assert cli.main(argv) in (0, 1)
     out, _ = capsys.readouterr()
     if "next" in out:
         last = out.splitlines()[-1]
         assert last.startswith("next: dlr-tf finetune 'my photos' --image-size 16 --weights none")
+        assert "--weight-decay 0.1" in last
 
 
 def test_the_rate_is_the_one_that_finetune_takes(
