@@ -6,6 +6,8 @@ This module imports no TensorFlow, so that help and mistakes are answered at onc
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,6 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
     ('finetune', 31, 'auto')
     """
     command_line = list(sys.argv[1:] if argv is None else argv)
+    _check_not_empty(command_line)
     given = vars(make_parser().parse_args(command_line))
     kind: type[CommandConfig] = given.pop("config")
     if "resume" in given:  # such a run has its own settings
@@ -77,6 +80,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
             f"--start {config.start:g} --end {config.end:g}"
         )
     return config
+
+
+def _check_not_empty(command_line: Sequence[str]) -> None:
+    """Raise if an argument is empty: it would be taken for the default, or for this folder."""
+    if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in command_line):
+        raise UsageError(
+            "An argument is empty. Give a value or leave the argument out; perhaps a variable of "
+            f"the shell is not set. Received: {shlex.join(command_line)}"
+        )
 
 
 def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +111,8 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f"{option_name(name)} is for cycles: give --schedule sgdr too, or leave it out."
             )
+    if "wait" in given and given.get("strategy") != "multi-worker":
+        raise UsageError("--wait needs --strategy multi-worker. Give both, or leave it out.")
     if "compare_seeds" in given and not options.get("compare"):
         raise UsageError("--compare-seeds needs --compare. Give both, or leave it out.")
     # Images that choose an epoch must not be those that the result is tested on.

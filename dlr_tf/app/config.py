@@ -20,6 +20,7 @@ from dlr_tf.app.options import (
     FromZero,
     NotNegative,
     Positive,
+    Seed,
     StepsOrShare,
     Typed,
     described,
@@ -124,7 +125,7 @@ class TaskConfig(NetworkConfig):
     weight_decay: NotNegative | None = None
     batch_size: Count = 16
     batch_norm: Annotated[str, Typed(choices=BATCH_NORM)] = "frozen"
-    seed: FromZero = 0
+    seed: Seed = 0
     validation_fraction: float = 0.0  # of the training images; follows from other options
 
     @property

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 from dlr_tf._names import did_you_mean
 from dlr_tf.app.terminal import UsageError
 
+MAX_SEED = 2**32 - 1  # of NumPy
+
 
 class Typed:
     """How a value is typed, in an `Annotated` type: more arguments for `add_argument`."""
@@ -34,8 +36,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-        # By default, argparse takes -1e-3 for an option, and its message does not name the rate.
-        self._negative_number_matcher = re.compile(r"^-\.?\d")
+        # By default, argparse takes -1e-3 and -,1e-3 for options, and its message does not name
+        # the rate.
+        self._negative_number_matcher = re.compile(r"^-(\.?\d|,)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Read the arguments. An unknown option is an error of the command that it was given to."""
@@ -166,6 +169,10 @@ def _int_or_float(text: str) -> float:
 
 Count = Annotated[int, _at_least(1)]
 FromZero = Annotated[int, _at_least(0)]
+Seed = Annotated[
+    int,
+    Typed(type=_number(int, f"an integer from 0 to {MAX_SEED}", lambda x: 0 <= x <= MAX_SEED)),
+]
 Positive = Annotated[
     float, Typed(type=_number(float, "a number above 0", lambda x: 0 < x < math.inf))
 ]

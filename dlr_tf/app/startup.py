@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _STDERR = 2
@@ -53,21 +53,37 @@ def load_tensorflow(*, verbose: bool) -> None:
     if verbose:
         importlib.import_module("tensorflow")
         return
-    import tempfile
-
     # What it prints later: only errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    stderr = os.dup(_STDERR)
-    with tempfile.TemporaryFile() as hidden:
-        os.dup2(hidden.fileno(), _STDERR)
+    with stderr_in_file() as show:
         try:
             tensorflow = importlib.import_module("tensorflow")
             tensorflow.config.list_physical_devices()  # loads the drivers, which print lines too
             importlib.import_module("keras")
         except BaseException:
+            show()
+            raise
+
+
+@contextlib.contextmanager
+def stderr_in_file() -> Iterator[Callable[[], None]]:
+    """Redirect the file descriptor of stderr to a temporary file, and give a function to show it.
+
+    C++ code writes there past `sys.stderr`.
+    """
+    import tempfile
+
+    sys.stderr.flush()
+    stderr = os.dup(_STDERR)
+    with tempfile.TemporaryFile() as hidden:
+
+        def show() -> None:
             hidden.seek(0)
             os.write(stderr, hidden.read())
-            raise
+
+        os.dup2(hidden.fileno(), _STDERR)
+        try:
+            yield show
         finally:
             sys.stderr.flush()
             os.dup2(stderr, _STDERR)

@@ -70,10 +70,8 @@ def _write_tflite(model: keras.Model, path: Path) -> None:
 
 
 def _load_tflite(path: Path) -> Predict:
-    # The default delegates print a line when they are made.
-    kernels = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     with _without_warnings():  # TensorFlow announces that its interpreter moves to LiteRT
-        interpreter = tf.lite.Interpreter(str(path), experimental_op_resolver_type=kernels)
+        interpreter = tf.lite.Interpreter(model_path=str(path))
     images_in = interpreter.get_input_details()[0]["index"]
     probabilities_out = interpreter.get_output_details()[0]["index"]
 

@@ -34,8 +34,9 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
     shape = image_shape(model, label)
     if shape[2] != 3:
         raise ValueError(
-            f"{label} should take RGB images, of shape (batch, height, width, 3). "
-            f"Received: images with {shape[2]} channels"
+            f"{label} should take RGB images, of shape (batch, height, width, 3). Save a model "
+            "that begins with keras.Input((height, width, 3)). Received: input shape "
+            f"{model.input_shape}"
         )
     network, size = in_size(label, model, image_size)
     notes = []

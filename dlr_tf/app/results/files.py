@@ -63,7 +63,9 @@ def check_writable(folder: Path) -> None:
     """Raise a `ValueError` if a folder, or its nearest parent that exists, is not writable."""
     whole = folder.absolute()
     nearest = next(path for path in (whole, *whole.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if not nearest.is_dir():
+        raise ValueError(f"The output {str(folder)!r} is below a file. Give another --output.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(
             f"No permission to write to {str(nearest)!r}. Give another --output, or run the "
             "command in a folder where you have permission."

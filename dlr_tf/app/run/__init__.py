@@ -13,6 +13,7 @@ from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.settings import (
+    check_options,
     check_same_data,
     read_settings,
     resumed_config,

@@ -86,7 +86,13 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
             f"are: dlr-tf finetune --resume {shlex.quote(str(folder))} DATA"
         )
     config = RunConfig.of(own)
-    known = {**config.as_dict(), "output": str(folder)}
+    check_options(folder, config.as_dict(), given)
+    return config
+
+
+def check_options(folder: Path, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if an option that is given now differs from that of a run."""
+    known = {**known, "output": str(folder)}
     if Path(given.get("output", "")) == folder:
         known["output"] = given["output"]
     differing = [
@@ -101,7 +107,6 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
             "out all options but --resume. To train its model further, start a run with --model "
             f"{folder} --keep-head."
         )
-    return config
 
 
 def write_place_of_data(folder: Path, config: RunConfig) -> None:

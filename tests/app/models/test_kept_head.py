@@ -141,6 +141,12 @@ ONE_UNIT: dict[str, list[Any]] = {
 }
 
 
+def test_one_unit_of_a_sequential_model_is_kept() -> None:
+    model = keras.Sequential([*body(), POOL(), dense("sigmoid", units=1)])
+    write_class_names(Path("classes.json"), ["no", "yes"])
+    assert opened(model, keep_head=True).build(["no", "yes"]).output_shape == (None, 2)
+
+
 @pytest.mark.parametrize("kind", ONE_UNIT)
 def test_one_unit_for_two_classes_is_kept(kind: str) -> None:
     model = functional([*body(), POOL(), *ONE_UNIT[kind]])

@@ -182,9 +182,7 @@ def test_a_signal_ends_the_step(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune, "ShowGroups", Signal)
-        assert cli.main([*QUICK[:-2], "--checkpoint-every", "100", "--output", "out"]) == (
-            128 + number
-        )
+        assert cli.main([*QUICK, "--checkpoint-every", "100", "--output", "out"]) == (128 + number)
     assert capsys.readouterr().err.endswith(
         "dlr-tf: stopped. To resume: dlr-tf finetune --resume out\n"
     )
