@@ -46,7 +46,7 @@ class Trainer:
         self.layer_groups = split_layerwise(self.model)
         self.optimizer = MultiGroupOptimizer(self.layer_groups, [1.0] * len(self.layer_groups))
         self.optimizer.build(self.model.trainable_variables)
-        own = (*self.model.weights, *self.optimizer.variables, self.optimizer.rates.record)
+        own = (*self.model.weights, *self.optimizer.variables)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
         # The kernel and the bias that the head starts from; `None` for random ones.
@@ -190,8 +190,7 @@ class Trainer:
         )
         def train_step(x: Any, y: Any, indices: Any) -> Any:
             self.n_traces[name] += 1
-            rates = self._table[self.optimizer.step_counter.value]
-            self.optimizer.rates.factors.assign(rates)
+            self.optimizer.learning_rates = self._table[self.optimizer.step_counter.value]
             with tf.GradientTape() as tape:
                 probabilities = self.model(tf.gather(x, indices), training=True)
                 loss = self._loss(tf.gather(y, indices), probabilities)

@@ -172,7 +172,7 @@ class OptimizerState:
             "format": FORMAT,
             "iterations": int(_keras.step_counter_of(self._optimizer).numpy()),
             "gradient_accumulation_steps": self._steps_per_update,
-            "rate_scale": float(self._rates.scale.numpy()),
+            "rate_scale": self._rates.scale(),
             "groups": [
                 {
                     "name": group.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -15,6 +16,22 @@ from dlr_tf.core.learning_rates import in_group_order
 from dlr_tf.core.scheduled_values import ScheduledValues
 
 Decay: TypeAlias = "float | LearningRateSchedule"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decays:
+    """The decays of the groups, `None` where an argument was not given.
+
+    Keras and TensorFlow do not track the lists in a dataclass.
+    """
+
+    weight_decay: list[Decay] | None
+    decay_to_start: list[float] | None
+
+    def lists(self) -> dict[str, list[Any] | None]:
+        """Return both by name, as lists that may be changed."""
+        both = {"weight_decay": self.weight_decay, "decay_to_start": self.decay_to_start}
+        return {name: None if values is None else [*values] for name, values in both.items()}
 
 
 def weight_decays(value: Any, names: Sequence[str]) -> list[Decay] | None:

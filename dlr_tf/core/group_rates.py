@@ -24,8 +24,9 @@ from dlr_tf.core.value_views import ValueView
 _ROUNDING = 1e-6
 # A rate that a schedule ends at is near 0 below this fraction of its peak.
 _NEAR_ZERO = 0.01
-# The rows of `GroupRates.record`: what is known of each group beside its factor.
-_ROWS = ("limits", "set_steps", "last_rates", "last_steps")
+# The rows of `GroupRates.record`: what is known of each group. The scale is the same for all.
+_ROWS = ("factors", "scale", "limits", "set_steps", "last_rates", "last_steps")
+_SAVED = _ROWS[:4]
 
 
 class GroupRates:
@@ -78,46 +79,27 @@ class GroupRates:
         self._iterations = iterations
         self._updates_in_progress = 0
         count = len(self._names)
-        # One vector for all groups costs as much as one scalar. In float64, a rate that is set
-        # reads back as the same float32 whatever the ratios are.
-        self.factors = add_variable((count,), "float64", "rate_factors")
-        self.factors.assign([1.0 if callable(source) else source for source in sources])
-        self.scale = add_variable((), "float64", "rate_scale")
-        self.scale.assign(1.0)
-        # One variable with four rows: each further one costs a step of a small network a percent.
+        # One variable: each further one costs a step of a small network a percent. In float64, a
+        # rate that is set reads back as the same float32 whatever the ratios are.
         self.record = add_variable((len(_ROWS), count), "float64", "rate_record")
-        self.record.assign(
-            [self._known_peaks(), [-1.0] * count, [math.nan] * count, [-1.0] * count]
-        )
-
-    @property
-    def schedules(self) -> tuple[Any, ...]:
-        """The schedule or function of each group, `None` for a constant rate."""
-        return self._schedules
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """All variables behind the rates."""
-        return [self.factors, self.scale, self.record]
+        factors = [1.0 if callable(source) else source for source in sources]
+        unset = [[-1.0] * count, [math.nan] * count, [-1.0] * count]
+        self.record.assign([factors, [1.0] * count, self._known_peaks(), *unset])
 
     def _recorded(self, *names: str) -> list[Any]:
         """Return rows of the record: arrays, or tensors while a function is traced."""
         record = _value_now(self.record)
-        return [record[_ROWS.index(name)] for name in names]
+        # Not by indexing, of which each costs a traced step several operations.
+        rows = record if tf.executing_eagerly() else tf.unstack(record, num=len(_ROWS))
+        return [rows[_ROWS.index(name)] for name in names]
 
     def _write(self, **rows: Any) -> None:
         """Replace rows of the record, by name: one number per group, or one for all."""
         xp: Any = np if tf.executing_eagerly() else tf
-        old = _value_now(self.record)
         shape = [len(self._names)]
-        self.record.assign(
-            xp.stack(
-                [
-                    xp.broadcast_to(_float64(rows[name]), shape) if name in rows else old[number]
-                    for number, name in enumerate(_ROWS)
-                ]
-            )
-        )
+        rows = {name: xp.broadcast_to(_float64(row), shape) for name, row in rows.items()}
+        old = dict(zip(_ROWS, self._recorded(*_ROWS)))
+        self.record.assign(xp.stack([*(old | rows).values()]))
 
     # --- Reading
 
@@ -185,45 +167,40 @@ class GroupRates:
         """
         return np.asarray(self._last(), keras.config.floatx())
 
-    def reader(self) -> Callable[[], list[tf.Tensor]]:
-        """Return a function that reads what `last_at` needs, and does not wait for its values."""
-        of_constants = () if self._is_scheduled.any() else (self.factors, self.scale)
-        read = [_keras.eager_read_fn(v) for v in (self.record, *of_constants)]
-        return lambda: [one() for one in read]
-
-    def last_at(self, readings: Sequence[list[tf.Tensor]], steps: Sequence[int]) -> np.ndarray:
-        """Return what `last` returned at the times of some readings, `(readings, n_groups)`.
+    def last_at(self, records: Sequence[tf.Tensor], steps: Sequence[int]) -> np.ndarray:
+        """Return what `last` returned at the times when `record` was read, `(times, n_groups)`.
 
         Args:
-            readings: What the function of `reader` returned, one or more.
+            records: The values of `record`, one or more.
             steps: The number of steps made by then, for each.
         """
-        columns = [np.array([tensor.numpy() for tensor in column]) for column in zip(*readings)]
-        record, *of_constants = columns
-        now = of_constants[0] * of_constants[1][:, None] if of_constants else None
-        last = self._last_of(record, now, np.array(steps)[:, None], np)
+        if self.ends:
+            # A step that was traced before does not notice that its schedule ends.
+            self.warn_beyond_end(max(steps) - 1)
+        values = np.array([record.numpy() for record in records])
+        last = self._last_of(values, np.array(steps)[:, None], np)
         return np.asarray(last, keras.config.floatx())
 
     def _last(self) -> Any:
         xp: Any = np if tf.executing_eagerly() else tf
-        now = _value_now(self.factors) * _value_now(self.scale)
-        return self._last_of(_value_now(self.record), now, self._iterations(), xp)
+        return self._last_of(_value_now(self.record), self._iterations(), xp)
 
-    def _last_of(self, record: Any, now: Any, steps: Any, xp: Any) -> Any:
+    def _last_of(self, record: Any, steps: Any, xp: Any) -> Any:
         """Return the rates of the most recent update.
 
         Args:
-            record: The value of `record`.
-            now: The factors, scaled: the rates now if all are constant; else not used.
+            record: The value of `record`, or several.
             steps: The number of steps made.
             xp: NumPy or TensorFlow.
         """
-        last = record[..., _ROWS.index("last_rates"), :]
+        factors, scale, last, recorded_at = (
+            record[..., _ROWS.index(name), :]
+            for name in ("factors", "scale", "last_rates", "last_steps")
+        )
         if self._is_scheduled.any():
             return last
         # Constant rates are recorded only when they are changed, and when a group did not move.
-        recorded_at = record[..., _ROWS.index("last_steps"), :]
-        return xp.where(recorded_at == _float64(steps - 1), last, now)
+        return xp.where(recorded_at == _float64(steps - 1), last, factors * scale)
 
     @contextlib.contextmanager
     def update_with(self, rates: tf.Tensor, moved: Sequence[int]) -> Iterator[None]:
@@ -264,11 +241,11 @@ class GroupRates:
         They are relative to the scale that groups at a constant rate have now, so that the factor
         of such a group stays its own rate.
         """
-        factors = _value_now(self.factors)
+        factors, scale = self._recorded("factors", "scale")
         if not self._is_scheduled.any():
             return factors
         xp: Any = np if tf.executing_eagerly() else tf
-        bases, scale = self._all_bases(), _value_now(self.scale)
+        bases = self._all_bases()
         now = self._limited(bases)
         constant = np.flatnonzero(~self._is_scheduled)
         if len(constant):
@@ -289,8 +266,8 @@ class GroupRates:
             ValueError: If it does not have one rate per group, or a rate cannot be reached because
                 the group's schedule is 0 now.
         """
-        if tf.is_tensor(rates) and tf.executing_eagerly():
-            rates = rates.numpy()
+        if tf.is_tensor(rates):
+            rates = rates.numpy() if tf.executing_eagerly() else tf.unstack(rates)
         if not isinstance(rates, (Sequence, np.ndarray)) or isinstance(rates, str):
             raise TypeError(
                 "`learning_rates` should be set with a list of one number per group. "
@@ -302,7 +279,8 @@ class GroupRates:
                 f"`learning_rates` should be set with one rate per group: {len(self._names)} "
                 f"rates. Received {len(rates)}: {rates}"
             )
-        bases, now = self._all_bases(), _value_now(self.factors) * _value_now(self.scale)
+        factors_now, scale = self._recorded("factors", "scale")
+        bases, now = self._all_bases(), factors_now * scale
         factors = []
         for number, rate in enumerate(rates):
             if _both_zero(rate, bases[number]):
@@ -315,18 +293,18 @@ class GroupRates:
     def set_group(self, group: int, rate: Any) -> None:
         """Set the rate of one group."""
         rate = check_assigned_rate(rate)
-        bases, scale = self._all_bases(), _value_now(self.scale)
-        unit = bases[group] * scale
+        factors, scale = self._recorded("factors", "scale")
+        bases = self._all_bases()
+        unit = bases[group] * scale[group]
         if _both_zero(rate, unit):
             return
-        if tf.executing_eagerly() and not float(scale):
+        if tf.executing_eagerly() and not scale[group]:
             raise ValueError(
                 "`optimizer.learning_rate` was set to 0, which scales every group by 0, so no "
                 "group can have a rate of its own. Set `optimizer.learning_rates` instead. "
                 f"Received: learning_rate={rate}"
             )
         self._refuse_zero(unit, group)
-        factors = _value_now(self.factors)
         count = len(self._names)
         factors = _stack([rate / unit if n == group else factors[n] for n in range(count)])
         self._set(bases, factors, scale, [group])
@@ -345,11 +323,12 @@ class GroupRates:
         Args:
             bases: The schedules' values at this step.
             factors: The new factors.
-            scale: The new scale.
+            scale: The new scale, one number or one per group.
             groups: The groups whose rates were set.
             by_head: Whether the rate of the head was set, and the others follow.
         """
         chosen = np.isin(np.arange(len(self._names)), groups)
+        rows: dict[str, Any] = {"factors": factors, "scale": scale}
         if self._is_scheduled.any():
             xp: Any = np if tf.executing_eagerly() else tf
             peaks = self._peaks(factors, by_head=by_head)
@@ -357,10 +336,8 @@ class GroupRates:
             # A constant rate that was set itself has no limit.
             limits = xp.where(self._is_scheduled, limits, peaks)
             old_limits, old_steps = self._recorded("limits", "set_steps")
-            self._write(
-                limits=xp.where(chosen, limits, old_limits),
-                set_steps=xp.where(chosen, _float64(self._iterations()), old_steps),
-            )
+            rows["limits"] = xp.where(chosen, limits, old_limits)
+            rows["set_steps"] = xp.where(chosen, _float64(self._iterations()), old_steps)
             if tf.executing_eagerly():
                 is_lifted = factors * scale > (1 + _ROUNDING) * np.where(
                     self._is_scheduled, 1.0, peaks
@@ -369,9 +346,8 @@ class GroupRates:
                 if len(lifted):
                     self._warn_of_limit(lifted, limits)
         else:
-            self._write(last_rates=self._last(), last_steps=self._iterations() - 1)
-        self.factors.assign(factors)
-        self.scale.assign(scale)
+            rows |= {"last_rates": self._last(), "last_steps": self._iterations() - 1}
+        self._write(**rows)
 
     def _warn_of_limit(self, groups: np.ndarray, limits: np.ndarray) -> None:
         named = [f"{self._names[g]} at most {limits[g]:.3g}" for g in groups]
@@ -385,8 +361,7 @@ class GroupRates:
 
     def config(self) -> dict[str, Any]:
         """Return the arguments from which the same rates can be made, as JSON values."""
-        factors = self.factors.numpy() * self.scale.numpy()
-        limits, set_steps = self._recorded("limits", "set_steps")
+        factors, scale, limits, set_steps = self._recorded(*_SAVED)
         scheduled = self._is_scheduled
         now = np.asarray(self._limited(self._all_bases()))
         rates = [
@@ -397,7 +372,7 @@ class GroupRates:
             "learning_rate": rates,
             "rate_factors": [
                 float(factor) if is_scheduled else 1.0
-                for factor, is_scheduled in zip(factors, scheduled)
+                for factor, is_scheduled in zip(factors * scale, scheduled)
             ],
             "rate_limits": [
                 float(limit) if is_scheduled and math.isfinite(limit) else None
@@ -408,14 +383,16 @@ class GroupRates:
 
     def restore_config(self, config: Mapping[str, Any]) -> None:
         """Load the factors and limits that `config` returned."""
-        factors = [
-            now if schedule is None else factor
-            for now, factor, schedule in zip(
-                self.factors.numpy(), config["rate_factors"], self._schedules
-            )
-        ]
-        self.factors.assign(factors)
-        self._write(limits=_limits(config["rate_limits"]), set_steps=config["rate_set_steps"])
+        (factors,) = self._recorded("factors")
+        self._write(
+            factors=np.where(self._is_scheduled, config["rate_factors"], factors),
+            limits=_limits(config["rate_limits"]),
+            set_steps=config["rate_set_steps"],
+        )
+
+    def scale(self) -> float:
+        """Return the common scale."""
+        return float(self._recorded("scale")[0][0])
 
     def state(self) -> list[dict[str, Any]]:
         """Return what is saved of each group, as JSON values; exact, since JSON keeps float64."""
@@ -425,18 +402,18 @@ class GroupRates:
                 "rate_limit": float(limit) if math.isfinite(limit) else None,
                 "rate_set_step": int(step),
             }
-            for factor, limit, step in zip(
-                self.factors.numpy(), *self._recorded("limits", "set_steps")
-            )
+            for factor, limit, step in zip(*self._recorded("factors", "limits", "set_steps"))
         ]
 
     def restore_state(self, states: Sequence[Mapping[str, Any]], scale: float) -> None:
         """Load what `state` returned, one entry per group in the order of these groups."""
-        self.factors.assign([state["rate_factor"] for state in states])
-        self.scale.assign(scale)
         self._write(
+            factors=[state["rate_factor"] for state in states],
+            scale=scale,
             limits=_limits([state["rate_limit"] for state in states]),
             set_steps=[state["rate_set_step"] for state in states],
+            last_rates=math.nan,
+            last_steps=-1.0,
         )
 
     # --- Arithmetic
@@ -472,15 +449,16 @@ class GroupRates:
 
     def _limited(self, base: Any, group: int | None = None) -> Any:
         """The rates from the schedules' values: of one group, or of all."""
-        chosen = slice(None) if group is None else group
-        rates = base * (_value_now(self.factors)[chosen] * _value_now(self.scale))
+        rows = [*self._recorded(*_SAVED), self._is_scheduled.astype(np.float64)]
+        if group is not None:
+            rows = [row[group] for row in rows]
+        factors, scale, limits, set_steps, is_scheduled = rows
+        rates = base * (factors * scale)
         if not self._is_scheduled.any():
             return rates
         xp: Any = np if tf.executing_eagerly() else tf
-        own = base * self._is_scheduled.astype(np.float64)[chosen]
-        limits, set_steps = self._recorded("limits", "set_steps")
-        limited = xp.minimum(rates, xp.maximum(own, limits[chosen]))
-        is_set_now = xp.equal(set_steps[chosen], _float64(self._iterations()))
+        limited = xp.minimum(rates, xp.maximum(base * is_scheduled, limits))
+        is_set_now = xp.equal(set_steps, _float64(self._iterations()))
         return xp.where(is_set_now, rates, limited)
 
     def _peaks(self, factors: Any, *, by_head: bool) -> Any:

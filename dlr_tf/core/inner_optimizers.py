@@ -7,7 +7,7 @@ that the wrapper keeps for all groups, because one vector costs no more than one
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -211,7 +211,19 @@ def without_wrapper_arguments(
 
 def is_bound(inner: keras.optimizers.Optimizer) -> bool:
     """Whether an optimizer takes its rate from a wrapper."""
-    return isinstance(_keras.current_rate_object(inner), RateView)
+    return isinstance(_keras.learning_rate_of(inner), RateView)
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the schedule or the function that an optimizer's rate follows, `None` for a number.
+
+    >>> schedule_of(keras.optimizers.SGD(0.1)) is None
+    True
+    """
+    rate = _keras.learning_rate_of(optimizer)
+    if isinstance(rate, ScheduleView):
+        return rate.schedule
+    return rate if callable(rate) else None
 
 
 def bind_inner_optimizer(
@@ -220,7 +232,7 @@ def bind_inner_optimizer(
     read_rate: Callable[[], tf.Tensor],
     write_rate: Callable[[Any], None],
     read_steps: Callable[[], tf.Tensor],
-    follows_schedule: bool,
+    schedule: Any,
 ) -> None:
     """Make an inner optimizer take its rate and its step count from the wrapper.
 
@@ -229,42 +241,9 @@ def bind_inner_optimizer(
         read_rate: Returns the rate of its group now.
         write_rate: Sets the rate of its group.
         read_steps: Returns the number of steps that its group made.
-        follows_schedule: Whether the rate comes from a schedule.
+        schedule: The schedule, or the function, that the rate follows; `None` for a number.
     """
-    view = ScheduleView if follows_schedule else RateView
-    _keras.set_views(inner, rate=view(read_rate, write_rate), steps=ValueView(read_steps))
-
-
-def exclusions_config(
-    inner: keras.optimizers.Optimizer, key_of: Mapping[Hashable, str]
-) -> dict[str, Any] | None:
-    """Return the arguments of `exclude_from_weight_decay`, by the variables' keys in the model.
-
-    Args:
-        inner: An inner optimizer.
-        key_of: The key in the model of each variable, by its identity.
-    """
-    pattern, excluded = _keras.weight_decay_exclusions(inner)
-    if pattern is None and not excluded:
-        return None
-    unknown = [identity for identity in excluded if identity not in key_of]
-    if unknown:
-        raise ValueError(
-            f"Optimizer {inner.name!r} excludes {len(unknown)} variables from weight decay that "
-            "belong to no model it knows, so they cannot be stored. Build the optimizer on the "
-            "model first, or exclude them by `var_names`."
-        )
-    return {"pattern": pattern, "variables": sorted(key_of[identity] for identity in excluded)}
-
-
-def restore_exclusions(
-    inner: keras.optimizers.Optimizer, config: Mapping[str, Any], identities: Iterable[Hashable]
-) -> None:
-    """Exclude variables from weight decay as in the result of `exclusions_config`.
-
-    Args:
-        inner: An inner optimizer.
-        config: What `exclusions_config` returned.
-        identities: The identities of the variables it names.
-    """
-    _keras.set_weight_decay_exclusions(inner, config["pattern"], identities)
+    rate = RateView(read_rate, write_rate)
+    if schedule is not None:
+        rate = ScheduleView(read_rate, write_rate, schedule)
+    _keras.set_views(inner, rate=rate, steps=ValueView(read_steps))

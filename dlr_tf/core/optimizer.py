@@ -5,40 +5,38 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.optimizers.schedules import LearningRateSchedule
 
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import GroupAssignment
 from dlr_tf.core.batch_norm import BatchNormCheck
 from dlr_tf.core.checkpointing import CheckpointManifest, OptimizerState, SavedState
-from dlr_tf.core.decay import set_weight_decays, start_decays, weight_decays
+from dlr_tf.core.decay import Decays, set_weight_decays, start_decays, weight_decays
+from dlr_tf.core.exclusions import Exclusions
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.inner_optimizers import (
     GroupOptimizers,
     bind_inner_optimizer,
-    exclusions_config,
     is_bound,
     make_inner_optimizers,
-    restore_exclusions,
 )
 from dlr_tf.core.learning_rates import SavedRates, resolve_learning_rates, warn_if_rates_fall
 from dlr_tf.core.manifest import MANIFEST, WEIGHTS_ALONE, decode, encode
 from dlr_tf.core.model_tree import check_built
-from dlr_tf.core.optimizer_copies import inner_config, inner_from_config, schedules_of
+from dlr_tf.core.optimizer_config import arguments_and_state, inner_configs
+from dlr_tf.core.optimizer_copies import schedules_of
 from dlr_tf.core.scheduled_values import ScheduledValues
-from dlr_tf.core.summary import GroupRow, group_table
-from dlr_tf.core.update import GroupUpdate
+from dlr_tf.core.summary import group_rows, group_table
+from dlr_tf.core.update import GroupUpdate, check_gradients
 from dlr_tf.core.value_views import RateView
-from dlr_tf.core.variable_state import StateKind, VariableState
+from dlr_tf.core.variable_state import VariableState, state_kinds
 
 
 @keras.saving.register_keras_serializable(package="dlr_tf")
@@ -148,8 +146,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     ) -> None:
         groups = check_groups(groups)
         names = [group.name for group in groups]
-        decays = weight_decays(weight_decay, names)
-        toward_start = start_decays(decay_to_start, names)
+        decays = Decays(weight_decays(weight_decay, names), start_decays(decay_to_start, names))
         inner, given = make_inner_optimizers(optimizer, len(groups), wrapper=MultiGroupOptimizer)
         if learning_rate is None:
             if not given:
@@ -177,20 +174,16 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         self._assignment = assignment
-        # Exclusions that `from_config` received; a function hides them from Keras' tracking.
-        self._waiting_exclusions: Callable[[], Sequence[Any]] = tuple
         self._frozen_when_saved: frozenset[str] = frozenset()
         self._group_optimizers = GroupOptimizers(inner)
+        self._exclusions = Exclusions(self._group_optimizers)
         self._batch_norm = BatchNormCheck()
         self._has_strategy = tf.distribute.has_strategy()
         self._scheduled = ScheduledValues(self._iterations_now)
-        if decays is not None:
-            set_weight_decays(inner, decays, self._scheduled, replace=isinstance(optimizer, str))
-        # Functions hide the values from Keras' tracking.
-        self._weight_decays: Callable[[], list[Any] | None] = functools.partial(_copied, decays)
-        self._start_decays: Callable[[], list[Any] | None] = functools.partial(
-            _copied, toward_start
-        )
+        self._decays = decays
+        if decays.weight_decay is not None:
+            by_name = isinstance(optimizer, str)
+            set_weight_decays(inner, decays.weight_decay, self._scheduled, replace=by_name)
         for one in inner:
             for attribute, schedule in schedules_of(one).items():
                 setattr(one, attribute, self._scheduled.view(schedule))
@@ -201,16 +194,17 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             add_variable=self._add_wrapper_variable,
         )
         self._group_steps = self._add_wrapper_variable((len(groups),), "int64", "group_steps")
-        _keras.untrack_variable(self, self._rates.record)
         for number, one in enumerate(inner):
             bind_inner_optimizer(
                 one,
                 read_rate=functools.partial(self._rates.of_group, number),
                 write_rate=functools.partial(self._rates.set_group, number),
                 read_steps=functools.partial(self._steps_of_group, number),
-                follows_schedule=callable(sources[number]),
+                schedule=sources[number] if callable(sources[number]) else None,
             )
-        self._variable_state = VariableState(self._state_kinds())
+        self._variable_state = VariableState(
+            state_kinds(self, self._decays_to_start if decays.decay_to_start else None)
+        )
         parts = {
             "assignment": self._assignment,
             "rates": self._rates,
@@ -221,7 +215,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             self,
             scheduled=self._scheduled,
             variable_state=self._variable_state,
-            start_decays=toward_start if toward_start and any(toward_start) else [],
+            start_decays=decays.decay_to_start or [],
             **parts,
         )
         self._state = OptimizerState(
@@ -248,55 +242,14 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     @property
     def _small_variables(self) -> list[keras.Variable]:
         # `LossScaleOptimizer` stores them by position.
-        return [self.step_counter, self._rates.scale, self._rates.factors, self._group_steps]
+        return [self.step_counter, self._rates.record, self._group_steps]
 
     def _steps_of_group(self, group: int) -> tf.Tensor:
         return self._group_steps.value[group]
 
-    def _state_kinds(self) -> list[StateKind]:
-        """What is kept for every trained variable: the one place where a new kind is added."""
-        kinds = []
-        if self.use_ema:
-            kinds.append(
-                StateKind(
-                    "average",
-                    self._create_average,
-                    np.copy,
-                    functools.partial(_keras.moving_averages, self),
-                )
-            )
-        if self.gradient_accumulation_steps:
-            kinds.append(
-                StateKind(
-                    "accumulator",
-                    functools.partial(
-                        self.add_variable_from_reference, name="gradient_accumulator"
-                    ),
-                    np.zeros_like,
-                    functools.partial(_keras.accumulators, self),
-                )
-            )
-        if any(self._start_decays() or ()):
-            starts: list[Any] = []
-            kinds.append(StateKind("start", self._create_start, np.copy, lambda: starts))
-        return kinds
-
-    def _create_start(self, variable: Any) -> keras.Variable | None:
-        decays = self._start_decays() or []
-        if not decays[self._assignment.group_of(variable)] or _keras.is_overwritten_by_gradient(
-            self, variable
-        ):
-            return None
-        start = self.add_variable_from_reference(variable, name="start")
-        start.assign(variable)
-        return start
-
-    def _create_average(self, variable: Any) -> keras.Variable | None:
-        if _keras.is_overwritten_by_gradient(self, variable):
-            return None
-        average = self.add_variable_from_reference(variable, name="average")
-        average.assign(variable)
-        return average
+    def _decays_to_start(self, variable: Any) -> bool:
+        decays = self._decays.decay_to_start or []
+        return bool(decays[self._assignment.group_of(variable)])
 
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
@@ -307,21 +260,6 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def group_optimizers(self) -> GroupOptimizers:
         """The inner optimizers, one per group; their `learning_rate` is the rate in use now."""
         return self._group_optimizers
-
-    @property
-    def assignment(self) -> GroupAssignment:
-        """Which variable belongs to which group."""
-        return self._assignment
-
-    @property
-    def rates(self) -> GroupRates:
-        """The rates of the groups."""
-        return self._rates
-
-    @property
-    def state(self) -> OptimizerState:
-        """What is saved of the optimizer, by name."""
-        return self._state
 
     @property
     def group_steps(self) -> keras.Variable:
@@ -344,7 +282,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
 
     def decays(self) -> dict[str, list[Any] | None]:
         """Return the arguments `weight_decay` and `decay_to_start`, one value per group."""
-        return {"weight_decay": self._weight_decays(), "decay_to_start": self._start_decays()}
+        return self._decays.lists()
 
     def bind(self, model: keras.Model) -> None:
         """Tell the optimizer its model.
@@ -421,6 +359,20 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         """
         return self._rates.last()
 
+    @property
+    def rate_record(self) -> keras.Variable:
+        """The variable that holds the rates; `recorded_rates` reads its values."""
+        return self._rates.record
+
+    def recorded_rates(self, records: Sequence[tf.Tensor], steps: Sequence[int]) -> np.ndarray:
+        """Return `last_learning_rates` at the times when `rate_record` was read.
+
+        Args:
+            records: The values of `rate_record`, one or more.
+            steps: The number of steps made by then, for each.
+        """
+        return self._rates.last_at(records, steps)
+
     def exclude_from_weight_decay(
         self, var_list: Sequence[Any] | None = None, var_names: Sequence[str] | None = None
     ) -> None:
@@ -456,26 +408,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             print_fn: Called with the table as one string. Defaults to printing it.
         """
         self._assignment.refresh()
-        rows = []
-        rates = self.learning_rates
-        for number, (group, inner) in enumerate(zip(self.groups, self._group_optimizers)):
-            variables = self._assignment.variables(number)
-            is_trainable = any(v.trainable for v in variables)
-            rows.append(
-                GroupRow(
-                    name=group.name,
-                    layers=group.layers,
-                    n_variables=len(variables),
-                    n_parameters=sum(math.prod(v.shape) for v in variables),
-                    optimizer=type(inner).__name__,
-                    learning_rate=rates[number],
-                    state="not built"
-                    if not variables
-                    else "trainable"
-                    if is_trainable
-                    else "frozen",
-                )
-            )
+        variables = [self._assignment.variables(n) for n in range(len(self.groups))]
+        rows = group_rows(self.groups, variables, self._group_optimizers, self.learning_rates)
         (print_fn or print)(group_table(self.name, rows))
 
     # --- Building
@@ -556,13 +490,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
 
     def _after_binding(self) -> None:
         """Restore what needed the model."""
-        entries = self._assignment.entries()
-        waiting, self._waiting_exclusions = self._waiting_exclusions(), tuple
-        for inner, excluded in zip(self._group_optimizers, waiting):
-            if excluded is not None:
-                keys = set(excluded["variables"])
-                named = [entry.variable for entry in entries if entry.key in keys]
-                restore_exclusions(inner, excluded, map(_keras.variable_key, named))
+        self._exclusions.restore(self._assignment.entries())
         self._state.load_waiting()
 
     def _locate(self) -> bool:
@@ -601,23 +529,13 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
                 )
             trainable_variables = _keras.known_variables(self)
         variables = list(trainable_variables)
-        if len(grads) != len(variables):
-            raise ValueError(
-                "Each gradient should have its variable. "
-                f"Received {len(grads)} gradients and {len(variables)} variables."
-            )
-        if all(gradient is None for gradient in grads):
-            names = [getattr(v, "path", v.name) for v in variables]
-            raise ValueError(
-                "No gradients provided for any variable: all are `None`. Check that the loss "
-                f"depends on the variables and is computed inside the tape. Variables: {names}"
-            )
+        check_gradients(grads, variables)
         for inner, group in zip(self._group_optimizers, self.groups):
             if not is_bound(inner):
                 raise TypeError(
                     f"The learning rate of group {group.name!r} was replaced by a "
                     "schedule, which no step would follow. Build a new `MultiGroupOptimizer`. "
-                    f"Received: {_keras.current_rate_object(inner)!r}"
+                    f"Received: {_keras.learning_rate_of(inner)!r}"
                 )
         self._ensure_built(variables)
         if self._batch_norm.waiting:
@@ -708,8 +626,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             variables = [v for v in variables if v is not self._group_steps]
         order = variables[0].order_of(weights[0])
         for variable, weight in zip(variables[1:], weights[1:]):
-            by_group = variable is self._rates.factors or variable is self._group_steps
-            variable.assign(weight[order] if by_group else weight)
+            by_group = variable is self._rates.record or variable is self._group_steps
+            variable.assign(weight[..., order] if by_group else weight)
 
     def save_own_variables(self, store: Any) -> None:
         """Write the state under names that do not depend on the order of the groups."""
@@ -778,8 +696,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             return {}
         if save_type != "checkpoint":
             # Every resource that a traced step uses must be reachable from the object saved.
-            variables = [*self._small_variables, *self._rates.variables]
-            return {**{v.name: v for v in variables}, **self._state.variables()}
+            small = {v.name: v for v in self._small_variables}
+            return {**small, **self._state.variables()}
         if self._state.waits:
             self._locate()
         return {MANIFEST: self._manifest, **self._state.checkpoint_parts()}
@@ -796,17 +714,14 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     # --- Configuration and copies
 
     def get_config(self) -> dict[str, Any]:
-        inner = []
-        for one in self._group_optimizers:
-            config = inner_config(one)
-            config["config"]["learning_rate"] = 0.0  # the wrapper's rates are used
-            if self._weight_decays() is not None:  # and the wrapper's decays
-                config["config"]["weight_decay"] = 0.0
-            inner.append(config)
+        if self._exclusions.are_of_variables:
+            self._locate()
+        decays = self.decays()
+        has_decays = decays["weight_decay"] is not None
         return {
             "groups": [group.get_config() for group in self.groups],
             **self._rates.config(),
-            "optimizer": inner,
+            "optimizer": inner_configs(self._group_optimizers, has_decays=has_decays),
             "name": self.name,
             "clipnorm": self.clipnorm,
             "clipvalue": self.clipvalue,
@@ -816,84 +731,43 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             "ema_overwrite_frequency": self.ema_overwrite_frequency,
             "loss_scale_factor": self.loss_scale_factor,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
-            "weight_decay": keras.saving.serialize_keras_object(self._weight_decays()),
-            "decay_to_start": self._start_decays(),
-            "exclude_from_weight_decay": self._exclusions_config(),
+            "weight_decay": keras.saving.serialize_keras_object(decays["weight_decay"]),
+            "decay_to_start": decays["decay_to_start"],
+            "exclude_from_weight_decay": self._exclusions.config(self._assignment.entries()),
             "model_path": self._assignment.path_in_compiled_model(self),
             "frozen_layers": sorted(self._frozen_when_saved | self._assignment.frozen_layers()),
         }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> MultiGroupOptimizer:
+        arguments, state = arguments_and_state(config, custom_objects)
+        optimizer = cls(**arguments)
+        optimizer._frozen_when_saved = frozenset(state["frozen_layers"])
+        optimizer._assignment.model_path = state["model_path"]
+        optimizer._rates.restore_config(state)
+        optimizer._exclusions.restore_later(state["exclude_from_weight_decay"])
+        if optimizer._assignment.is_known:
+            optimizer._after_binding()
+        return optimizer
 
     def take_frozen_when_saved(self) -> frozenset[str]:
         """Return the layers that `freeze_to` had frozen when the optimizer was saved, once."""
         taken, self._frozen_when_saved = self._frozen_when_saved, frozenset()
         return taken
 
-    def _exclusions_config(self) -> list[Any]:
-        if self._waiting_exclusions():
-            return list(self._waiting_exclusions())
-        if any(_keras.weight_decay_exclusions(one)[1] for one in self._group_optimizers):
-            self._locate()
-        key_of = {_keras.variable_key(e.variable): e.key for e in self._assignment.entries()}
-        return [exclusions_config(inner, key_of) for inner in self._group_optimizers]
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> MultiGroupOptimizer:
-        config = dict(config)
-        load = functools.partial(
-            keras.saving.deserialize_keras_object, custom_objects=custom_objects
-        )
-        if not all(isinstance(group, LayerGroup) for group in config["groups"]):
-            config["groups"] = [LayerGroup.from_config(group) for group in config["groups"]]
-        config["optimizer"] = [
-            inner_from_config(inner, custom_objects) for inner in config["optimizer"]
-        ]
-        # An entry that was added later is not in older files.
-        if config.get("weight_decay") is not None:
-            decays = [load(one) if isinstance(one, dict) else one for one in config["weight_decay"]]
-            config["weight_decay"] = decays
-        rates = [load(rate) if isinstance(rate, dict) else rate for rate in config["learning_rate"]]
-        # A function can only be the rate that an inner optimizer was made with.
-        by_inner = any(callable(r) and not isinstance(r, LearningRateSchedule) for r in rates)
-        if by_inner:
-            for inner, rate in zip(config["optimizer"], rates):
-                _keras.set_learning_rate(inner, rate)
-        config["learning_rate"] = None if by_inner else SavedRates(rates)
-        rate_names = ("rate_factors", "rate_limits", "rate_set_steps")
-        rate_config = {name: config.pop(name) for name in rate_names}
-        exclusions = config.pop("exclude_from_weight_decay")
-        model_path = config.pop("model_path")
-        frozen_layers = config.pop("frozen_layers", ())
-        optimizer = cls(**config)
-        optimizer._frozen_when_saved = frozenset(frozen_layers)
-        optimizer._assignment.model_path = model_path
-        optimizer._rates.restore_config(rate_config)
-        if any(exclusions):
-            optimizer._waiting_exclusions = functools.partial(tuple, exclusions)
-            if optimizer._assignment.is_known:
-                optimizer._after_binding()
-        return optimizer
-
     def __deepcopy__(self, memo: dict[int, Any]) -> MultiGroupOptimizer:
         """Copy the optimizer with its state, which the copy loads when its model is known."""
         config = {**self.get_config(), "groups": self.groups}
-        copied = _copy_of(type(self), config, self._state.copy())
-        memo[id(self)] = copied
+        memo[id(self)] = copied = self._copy_from(config, self._state.copy())
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _copy_of, (type(self), self.get_config(), self._state.copy())
+        return self._copy_from, (self.get_config(), self._state.copy())
 
-
-def _copied(values: list[Any] | None) -> list[Any] | None:
-    return None if values is None else [*values]
-
-
-def _copy_of(
-    kind: type[MultiGroupOptimizer], config: dict[str, Any], saved: SavedState | None
-) -> MultiGroupOptimizer:
-    """Make a copy of an optimizer; outside the class, so that it can be pickled by name."""
-    optimizer = kind.from_config(config)
-    optimizer.state.load_copy(saved)
-    return optimizer
+    @classmethod
+    def _copy_from(cls, config: dict[str, Any], saved: SavedState | None) -> MultiGroupOptimizer:
+        optimizer = cls.from_config(config)
+        optimizer._state.load_copy(saved)
+        return optimizer

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Keras prints its own summaries with rich, so it is always installed.
 import rich.box
 import rich.console
 import rich.table
+
+from dlr_tf.core.groups import LayerGroup
 
 _FULL_WIDTH = 110
 # The headings where there is little room.
@@ -27,6 +30,38 @@ class GroupRow(NamedTuple):
     optimizer: str
     learning_rate: float
     state: str
+
+
+def group_rows(
+    groups: Sequence[LayerGroup],
+    variables: Sequence[Sequence[Any]],
+    inner_optimizers: Sequence[Any],
+    rates: Sequence[float],
+) -> list[GroupRow]:
+    """Return one row per group.
+
+    Args:
+        groups: The groups.
+        variables: The variables of each; none before the model is known.
+        inner_optimizers: The optimizer of each.
+        rates: The rate of each.
+    """
+    return [
+        GroupRow(
+            name=group.name,
+            layers=group.layers,
+            n_variables=len(own),
+            n_parameters=sum(math.prod(v.shape) for v in own),
+            optimizer=type(inner).__name__,
+            learning_rate=rate,
+            state="not built"
+            if not own
+            else "trainable"
+            if any(v.trainable for v in own)
+            else "frozen",
+        )
+        for group, own, inner, rate in zip(groups, variables, inner_optimizers, rates)
+    ]
 
 
 def group_table(title: str, rows: Sequence[GroupRow], width: int | None = None) -> str:

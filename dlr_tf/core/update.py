@@ -21,6 +21,21 @@ from dlr_tf.core.scheduled_values import ScheduledValues
 from dlr_tf.core.variable_state import VariableState
 
 
+def check_gradients(gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Raise if there is not one gradient per variable, or all are `None`."""
+    if len(gradients) != len(variables):
+        raise ValueError(
+            "Each gradient should have its variable. "
+            f"Received {len(gradients)} gradients and {len(variables)} variables."
+        )
+    if all(gradient is None for gradient in gradients):
+        names = [getattr(v, "path", v.name) for v in variables]
+        raise ValueError(
+            "No gradients provided for any variable: all are `None`. Check that the loss "
+            f"depends on the variables and is computed inside the tape. Variables: {names}"
+        )
+
+
 class GroupUpdate:
     """The update of the variables of all groups.
 

@@ -105,7 +105,19 @@ class RateView(ValueView):
 
 
 class ScheduleView(RateView):
-    """The rate of a group that follows a schedule: callable, as a schedule is."""
+    """The rate of a group that follows a schedule: callable, as a schedule is.
+
+    Args:
+        read: Returns the rate as a scalar tensor.
+        write: Sets the rate.
+        schedule: The schedule, or the function of the rate.
+    """
+
+    def __init__(
+        self, read: Callable[[], tf.Tensor], write: Callable[[Any], None], schedule: Any
+    ) -> None:
+        super().__init__(read, write)
+        self.schedule = schedule
 
     def __call__(self) -> tf.Tensor:
         return self.value

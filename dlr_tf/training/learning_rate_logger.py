@@ -241,11 +241,7 @@ class LearningRateLogger(CheckedCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._collect()
-        if self._optimizer is None or not self._iterations:
-            return
-        if self._optimizer.rates.ends:
-            self._optimizer.rates.warn_beyond_end(self._iterations[-1] - 1)
-        if logs is None:
+        if self._optimizer is None or not self._iterations or logs is None:
             return
         for group in self._optimizer.groups:
             logs[f"{RATE}{group.name}"] = self._rates[group.name][-1]
@@ -260,7 +256,7 @@ class LearningRateLogger(CheckedCallback):
         self._optimizer, self._checked = optimizer, frozenset()
         for name in names:
             self._rates.setdefault(name, [math.nan] * len(self._iterations))
-        self._read_rates = optimizer.rates.reader()
+        self._read_rates = _keras.eager_read_fn(optimizer.rate_record)
         self._read_step_counter = _keras.eager_read_fn(optimizer.step_counter)
         self._calls_per_step = optimizer.gradient_accumulation_steps or 1
 
@@ -281,7 +277,7 @@ class LearningRateLogger(CheckedCallback):
         before = len(self._iterations)
         steps = [int(step) // calls_per_step for step, calls_per_step, *_ in rows]
         self._iterations += steps
-        rates = self._optimizer.rates.last_at([reading for _, _, reading, _ in rows], steps)
+        rates = self._optimizer.recorded_rates([record for _, _, record, _ in rows], steps)
         _extend(self._rates, dict(zip(names, rates.T.tolist(), strict=True)), before, len(rows))
         logged = dict.fromkeys(name for *_, logs in rows for name in logs)
         columns = {

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from dlr_tf.core import _keras
 from dlr_tf.core._validation import check_integer, check_model, check_number, unwrap_optimizer
+from dlr_tf.core.groups import model_of
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.optimizer_copies import copy_optimizer
 from dlr_tf.core.schedules import LARGEST_RATE
@@ -251,7 +252,7 @@ def find_learning_rate(
         stack.enter_context(restore_generators_on_exit())
         stack.enter_context(restore_attributes_on_exit(model, _keras.TRAINER_ATTRIBUTES))
         optimizer = _optimizer_for_sweep(model)
-        variables = [*state_of(model), *model.metrics_variables, *_variables_of(model.optimizer)]
+        variables = [*state_of(model), *model.metrics_variables, *model.optimizer.variables]
         stack.enter_context(restore_on_exit(variables))
         # The sweep may create variables of metrics; they are left in their initial state.
         stack.callback(model.reset_metrics)
@@ -478,13 +479,6 @@ def _optimizer_for_sweep(model: keras.Model) -> Any:
 def _copy(optimizer: Any) -> Any:
     copied = copy_optimizer(optimizer, keep_rate=True)
     original, twin = unwrap_optimizer(optimizer), unwrap_optimizer(copied)
-    if isinstance(original, MultiGroupOptimizer) and original.assignment.model is not None:
-        twin.bind(original.assignment.model)
+    if isinstance(original, MultiGroupOptimizer) and model_of(original.groups) is not None:
+        twin.bind(model_of(original.groups))
     return copied
-
-
-def _variables_of(optimizer: Any) -> list[Any]:
-    """Return all variables that a sweep changes, those that the optimizer does not save too."""
-    inner = unwrap_optimizer(optimizer)
-    of_rates = inner.rates.variables if isinstance(inner, MultiGroupOptimizer) else []
-    return [*optimizer.variables, *of_rates]

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf._names import some_of
-from dlr_tf.core._keras import all_layers, learning_rate_of
+from dlr_tf.core._keras import all_layers
 from dlr_tf.core._validation import check_integer, unwrap_optimizer, warn_user
+from dlr_tf.core.inner_optimizers import schedule_of
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.schedules import SGDR
 from dlr_tf.training.checked_callback import CheckedCallback
@@ -261,12 +262,9 @@ class SnapshotEnsemble(CheckedCallback):
 
     def _check_followed(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Raise if the optimizer's rates do not follow the cycles of the schedule."""
-        if isinstance(optimizer, MultiGroupOptimizer):
-            rates = optimizer.rates.schedules
-        else:
-            rate = learning_rate_of(optimizer)
-            rates = (rate if callable(rate) else None,)
-        schedules = [rate for rate in rates if rate is not None]
+        grouped = isinstance(optimizer, MultiGroupOptimizer)
+        followed = map(schedule_of, optimizer.group_optimizers if grouped else [optimizer])
+        schedules = [schedule for schedule in followed if schedule is not None]
         cycles = _cycles_of(self.schedule)
         if not schedules or any(_cycles_of(schedule) != cycles for schedule in schedules):
             raise ValueError(

@@ -93,8 +93,8 @@ def test_of_two_models_compiled_with_one_optimizer_the_one_that_trains_is_meant(
     with pytest.raises(ValueError, match=r"does not know the model .*optimizer.bind\(model\)"):
         optimizer.build(small.trainable_variables)
     small.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
-    assert optimizer.assignment.model is small
-    assert [len(optimizer.assignment.variables(group)) for group in (0, 1)] == [2, 2]
+    assert optimizer._assignment.model is small
+    assert [len(optimizer._assignment.variables(group)) for group in (0, 1)] == [2, 2]
 
 
 def test_other_models_over_the_same_layers_change_nothing():
@@ -113,7 +113,7 @@ def test_a_loaded_model_trains_in_a_loop_of_the_users_own(sample, tmp_path):
     model.train_on_batch(*sample.data())
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.optimizer.assignment.model is loaded
+    assert loaded.optimizer._assignment.model is loaded
     loaded.optimizer.apply(gradients(loaded.trainable_variables), loaded.trainable_variables)
     assert int(loaded.optimizer.iterations) == 2
 
@@ -129,7 +129,7 @@ def test_a_compiled_step_finds_its_model(jit_compile):
     x, y = np.ones((2, 4), "float32"), np.ones((2, 2), "float32")
     data = iter(tf.data.Dataset.from_tensors((x, y)))
     called_by(model, lambda: model.train_function(data))
-    assert optimizer.assignment.model is model
+    assert optimizer._assignment.model is model
 
 
 def test_a_deleted_model_whose_variables_live():
@@ -139,7 +139,7 @@ def test_a_deleted_model_whose_variables_live():
     optimizer = MultiGroupOptimizer(groups, 0.1)
     del model
     gc.collect()
-    assert optimizer.assignment.model is None
+    assert optimizer._assignment.model is None
     optimizer.apply(gradients(variables), variables)
     assert int(optimizer.iterations) == 1
     with pytest.raises(ValueError, match=r"'short_lived'.*was deleted.*optimizer.bind\(model\)"):
@@ -185,7 +185,7 @@ def test_bind_checks_its_argument():
         optimizer.bind("model")
     with pytest.raises(ValueError, match="names the layer 'other', which the model does not have"):
         optimizer.bind(model)
-    assert not optimizer.assignment.is_known
+    assert not optimizer._assignment.is_known
 
 
 def test_variables_of_no_group_are_named_with_the_nearest_name(samples):

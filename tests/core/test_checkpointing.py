@@ -87,7 +87,7 @@ def state(model: keras.Model) -> dict[str, np.ndarray]:
 def state_of(optimizer: MultiGroupOptimizer) -> dict[str, np.ndarray]:
     """All of the optimizer's state by name, and its groups' by their names."""
     values = {
-        name: keras.ops.convert_to_numpy(v) for name, v in optimizer.state.variables().items()
+        name: keras.ops.convert_to_numpy(v) for name, v in optimizer._state.variables().items()
     }
     values["iterations"] = optimizer.step_counter.numpy()
     for group, member in zip(optimizer.groups, optimizer.group_optimizers):
@@ -319,7 +319,7 @@ def test_every_slot_lands_on_its_own_variable(tmp_path):
     model = compiled(stack(0))
     model.optimizer.build(model.trainable_variables)
     marks = {}
-    for number, (name, slot) in enumerate(model.optimizer.state.variables().items()):
+    for number, (name, slot) in enumerate(model.optimizer._state.variables().items()):
         marks[name] = number + 0.5
         slot.assign(np.full(slot.shape, marks[name]))
 
@@ -583,7 +583,7 @@ def test_state_that_the_model_outgrew_is_not_saved_with_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have a `quantize` method")
         model.layers[0].quantize("int8")
-    model.optimizer.assignment.refresh()
+    model.optimizer._assignment.refresh()
     with pytest.warns(UserWarning, match=r"no longer has .* not saved: \['.*layer_0/kernel'\]"):
         model.save(tmp_path / "m.keras")
     keras.models.load_model(tmp_path / "m.keras")
@@ -1099,7 +1099,7 @@ def test_the_groups_of_a_model_inside_the_compiled_one(tmp_path):
     train(model)
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert loaded.optimizer.assignment.model is loaded.student
+    assert loaded.optimizer._assignment.model is loaded.student
     assert_same(state(loaded), state(model))
     loaded.compile(loaded.optimizer, "mse", run_eagerly=True)
     train(loaded, range(3, 5))
@@ -1159,7 +1159,7 @@ def test_set_weights_wants_all_of_them(running):
 def test_the_manifest_is_plain_json():
     model = compiled(stack(0), rates=[SGDR(0.1, 3), 0.02, 0.3])
     train(model)
-    manifest = model.optimizer.state.manifest()
+    manifest = model.optimizer._state.manifest()
     assert json.loads(json.dumps(manifest)) == manifest
     assert [group["name"] for group in manifest["groups"]] == ["group_0", "group_1", "head"]
 
@@ -1187,7 +1187,7 @@ def test_a_copy_that_was_bound_to_a_wrong_model_is_not_lost():
     copied = pickle.loads(pickle.dumps(model.optimizer))
     with pytest.raises(ValueError, match="Load it into the model it was saved with"):
         copied.bind(wider)
-    assert not copied.assignment.is_known
+    assert not copied._assignment.is_known
     copied.bind(model)
     assert_same(state_of(copied), state_of(model.optimizer))
 

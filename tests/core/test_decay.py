@@ -125,12 +125,12 @@ def test_a_group_without_decay_to_the_start_keeps_no_copy():
     model = three_parts()
     optimizer = model.optimizer(RATES, decay_to_start={"group_0": 0, "group_1": 1, "group_2": 0})
     optimizer.build(model.weights)
-    starts = [name for name in optimizer.state.variables() if name.endswith(".start")]
+    starts = [name for name in optimizer._state.variables() if name.endswith(".start")]
     assert len(starts) == 2
     unused = three_parts()
     optimizer = unused.optimizer(RATES, decay_to_start=0.0)
     optimizer.build(unused.weights)
-    assert not any(name.endswith("start") for name in optimizer.state.variables())
+    assert not any(name.endswith("start") for name in optimizer._state.variables())
 
 
 # --- Both, saved and refused ---------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_training_goes_on_bit_for_bit(tmp_path, through):
     push(apply_of(optimizer), model.trainable_variables)
     other, theirs = through(model, optimizer, tmp_path)
     assert_same(
-        values(theirs.state.variables().values()), values(optimizer.state.variables().values())
+        values(theirs._state.variables().values()), values(optimizer._state.variables().values())
     )
     for one, with_it in ((model, optimizer), (other, theirs)):
         push(apply_of(with_it), one.trainable_variables, seed=1)

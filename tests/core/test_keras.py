@@ -376,7 +376,7 @@ def test_the_rate_an_optimizer_was_made_with():
     optimizer = keras.optimizers.SGD(0.5)
     _keras.set_learning_rate(optimizer, function)
     assert float(optimizer.learning_rate) == 0.25
-    assert _keras.current_rate_object(optimizer) is function
+    assert _keras.learning_rate_of(optimizer) is function
 
 
 def test_an_optimizer_takes_rate_and_steps_from_views():
@@ -437,14 +437,6 @@ def test_a_variable_may_take_its_gradient_as_its_value():
     assert [float(g) for g in left] == [5.0]
     assert [id(v) for v in variables] == [id(weight)]
     assert float(scale) == 3.0
-
-
-def test_an_untracked_variable_is_not_among_the_optimizers():
-    optimizer = keras.optimizers.SGD()
-    variable = optimizer.add_variable((), name="extra")
-    assert any(v is variable for v in optimizer.variables)
-    _keras.untrack_variable(optimizer, variable)
-    assert not any(v is variable for v in optimizer.variables)
 
 
 # --- Parts of Keras' update

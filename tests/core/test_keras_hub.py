@@ -551,7 +551,7 @@ def test_files_merge_lora_into_the_kernels(transformer, tmp_path):
 
 def state_by_path(model: keras.Model) -> dict[str, list[np.ndarray]]:
     """The slots of each variable, by its path."""
-    named = model.optimizer.state.variables()
+    named = model.optimizer._state.variables()
     return {
         entry.path: values(v for name, v in named.items() if name.startswith(f"{entry.key}."))
         for entry in assign_variables(model, model.optimizer.groups)
@@ -578,4 +578,4 @@ def test_groups_of_the_backbone_in_a_task_that_is_loaded(tmp_path):
     model.save_weights(tmp_path / "task.weights.h5")
     other.load_weights(tmp_path / "task.weights.h5")
     assert int(optimizer.iterations) == 1
-    assert optimizer.assignment.model is other.backbone
+    assert optimizer._assignment.model is other.backbone

@@ -283,7 +283,7 @@ class Trial:
             ]
             is_known = any(v is variable for v in known_variables(self.optimizer))
             assert owners == ([group] if is_known else [])
-        entries = self.optimizer.assignment.entries()
+        entries = self.optimizer._assignment.entries()
         if entries:
             assert len(entries) == len({entry.key for entry in entries})
             assert {id(entry.variable): entry.group for entry in entries} == {
@@ -363,7 +363,7 @@ def test_a_trial_notices(wrong: str, tmp_path: Path) -> None:
     trial.train(0)
     trial.check()
     if wrong == "rate":
-        trial.optimizer.rates.scale.assign(1.001)
+        trial.optimizer.learning_rates = [1.001 * r for r in trial.optimizer.learning_rates]
         trial.train(1)
     elif wrong == "step":
         trial.optimizer.group_steps.assign_add([1] * len(trial.groups))

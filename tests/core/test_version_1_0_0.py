@@ -65,7 +65,7 @@ def make_model(*, reverse: bool = False) -> keras.Model:
 
 def assert_holds(model: keras.Model, expected: Any, *, order: slice = slice(None)) -> None:
     optimizer = unwrap_optimizer(model.optimizer, MultiGroupOptimizer)
-    state = {f"state/{name}": v for name, v in optimizer.state.variables().items()}
+    state = {f"state/{name}": v for name, v in optimizer._state.variables().items()}
     assert state.keys() == {name for name in expected if name.startswith("state/")}
     for name, variable in state.items():
         np.testing.assert_array_equal(variable.numpy(), expected[name], err_msg=name)

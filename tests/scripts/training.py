@@ -149,7 +149,7 @@ class Loop:
     def values(self) -> dict[str, np.ndarray]:
         """Weights and optimizer state, by name."""
         values = {f"weight {n}": v.numpy() for n, v in enumerate(self.model.weights)}
-        for name, variable in self.optimizer.state.variables().items():
+        for name, variable in self.optimizer._state.variables().items():
             values[name] = keras.ops.convert_to_numpy(variable)
         values["iterations"] = self.optimizer.step_counter.numpy()
         values["steps"] = np.array([int(m.iterations) for m in self.optimizer.group_optimizers])

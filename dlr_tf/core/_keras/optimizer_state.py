@@ -36,7 +36,7 @@ def set_weight_decay_exclusions(
 
 
 def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Return the rate an optimizer was made with: a float, a schedule, or a callable.
+    """Return what an optimizer's rate comes from: a float, a schedule, a callable, or a view.
 
     The public `learning_rate` gives the value of a schedule, never the schedule.
     """
@@ -47,11 +47,6 @@ def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
 def set_learning_rate(optimizer: keras.optimizers.Optimizer, rate: Callable[[], Any]) -> None:
     """Give an optimizer a function as its rate; the public setter takes no function."""
     optimizer._learning_rate = rate
-
-
-def current_rate_object(optimizer: keras.optimizers.Optimizer) -> Any:
-    """Return the object from which an optimizer reads its rate, a view after `set_views`."""
-    return optimizer._learning_rate
 
 
 def set_views(optimizer: keras.optimizers.Optimizer, *, rate: Any, steps: Any) -> None:
@@ -158,11 +153,6 @@ def accumulators(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
 def step_counter_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     """Return the variable that counts calls of `apply`; `iterations` is divided by accumulation."""
     return optimizer._iterations
-
-
-def untrack_variable(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> None:
-    """Take a variable out of `optimizer.variables`."""
-    optimizer._untrack_variable(variable)
 
 
 def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:

@@ -46,19 +46,11 @@ def one_cycle(
     div_final: float = 1e5,
     xp: Any = np,
 ) -> Any:
-    """Return the rate of `OneCycle` at a step; the formula is in the docstring of `OneCycle`.
+    """Return the rate of `OneCycle` at a step; its docstring has the formula and the arguments.
 
     Args:
-        step: Int64 array or tensor of any shape.
-        max_learning_rate: Peak.
-        total_steps: Steps until the final rate is reached.
-        pct_start: Fraction of the steps that the rise takes.
-        div: Peak over the rate at step 0.
-        div_final: Peak over the final rate.
+        step: Int64 array or tensor of any shape; the result has the same shape.
         xp: `numpy` or `tensorflow`: the module that `step` belongs to.
-
-    Returns:
-        Float64, in the shape of `step`.
 
     >>> one_cycle(np.arange(5), 1.0, 4, pct_start=0.5, div=10.0, div_final=100.0).round(5).tolist()
     [0.1, 0.55, 1.0, 0.505, 0.01]
@@ -76,18 +68,7 @@ def one_cycle(
 def one_cycle_momentum(
     step: Any, high: float, low: float, total_steps: int, *, pct_start: float, xp: Any = np
 ) -> Any:
-    """Return the momentum of `OneCycleMomentum` at a step; the formula is in its docstring.
-
-    Args:
-        step: Int64 array or tensor of any shape.
-        high: The value at both ends.
-        low: The value at the peak of the rate.
-        total_steps: Steps until the end.
-        pct_start: Fraction of the steps that the rise of the rate takes.
-        xp: `numpy` or `tensorflow`: the module that `step` belongs to.
-
-    Returns:
-        Float64, in the shape of `step`.
+    """Return the momentum of `OneCycleMomentum` at a step, as `one_cycle` returns the rate.
 
     >>> one_cycle_momentum(np.arange(5), 0.9, 0.5, 4, pct_start=0.5).round(3).tolist()
     [0.9, 0.7, 0.5, 0.7, 0.9]

@@ -111,19 +111,12 @@ def sgdr(
     warmup_steps: int = 0,
     xp: Any = np,
 ) -> Any:
-    """Return the rate of `SGDR` at a step; the formula is in the docstring of `SGDR`.
+    """Return the rate of `SGDR` at a step; its docstring has the formula and the arguments.
 
     Args:
-        step: Int64 array or tensor of any shape.
+        step: Int64 array or tensor of any shape; the result has the same shape.
         runs: The result of `cycle_runs`.
-        initial_learning_rate: Peak of cycle 0.
-        m_mul: Factor between the peaks of two cycles.
-        alpha: Floor of a cycle as a fraction of its peak.
-        warmup_steps: Steps before step 0 of cycle 0.
         xp: `numpy` or `tensorflow`: the module that `step` belongs to.
-
-    Returns:
-        Float64, in the shape of `step`.
 
     >>> sgdr(np.array([0, 5, 9, 10, 30]), cycle_runs(10, 2.0), 0.1).round(5).tolist()
     [0.1, 0.05, 0.00245, 0.1, 0.1]

@@ -22,19 +22,11 @@ def triangular(
     gamma: float = 0.99994,
     xp: Any = np,
 ) -> Any:
-    """Return the rate of `Triangular` at a step; the formula is in the docstring of `Triangular`.
+    """Return the rate of `Triangular` at a step; its docstring has the formula and the arguments.
 
     Args:
-        step: Int64 array or tensor of any shape.
-        base_learning_rate: Lower boundary.
-        max_learning_rate: Upper boundary.
-        step_size: Steps in half a cycle.
-        mode: `"triangular"`, `"triangular2"` or `"exp_range"`.
-        gamma: Factor per step of `"exp_range"`.
+        step: Int64 array or tensor of any shape; the result has the same shape.
         xp: `numpy` or `tensorflow`: the module that `step` belongs to.
-
-    Returns:
-        Float64, in the shape of `step`.
 
     >>> triangular(np.arange(6), 1.0, 3.0, 2, mode="triangular2").tolist()
     [1.0, 2.0, 3.0, 2.0, 1.0, 1.5]

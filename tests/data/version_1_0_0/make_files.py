@@ -80,8 +80,9 @@ for name in sys.argv[2:] or NAMES:
     model.save(stem + ".keras")
     model.save_weights(stem + ".weights.h5")
     tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(stem + ".checkpoint")
-    state = optimizer.state.arrays()
-    values = {f"state/{key}": value for key, value in state.items()}
+    state = {}
+    optimizer.save_own_variables(state)
+    values = {f"state/{key}": value for key, value in state.items() if key != "manifest"}
     values |= {f"weights/{i}": w for i, w in enumerate(model.get_weights())}
     values["iterations"] = optimizer.step_counter.numpy()
     values["steps"] = optimizer.group_steps.numpy()
