@@ -19,10 +19,15 @@ from typing import Any
 import keras
 
 from benchmarks import common
-from dlr_tf import find_learning_rate, fine_tune, freeze_batch_norm, split_evenly
+from dlr_tf import (
+    MultiGroupOptimizer,
+    find_learning_rate,
+    fine_tune,
+    freeze_batch_norm,
+    split_evenly,
+)
 from dlr_tf.app.data import load
 from dlr_tf.app.models import application_model
-from dlr_tf.training.compiling import compile_groups
 from dlr_tf.training.lr_suggestions import SUGGESTIONS
 from dlr_tf.training.training_data import steps_in_epoch
 
@@ -47,7 +52,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     def rates(head: float) -> slice:
         return slice(head / SPAN, head)
 
-    compile_groups(model, groups, rates(1e-3), data.train)
+    optimizer = MultiGroupOptimizer(groups, rates(1e-3))
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     freeze_batch_norm(model)
     sweep = find_learning_rate(model, data.train, verbose=0)
     suggestions = {}

@@ -47,7 +47,8 @@ from dlr_tf import (
     split_layerwise,
 )
 from dlr_tf.app.models import HEAD
-from dlr_tf.training.auto_rates import auto_rates
+from dlr_tf.training.auto_rates import auto_sweep
+from dlr_tf.training.rate_choice import rates_from_sweep
 
 
 def toy_task(**changes: Any) -> tasks.Task:
@@ -186,7 +187,8 @@ def test_the_swept_rates_are_those_of_the_product(trainer: training.Trainer) -> 
     data = batches_in_order(task, 3, epochs=-(-100 // task.steps_per_epoch()))
     groups = arms.groups_of(arm, model, task.blocks)
     model.compile(FusedAdam(), "sparse_categorical_crossentropy", jit_compile=False)
-    product = auto_rates(model, groups, arms.peak_rates(arm, 1.0, len(groups)), data)
+    ratios = arms.peak_rates(arm, 1.0, len(groups))
+    product = rates_from_sweep(auto_sweep(model, groups, ratios, data), ratios)
     assert found.rates == pytest.approx(product.rates, rel=1e-6)
     assert 1e-4 < product.rates[-1] < 0.1
     assert (

@@ -11,11 +11,11 @@ import keras
 from dlr_tf.core._keras import build_metrics_of_output, compile_arguments
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.fused_adam import FusedAdam
-from dlr_tf.core.groups import LayerGroup, check_groups
+from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.inner_optimizers import without_wrapper_arguments
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.core.optimizer_copies import copy_optimizer
-from dlr_tf.training.losses import LossChoice, choose_loss
+from dlr_tf.training.losses import LossChoice
 from dlr_tf.training.training_data import FirstBatches
 
 # The arguments of `MultiGroupOptimizer` that act on all groups: clipping, averages, accumulation.
@@ -164,34 +164,3 @@ def _check_compile(model: keras.Model, arguments: dict[str, Any]) -> None:
             f"The model {model.name!r} has a `compile` of its own, with other arguments ({error}). "
             "Call it first. After that, only the optimizer is changed."
         ) from None
-
-
-def compile_groups(
-    model: keras.Model,
-    groups: Sequence[LayerGroup],
-    learning_rate: Any,
-    train_data: Any,
-    *,
-    optimizer: Any = None,
-    loss: Any = None,
-    metrics: Any = None,
-) -> None:
-    """Compile a model as `fine_tune` does.
-
-    Args:
-        model: A built model.
-        groups: Its groups.
-        learning_rate: As in `MultiGroupOptimizer`.
-        train_data: What the labels are taken from, as in `fine_tune`.
-        optimizer: As in `make_optimizer`.
-        loss: As in `choose_loss`.
-        metrics: As in `choose_loss`.
-
-    Raises:
-        TypeError: If an argument is of the wrong kind.
-        ValueError: If the groups are not the model's, a label does not fit the outputs, or the loss
-            cannot be determined.
-    """
-    multi_group = make_optimizer(model, check_groups(groups), learning_rate, optimizer)
-    first = FirstBatches(train_data)
-    compile_model(model, multi_group, choose_loss(model, first, loss, metrics), first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.head_start import cut_at_head, start_head
 from dlr_tf.training.losses import choose_loss
-from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, usual_rates
+from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, typical_adam_rates
 from dlr_tf.training.scheduled_rates import (
     ScheduledRates,
     TrainingLength,
@@ -34,6 +35,8 @@ from dlr_tf.training.scheduled_rates import (
     is_list,
 )
 from dlr_tf.training.training_data import FirstBatches, fit_arguments
+
+_logger = logging.getLogger(__name__)
 
 
 def fine_tune(
@@ -95,9 +98,10 @@ def fine_tune(
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
             as it is. `"auto"`: the usual rates of Adam, 3.2e-4 on average, but at most 3 times
             higher or lower than a range test of 60 steps suggests; the first group has a tenth of
-            the head's rate. The test leaves the model as it was. It reads the data, as
-            `find_learning_rate` does. Unless `verbose=0`, one printed line says what was chosen.
-            Defaults to `"auto"`.
+            the head's rate. If the loss falls at no rate in the test, these are the usual rates;
+            with `verbose=0` a line in the log says so. The test leaves the model as it was. It
+            reads the data, as `find_learning_rate` does. Unless `verbose=0`, one printed line says
+            what was chosen. Defaults to `"auto"`.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
         frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained.
             Defaults to 0.
@@ -119,6 +123,7 @@ def fine_tune(
         optimizer: Template, its name such as `"adamw"`, or one optimizer per group, as in
             `MultiGroupOptimizer`. Its clipping, accumulation and moving average act on all groups.
             Defaults to the optimizer that the model was compiled with, or else to `FusedAdam()`.
+            `compile` without an optimizer means Keras' default, RMSprop.
         loss: As in `compile`. Defaults to the loss that the model was compiled with, or has of its
             own, or else the cross-entropy that fits.
         metrics: As in `compile`. Defaults to the metrics that the model was compiled with, or else
@@ -149,8 +154,9 @@ def fine_tune(
     Raises:
         TypeError: If an argument is of the wrong kind, or unknown.
         ValueError: If an argument is out of range, the groups are not the model's, a label does
-            not fit the model's outputs, or the loss, the number of steps in an epoch, or with
-            `"auto"` a rate cannot be determined. `"auto"` does not work on several machines.
+            not fit the model's outputs, or the loss or the number of steps in an epoch cannot be
+            determined. With `"auto"`, if the loss is not finite. `"auto"` does not work on several
+            machines.
 
     Warns:
         UserWarning: If rates fall from the first group to the head, the training ends within
@@ -214,10 +220,14 @@ def fine_tune(
     if is_auto:
         _check_auto(learning_rate, optimizer)
         if not is_list(schedule):
-            learning_rate = usual_rates(ratios) if head_start else ratios
+            learning_rate = typical_adam_rates(ratios) if head_start else ratios
     rates = ScheduledRates(learning_rate, schedule, warmup, groups, length)
     # Everything that can be wrong is checked before the model is compiled.
-    multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
+
+    def make(learning_rate: Any) -> MultiGroupOptimizer:
+        return make_optimizer(model, groups, learning_rate, optimizer, **settings)
+
+    multi_group = make(rates.scheduled)
     first = FirstBatches(train_data)
     choice = choose_loss(model, first, loss, metrics)
     if choice.note and verbose != 0:
@@ -231,8 +241,7 @@ def fine_tune(
             print("Range test of the learning rate")
         seconds.end("preparation")
         # Rates that are usual, for the case that the test is interrupted.
-        multi_group = make_optimizer(model, groups, usual_rates(ratios), optimizer, **settings)
-        compile_model(model, multi_group, choice, first)
+        compile_model(model, make(typical_adam_rates(ratios)), choice, first)
         sweep = sweep_groups(
             model,
             groups,
@@ -247,8 +256,10 @@ def fine_tune(
         rate_choice = rates_from_sweep(sweep, ratios)
         if verbose != 0:
             print(rate_choice.line())
+        elif rate_choice.suggestion is None:
+            _logger.warning("%s", rate_choice.line())
         rates = ScheduledRates(list(rate_choice.rates), schedule, warmup, groups, length)
-        multi_group = make_optimizer(model, groups, rates.scheduled, optimizer, **settings)
+        multi_group = make(rates.scheduled)
     compile_model(model, multi_group, choice, first)
     doubts = doubts_about_rates(rates.scheduled, length)
     if len(groups) > 1 and frozen_epochs == epochs:
@@ -309,7 +320,7 @@ class _Seconds:
 
 
 def _check_usual_rates(optimizer: MultiGroupOptimizer) -> None:
-    """Refuse an optimizer whose usual rates are not known."""
+    """Raise if the usual rates of an optimizer are not known."""
     kinds = (keras.optimizers.Adam, keras.optimizers.Nadam)
     if not all(isinstance(one, kinds) for one in optimizer.group_optimizers):
         raise ValueError(

@@ -1,4 +1,9 @@
-"""Learning rates that the curve of a range test suggests: pure functions."""
+"""Learning rates that the curve of a range test suggests: pure functions.
+
+Each takes the rates, above 0 and rising, and the smoothed loss at each. Points whose loss is not
+finite are left out. Each raises `ValueError` if the loss never falls, or fewer than 2 losses are
+finite; `slide` needs 16.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +20,6 @@ def valley(learning_rates: Any, losses: Any) -> float:
 
     The longest strictly falling subsequence of the losses has `k` points and ends at point `e`.
     With `s = k / 3`, the result is the rate at point `e - k + int(s) + int(s / 2)`.
-
-    Args:
-        learning_rates: Rates, above 0 and rising.
-        losses: The smoothed loss at each rate. Points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite, or the loss never falls.
-
-    Example:
 
     >>> import numpy as np
     >>> rates = np.logspace(-6, 0, 7)
@@ -52,15 +48,6 @@ def slide(learning_rates: Any, losses: Any) -> float:
     its two ends differ by more than 0.005. The result is the rate at the left end of the window's
     last position.
 
-    Args:
-        learning_rates: Rates, above 0 and rising.
-        losses: The smoothed loss at each rate. Points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 16 losses are finite, or the loss never falls.
-
-    Example:
-
     >>> import numpy as np
     >>> x = np.linspace(-1.0, 1.0, 41)
     >>> f"{slide(10**x, x**4):.4f}"
@@ -82,15 +69,6 @@ def slide(learning_rates: Any, losses: Any) -> float:
 def steep(learning_rates: Any, losses: Any) -> float:
     """Return the rate at which the loss falls fastest against the logarithm of the rate.
 
-    Args:
-        learning_rates: Rates, above 0 and rising.
-        losses: The smoothed loss at each rate. Points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite, or the loss never falls.
-
-    Example:
-
     >>> steep([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.2, 1.0, 5.0])
     0.001
 
@@ -102,15 +80,6 @@ def steep(learning_rates: Any, losses: Any) -> float:
 
 def minimum(learning_rates: Any, losses: Any) -> float:
     """Return a tenth of the rate with the lowest loss.
-
-    Args:
-        learning_rates: Rates, above 0 and rising.
-        losses: The smoothed loss at each rate. Points that are not finite are left out.
-
-    Raises:
-        ValueError: If fewer than 2 losses are finite, or the loss never falls.
-
-    Example:
 
     >>> minimum([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.2, 1.0, 5.0])
     0.01

@@ -6,36 +6,41 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.lr_finder import LearningRateSweep
 
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
-USUAL = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
-WITHIN = 3.0  # the rate that a range test suggests can be wrong by this factor
+TYPICAL_ADAM_RATE = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
+MAX_FACTOR = 3.0  # the rate that a range test suggests can be wrong by this factor
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class RateChoice:
-    """Peak rates, and the sweep that they come from.
+    """Peak rates, and why they are these.
 
     Args:
         rates: The peak rate of each group, the head's last.
-        suggestion: The head's rate that the sweep suggests.
-        sweep: The sweep.
+        suggestion: The head's rate that the sweep suggests; `None` if the loss falls at no rate.
     """
 
     rates: tuple[float, ...]
-    suggestion: float
-    sweep: LearningRateSweep
+    suggestion: float | None
 
     def line(self) -> str:
         """Return one line that says what was chosen and why."""
         rates = sorted({*self.rates})
         shown = rates if len(rates) <= 4 else [rates[0], rates[-1]]
         each = (" / " if shown is rates else " to ").join(f"{rate:.2g}" for rate in shown)
-        low, high = self.suggestion / WITHIN, self.suggestion * WITHIN
-        usual = usual_rates(self.rates)[-1]
+        if self.suggestion is None:
+            return (
+                f"the range test found no rate at which the loss falls: taking {each}, which "
+                f"{'are' if len(rates) > 1 else 'is'} usual for Adam"
+            )
+        low, high = self.suggestion / MAX_FACTOR, self.suggestion * MAX_FACTOR
+        usual = typical_adam_rates(self.rates)[-1]
         several = len(rates) > 1
         return (
             f"peak learning rate{'s' if several else ''} {each}: {'for the head, ' * several}"
@@ -43,16 +48,16 @@ class RateChoice:
         )
 
 
-def usual_rates(ratios: Sequence[float]) -> tuple[float, ...]:
+def typical_adam_rates(ratios: Sequence[float]) -> tuple[float, ...]:
     """Return rates in these ratios whose geometric mean is the usual rate of Adam, 3.2e-4.
 
     Args:
         ratios: The rates of the groups in relation to each other, above 0.
 
-    >>> [f"{rate:.1e}" for rate in usual_rates([0.1, 1.0])]
+    >>> [f"{rate:.1e}" for rate in typical_adam_rates([0.1, 1.0])]
     ['1.0e-04', '1.0e-03']
     """
-    head = USUAL / statistics.geometric_mean(ratios)
+    head = TYPICAL_ADAM_RATE / statistics.geometric_mean(ratios)
     return tuple(head * ratio for ratio in ratios)
 
 
@@ -71,8 +76,8 @@ def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
     >>> [f"{rates_near(suggestion, [1.0])[0]:.1e}" for suggestion in (1e-5, 2e-4, 1.0)]
     ['3.0e-05', '3.2e-04', '3.3e-01']
     """
-    usual = usual_rates(ratios)[-1] / ratios[-1]
-    head = min(max(usual, suggestion / WITHIN), suggestion * WITHIN)
+    usual = typical_adam_rates(ratios)[-1] / ratios[-1]
+    head = min(max(usual, suggestion / MAX_FACTOR), suggestion * MAX_FACTOR)
     return tuple(head * ratio for ratio in ratios)
 
 
@@ -80,23 +85,29 @@ def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateC
     """Choose the peak rates from a range test.
 
     It suggests a tenth of the head's rate with the lowest loss. Of the rates within a factor of 3
-    of that, the one nearest to the usual rate is chosen: see `rates_near`.
+    of that, the one nearest to the usual rate is chosen: see `rates_near`. If the loss falls at no
+    rate, as on noise or where everything is learned, these are the usual rates.
 
     Args:
         sweep: The sweep.
         ratios: The ratio of the rate of each group to that of the head.
 
     Raises:
-        ValueError: If no rate can be suggested.
+        ValueError: If the loss is not finite at the usual rate, or below.
     """
     try:
         suggestion = sweep.suggest("minimum")
-    except ValueError as error:
-        raise ValueError(
-            "`learning_rate='auto'` finds no learning rate for this model and these data. Check "
-            f"that the loss is finite, or pass `learning_rate`. {error.__cause__ or error}"
-        ) from error
-    return RateChoice(rates_near(suggestion, ratios), suggestion, sweep)
+    except ValueError:
+        rates = typical_adam_rates(ratios)
+        lost = sweep.learning_rates[~np.isfinite(sweep.losses)]
+        if len(lost) and lost[0] <= rates[-1]:
+            reason = f"The loss is not finite at the rate {lost[0]:.1e}."
+            raise ValueError(
+                "`learning_rate='auto'` finds no learning rate for this model and these data. "
+                f"{reason} Check the data and the loss, or pass `learning_rate`."
+            ) from ValueError(reason)
+        return RateChoice(rates, None)
+    return RateChoice(rates_near(suggestion, ratios), suggestion)
 
 
 def relative_rates(n_groups: int) -> list[float]:

@@ -11,14 +11,20 @@ import pytest
 
 from dlr_tf.core.groups import split_layers
 from dlr_tf.training import losses, training_data
-from dlr_tf.training.compiling import compile_groups
+from dlr_tf.training.compiling import compile_model, make_optimizer
 from dlr_tf.training.training_data import FirstBatches
-from tests.training.test_fine_tuning import N_INPUTS, small_model, three_groups
+from tests.training.test_fine_tuning import N_INPUTS, small_model
 
 WHOLE = np.arange(4) % 2
 SOFT = np.array([[0.1, 0.2, 0.7], [1, 0, 0], [0.3, 0.3, 0.4], [0, 0.5, 0.5]], "float32")
 SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 1, 1]], "float32")
 ONE_HOT = np.eye(3, dtype="float32")[[0, 1, 2, 0]]
+
+
+def compile_with_loss(model: keras.Model, data: Any, **options: Any) -> None:
+    first = FirstBatches(data)
+    choice = losses.choose_loss(model, first, **options)
+    compile_model(model, make_optimizer(model, split_layers(model, []), 1e-3), choice, first)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,7 @@ def test_default_loss(
 ) -> None:
     model = small_model(activation, units)
     data = (np.ones((4, N_INPUTS), "float32"), labels)
-    compile_groups(model, three_groups(model), 1e-3, data)
+    compile_with_loss(model, data)
     assert type(model.loss) is loss
     assert model.loss.get_config()["from_logits"] is from_logits
 
@@ -65,7 +71,7 @@ def test_the_loss_fits_an_operation_at_the_end(
     base = small_model(None, units)
     model = keras.Model(base.inputs, end(base.outputs[0]))
     data = (np.ones((4, N_INPUTS), "float32"), WHOLE)
-    compile_groups(model, split_layers(model, []), 1e-3, data)
+    compile_with_loss(model, data)
     assert model.loss.get_config()["from_logits"] is from_logits
 
 
@@ -74,7 +80,7 @@ def test_probabilities_in_percent_ask_for_a_loss() -> None:
     model = keras.Model(base.inputs, base.outputs[0] * 100.0)
     data = (np.ones((4, N_INPUTS), "float32"), WHOLE)
     with pytest.raises(ValueError, match=r"output is not known. Pass `loss=\.\.\.`"):
-        compile_groups(model, split_layers(model, []), 1e-3, data)
+        compile_with_loss(model, data)
 
 
 def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
@@ -82,7 +88,7 @@ def test_default_accuracy_of_a_binary_logit_counts_from_zero() -> None:
     model.set_weights([np.ones((1, 1)), np.zeros(1)])
     x = np.array([[-2.0], [0.3], [0.3], [2.0]], "float32")  # 0.3 is above even chance
     data = (x, np.array([0, 1, 1, 1]))
-    compile_groups(model, split_layers(model, []), 1e-3, data)
+    compile_with_loss(model, data)
     assert model.evaluate(*data, verbose=0, return_dict=True)["accuracy"] == 1.0
 
 
@@ -112,8 +118,8 @@ def test_a_loss_that_is_not_clear_is_asked_for(
     model = small_model(activation, units)
     data = (np.ones((4, N_INPUTS), "float32"), labels)
     with pytest.raises(ValueError, match=r"cannot be found out: .* Pass `loss=\.\.\.`"):
-        compile_groups(model, three_groups(model), 1e-3, data)
-    compile_groups(model, three_groups(model), 1e-3, data, loss="mse", metrics=["mae"])
+        compile_with_loss(model, data)
+    compile_with_loss(model, data, loss="mse", metrics=["mae"])
     assert model.loss == "mse"
 
 

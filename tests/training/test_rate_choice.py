@@ -9,13 +9,15 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf import SGDR, FusedAdam, fine_tune, freeze_to, split_layers
-from dlr_tf.training.auto_rates import auto_rates
+from dlr_tf.training.auto_rates import SWEEP, auto_sweep
+from dlr_tf.training.lr_finder import LearningRateSweep
 from dlr_tf.training.rate_choice import (
     RATIO,
     RateChoice,
+    rates_from_sweep,
     rates_near,
     relative_rates,
-    usual_rates,
+    typical_adam_rates,
 )
 
 LENGTH = 48
@@ -98,7 +100,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_line() -> None:
     def line(*rates: float) -> str:
-        return RateChoice(rates, 0.0064, None).line()  # type: ignore[arg-type]
+        return RateChoice(rates, 0.0064).line()
 
     allowed = "usual for Adam, and a range test allows 0.0021 to 0.019"
     assert line(0.019) == f"peak learning rate 0.019: 0.00032 is {allowed}"
@@ -117,7 +119,7 @@ def test_the_rates_nearest_to_the_usual_ones(suggestion: float, head: float) -> 
     low, middle, high = rates_near(suggestion, relative_rates(3))
     assert high == pytest.approx(head)
     assert (low / high, middle / high) == pytest.approx((0.1, 0.1**0.5))
-    assert usual_rates(relative_rates(3)) == pytest.approx((1e-4, 10**-3.5, 1e-3))
+    assert typical_adam_rates(relative_rates(3)) == pytest.approx((1e-4, 10**-3.5, 1e-3))
 
 
 def data_of_kind(kind: str) -> Any:
@@ -203,8 +205,8 @@ def test_a_body_that_freeze_to_froze_is_trained_and_one_that_the_user_froze_is_n
     freeze_to(model, split_layers(model, ["late", "head"]), 1)
     model.get_layer("late").trainable = False
     before = model.get_layer("early").get_weights()
-    choice = auto_rates(model, split_layers(model, ["late", "head"]), [0.1, 0.3, 1.0], arrays())
-    assert len(choice.sweep.losses) > 50
+    sweep = auto_sweep(model, split_layers(model, ["late", "head"]), [0.1, 0.3, 1.0], arrays())
+    assert len(sweep.losses) > 50
     for one, other in zip(before, model.get_layer("early").get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert model.get_layer("early").trainable
@@ -230,6 +232,38 @@ def test_a_generator_can_be_read_only_once() -> None:
         fit(small_model(), batches(), steps_per_epoch=3, loss="sparse_categorical_crossentropy")
 
 
+def test_the_usual_rates_where_the_loss_falls_at_no_rate() -> None:
+    rates, ratios = SWEEP.rates(), relative_rates(3)
+    diverging = np.where(rates > 0.1, np.nan, 1.0)
+    for losses in (np.ones(60), np.linspace(1.0, 3.0, 60), diverging, np.array([1e-9, 5e-9])):
+        choice = rates_from_sweep(LearningRateSweep(rates[: len(losses)], losses), ratios)
+        assert choice == RateChoice(typical_adam_rates(ratios), None)
+    assert choice.line() == (
+        "the range test found no rate at which the loss falls: taking 0.0001 / 0.00032 / 0.001, "
+        "which are usual for Adam"
+    )
+    for n_finite in (0, 1, 10):
+        losses = np.where(np.arange(60) < n_finite, 1.0, np.nan)
+        with pytest.raises(ValueError, match=f"not finite at the rate {rates[n_finite]:.1e}"):
+            rates_from_sweep(LearningRateSweep(rates, losses), ratios)
+
+
+def test_a_model_that_cannot_learn_more(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def solved(y: Any, predicted: Any) -> Any:
+        return 0.0 * keras.ops.mean(predicted)
+
+    for verbose in (0, 2):
+        model = small_model()
+        fit(model, arrays(), loss=solved, verbose=verbose)
+        assert peaks_of(model) == pytest.approx(typical_adam_rates(relative_rates(3)))
+    # Said once: in the log where nothing is printed.
+    line = "the range test found no rate at which the loss falls: taking "
+    assert [message.startswith(line) for message in caplog.messages] == [True]
+    assert capsys.readouterr().out.count(line) == 1
+
+
 def test_a_loss_that_is_never_finite() -> None:
     def loss(y: Any, predicted: Any) -> Any:
         return np.nan * keras.ops.mean(predicted)
@@ -238,7 +272,7 @@ def test_a_loss_that_is_never_finite() -> None:
     with pytest.raises(ValueError, match=r"'auto'` finds no learning rate .* or pass `learning_r"):
         fit(model, arrays(), loss=loss)
     # Whoever goes on with `fit` trains at usual rates.
-    assert model.optimizer.learning_rates == pytest.approx(usual_rates(relative_rates(3)))
+    assert model.optimizer.learning_rates == pytest.approx(typical_adam_rates(relative_rates(3)))
 
 
 def test_another_word() -> None:

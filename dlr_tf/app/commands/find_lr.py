@@ -30,7 +30,7 @@ from dlr_tf.training.auto_rates import SWEEP, SweepSettings, auto_sweep
 from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import MEANINGS
-from dlr_tf.training.rate_choice import RATIO, WITHIN, rates_from_sweep
+from dlr_tf.training.rate_choice import MAX_FACTOR, RATIO, rates_from_sweep
 
 RECOMMENDED = "recommended"
 
@@ -75,7 +75,10 @@ def run(config: FindLrConfig) -> int:
         print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, config.steps))
     suggestions: dict[str, float] = {}
     try:
-        suggestions[RECOMMENDED] = rates_from_sweep(sweep, ratios).rates[-1]
+        choice = rates_from_sweep(sweep, ratios)
+        suggestions[RECOMMENDED] = choice.rates[-1]
+        if choice.suggestion is None:
+            print_stderr(choice.line())
     except ValueError as error:
         print_stderr(f"no rate can be recommended. {one_line(error.__cause__ or error)}")
     for method in SUGGESTIONS:
@@ -108,10 +111,10 @@ def rate_table(suggestions: Mapping[str, float]) -> str:
     recommended  1.00e-03  what finetune takes: at most 3 times from minimum
     minimum      1.00e-02  a tenth of the rate with the lowest loss
     """
-    meanings = {
-        RECOMMENDED: f"what finetune takes: at most {WITHIN:g} times from minimum",
-        **MEANINGS,
-    }
+    source = f"at most {MAX_FACTOR:g} times from minimum"
+    if "minimum" not in suggestions:
+        source = "usual for Adam"
+    meanings = {RECOMMENDED: f"what finetune takes: {source}", **MEANINGS}
     rows = [(name, f"{rate:.2e}", meanings[name]) for name, rate in suggestions.items()]
     return table(("", "", ""), rows)
 

@@ -20,8 +20,8 @@ from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
-from dlr_tf.training.auto_rates import SWEEP, auto_rates
-from dlr_tf.training.rate_choice import RateChoice
+from dlr_tf.training.auto_rates import SWEEP, auto_sweep
+from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep
 
 TRAINING, COMPARISON = "training", "comparison"
 PAGE_FILE = "report.html"  # the last file that a run writes
@@ -95,7 +95,7 @@ class Run:
         differ from one process to the next.
 
         Raises:
-            UsageError: If no rate can be suggested.
+            UsageError: If the loss is not finite.
         """
         path = self.checkpoint(f"{name}-rates")
         stored = checkpoint.read_checkpoint(path) if path else None
@@ -112,7 +112,7 @@ class Run:
     def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:
         keras.utils.set_random_seed(config.seed)
         try:
-            return auto_rates(
+            sweep = auto_sweep(
                 self.task.model,
                 self.task.groups,
                 ratios,
@@ -123,6 +123,7 @@ class Run:
                 verbose=1 if on_terminal() else 0,
                 optimizer=optimizer_argument(config),
             )
+            return rates_from_sweep(sweep, ratios)
         except ValueError as error:
             raise UsageError(
                 "No learning rate can be chosen for this model and these images. Give it with "

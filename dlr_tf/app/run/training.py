@@ -28,11 +28,13 @@ from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
-from dlr_tf.training.compiling import compile_groups
+from dlr_tf.training.compiling import compile_model, make_optimizer
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
+from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.named_schedules import make_schedule
+from dlr_tf.training.training_data import FirstBatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,12 +192,9 @@ def train(
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     """Leave the model as `fine_tune` does, without a training."""
     schedule = schedule_of(config, task)
-    compile_groups(
-        task.model,
-        task.groups,
-        [schedule(rate) for rate in rates],
-        task.data.train,
-        optimizer=optimizer_argument(config),
-    )
+    scheduled = [schedule(rate) for rate in rates]
+    made = make_optimizer(task.model, task.groups, scheduled, optimizer_argument(config))
+    first = FirstBatches(task.data.train)
+    compile_model(task.model, made, choose_loss(task.model, first), first)
     set_batch_norm(task.model, config.batch_norm)
     freeze_to(task.model, task.groups, 0)

@@ -17,6 +17,7 @@ pytest.importorskip("matplotlib")
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.find_lr import why_it_stopped
 from dlr_tf.training.auto_rates import SWEEP
+from dlr_tf.training.lr_finder import LearningRateSweep
 
 
 def test_suggestions_picture_and_the_next_command(
@@ -45,12 +46,25 @@ def test_suggestions_picture_and_the_next_command(
 
 
 def test_without_a_suggestion(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["find-lr", "--steps", "2", "--batch-norm", "train"]) == 1
+    assert cli.main(["find-lr", "--steps", "2", "--batch-norm", "train"]) == 0
     out, err = capsys.readouterr()
-    assert out == "written to find-lr.png\n"
-    assert "no rate can be recommended. The sweep of 2 points" in err
+    recommended, written, _ = out.splitlines()
+    assert recommended == "recommended  1.00e-03  what finetune takes: usual for Adam"
+    assert written == "written to find-lr.png"
+    assert "the range test found no rate at which the loss falls: taking 0.0001 / " in err
     assert "stopped" not in err
     assert Path("find-lr.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_that_is_not_finite(
+    quick_digits: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = LearningRateSweep(np.array([1e-5]), np.array([np.nan]))
+    monkeypatch.setattr("dlr_tf.app.commands.find_lr.auto_sweep", lambda *_, **__: sweep)
+    assert cli.main(["find-lr"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "written to find-lr.png\n"
+    assert "no rate can be recommended. The loss is not finite at the rate 1.0e-05" in err
 
 
 def test_the_next_command_has_the_images_and_what_was_chosen(

@@ -12,7 +12,6 @@ from model_helpers import POOL, SIZE, body, dense, functional, images, opened
 
 from dlr_tf import MultiGroupOptimizer, split_layers
 from dlr_tf.app import models
-from dlr_tf.training.compiling import compile_groups
 
 
 def test_only_keras_files_are_models() -> None:
@@ -66,7 +65,8 @@ def test_the_saved_model_goes_on_with_its_optimizer() -> None:
     groups = split_layers(model, ["body/top", "probabilities"])
     x, y = images(8, SIZE, SIZE, 3), np.arange(8) % 3
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-    compile_groups(model, groups, [1e-4, 1e-3, 1e-2], data)
+    optimizer = MultiGroupOptimizer(groups, [1e-4, 1e-3, 1e-2])
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(data, epochs=2, verbose=0, shuffle=False)
     model.save("net.keras")
     loaded = keras.models.load_model("net.keras")
