@@ -31,8 +31,8 @@ from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, typica
 from dlr_tf.training.scheduled_rates import (
     ScheduledRates,
     TrainingLength,
-    doubts_about_rates,
     is_list,
+    rate_warnings,
 )
 from dlr_tf.training.training_data import FirstBatches, fit_arguments
 
@@ -261,14 +261,14 @@ def fine_tune(
         rates = ScheduledRates(list(rate_choice.rates), schedule, warmup, groups, length)
         multi_group = make(rates.scheduled)
     compile_model(model, multi_group, choice, first)
-    doubts = doubts_about_rates(rates.scheduled, length)
+    warnings = rate_warnings(rates.scheduled, length)
     if len(groups) > 1 and frozen_epochs == epochs:
-        doubts.append(
+        warnings.append(
             f"Only the head, group {groups[-1].name!r}, learns in this training: epochs={epochs}, "
             f"frozen_epochs={frozen_epochs}. Pass more epochs, or `frozen_epochs=0`."
         )
-    for doubt in doubts:
-        warn_user(doubt)
+    for message in warnings:
+        warn_user(message)
     set_batch_norm(model, batch_norm)
     started = None
     try:

@@ -84,16 +84,7 @@ def schedule_over(
     t_mul: float = 2.0,
     warmup: float = 0,
 ) -> Callable[[float], Rate]:
-    """Make the function from a peak rate to a schedule, for a training of so many steps.
-
-    Args:
-        name: A name that `make_schedule` knows.
-        total: Int, 1 or more: optimizer steps of the training.
-        epochs: Int, 1 or more: its epochs.
-        cycle_epochs: As in `make_schedule`.
-        t_mul: As in `make_schedule`.
-        warmup: As in `make_schedule`.
-    """
+    """Make what `make_schedule` makes, for a training of `total` steps, from checked arguments."""
     warmup_steps = _warmup_steps(warmup, total)
     steps = total - warmup_steps
     if name == "sgdr":

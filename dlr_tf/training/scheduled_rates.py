@@ -109,23 +109,23 @@ def is_list(schedule: Any) -> bool:
     return isinstance(schedule, Sequence) and not isinstance(schedule, str)
 
 
-def doubts_about_rates(rates: Sequence[Rate], length: TrainingLength) -> list[str]:
+def rate_warnings(rates: Sequence[Rate], length: TrainingLength) -> list[str]:
     """Return warnings about rates that are allowed but often a mistake."""
-    doubts: list[str] = []
+    found: list[str] = []
     cyclic = [rate for rate in rates if isinstance(rate, SGDR)]
     try:
         total = length.steps() if cyclic else 0
     except (TypeError, ValueError):  # the length is not known
-        return doubts
+        return found
     for rate in cyclic:
         fitting = first_cycle_steps(total, length.epochs, rate.t_mul)
         # The length that `make_schedule` chooses is right, apart from rounding.
         if rate.first_decay_steps != fitting and ends_within_a_cycle(rate, total):
             starts = rate.restart_steps(total)
             last = f"the cycle that starts at step {starts[-1]}" if starts else "the warm-up"
-            doubts.append(
+            found.append(
                 f"The training ends at step {total}, within {last}, so at a high learning rate. "
                 f"To end the last cycle at the last step, use `first_decay_steps={fitting}`."
             )
             break
-    return doubts
+    return found

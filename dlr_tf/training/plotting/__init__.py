@@ -1,4 +1,7 @@
-"""Plots of rates, losses, schedules and sweeps. Nothing else uses matplotlib."""
+"""Plots of rates, losses, schedules and sweeps. Nothing else uses matplotlib.
+
+Each returns a `matplotlib.figure.Figure`. `path` is a file to write, `.png` or `.svg`, or `None`.
+"""
 
 from dlr_tf.training.plotting.confusion import plot_confusion_matrix
 from dlr_tf.training.plotting.figures import MAX_LEGEND, require_matplotlib

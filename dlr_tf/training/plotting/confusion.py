@@ -32,11 +32,6 @@ def plot_confusion_matrix(
     Args:
         matrix: Int array `[true class, predicted class]`.
         class_names: The classes.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        title: Heading of the plot.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
 
     Example:
 

@@ -144,12 +144,15 @@ def curve_colours(count: int) -> list[Any]:
     return [colormaps["viridis"](0.15 + 0.7 * i / (count - 1)) for i in range(count)]
 
 
+def thinned(entries: Sequence[Any]) -> list[Any]:
+    """Return at most `MAX_LEGEND` of the entries of a legend, the first and the last among them."""
+    kept = np.linspace(0, len(entries) - 1, min(MAX_LEGEND, len(entries))).round().astype(int)
+    return [entries[i] for i in kept]
+
+
 def add_legend(axes: Axes, figure: Figure) -> None:
     """Add a legend beside the axes, where it covers no line; list at most `MAX_LEGEND` lines."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > MAX_LEGEND:
-        kept = np.unique(np.linspace(0, len(handles) - 1, MAX_LEGEND).round().astype(int))
-        handles, labels = [handles[i] for i in kept], [labels[i] for i in kept]
+    handles, labels = map(thinned, axes.get_legend_handles_labels())
     if handles:
         figure.legend(
             handles,

@@ -31,22 +31,12 @@ def plot_loss(
     path: Path = None,
     *,
     title: str = "Loss against learning rate",
-    xlabel: str = "learning rate of the head",
 ) -> Figure:
     """Draw the loss of each step against its rate, on a log axis of rates.
 
     Args:
         learning_rates: Positive rates. Others, and NaN, leave a gap.
         losses: The loss at each rate. NaN and infinities leave a gap.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        title: Heading of the plot.
-        xlabel: Label of the axis of rates.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If there are not as many losses as rates.
 
     Example:
 
@@ -57,30 +47,24 @@ def plot_loss(
     rates, values = _loss_curve(learning_rates, losses)
     top = highest_shown_step_loss(values)
     view = (values[np.isfinite(values)].min(initial=top), top)
-    figure = _loss_figure(rates, values, view, title, xlabel)
-    return write_figure(figure, path)
+    return write_figure(_loss_figure(rates, values, view, title), path)
 
 
 def _loss_curve(
     learning_rates: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    rates, values = positive(learning_rates), np.asarray(losses, dtype=np.float64)
-    if rates.shape != values.shape:
-        raise ValueError(
-            "Expected one loss per learning rate. "
-            f"Received: {rates.size} learning rates and {values.size} losses"
-        )
-    return rates, np.where(np.isfinite(values), values, np.nan)
+    values = np.asarray(losses, dtype=np.float64)
+    return positive(learning_rates), np.where(np.isfinite(values), values, np.nan)
 
 
 def _loss_figure(
-    rates: np.ndarray, values: np.ndarray, view: tuple[float, float], title: str, xlabel: str
+    rates: np.ndarray, values: np.ndarray, view: tuple[float, float], title: str
 ) -> Figure:
     figure = new_figure()
     axes = figure.add_subplot()
     edge = set_view(axes, *view)
     draw_in_view(axes, rates, values, edge, color=COLOURS[0])
-    xlabel += note_of(values[np.isfinite(values)], edge)
+    xlabel = f"learning rate of the head{note_of(values[np.isfinite(values)], edge)}"
     label_axes(axes, xlabel=xlabel, ylabel="loss", title=title)
     known = rates[np.isfinite(rates)]
     if known.size:
@@ -103,14 +87,6 @@ def plot_sweep(
         losses: The smoothed loss at each rate.
         suggestions: For every method's name, the rate that it suggests. Rates that are not finite
             are left out.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        title: Heading of the plot.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If there are not as many losses as rates.
 
     Example:
 
@@ -132,7 +108,7 @@ def plot_sweep(
         is_seen = fall > SMALLEST_SPAN * abs(start)
         top = start + 0.5 * fall if is_seen else highest_shown_step_loss(values)
         view = (floor, min(float(values[finite].max()), top))
-    figure = _loss_figure(rates, values, view, title, "learning rate of the head")
+    figure = _loss_figure(rates, values, view, title)
     axes = figure.axes[0]
     if finite.any():
         places = np.interp(

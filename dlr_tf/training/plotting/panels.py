@@ -14,13 +14,13 @@ from dlr_tf.training.plotting.figures import (
     COLOURS,
     GRID,
     INK,
-    MAX_LEGEND,
     SHADE,
     SPINE,
     label_axes,
     new_figure,
     positive,
     save_figure,
+    thinned,
 )
 from dlr_tf.training.plotting.limits import highest_shown_loss
 from dlr_tf.training.plotting.rates import alone_points, draw_rates
@@ -38,7 +38,7 @@ def history_panel(
     frozen_epochs: int = 0,
     after_epoch: str = "validation",
 ) -> Figure:
-    """Draw one metric over the epochs in a small figure, for a page.
+    """Draw one metric over the epochs, for a page: a small figure without title and legend.
 
     A loss that is much higher than the others, or not finite, is marked at the edge of the plot.
 
@@ -48,9 +48,6 @@ def history_panel(
         frozen_epochs: Number of epochs in which only the head was trained. Defaults to 0.
         after_epoch: What `val_loss` and `val_accuracy` were computed on. Defaults to
             `"validation"`.
-
-    Returns:
-        The `matplotlib.figure.Figure`, without title and legend.
 
     Example:
 
@@ -105,15 +102,7 @@ def rates_panel(
     learning_rates: Mapping[str, Sequence[float] | np.ndarray],
     xlabel: str = "step (optimizer updates)",
 ) -> Figure:
-    """Draw the rate of every group in a small figure, for a page.
-
-    Args:
-        steps: As in `plot_learning_rates`.
-        learning_rates: As in `plot_learning_rates`.
-        xlabel: Label of the axis of steps.
-
-    Returns:
-        The `matplotlib.figure.Figure`, without title and legend.
+    """Draw what `plot_learning_rates` draws, for a page: a small figure without title and legend.
 
     Example:
 
@@ -130,11 +119,7 @@ def rates_panel(
 def legend_entries(figure: Figure) -> list[tuple[str, str, str]]:
     """Return label, colour and kind (`"solid"`, `"dashed"` or `"area"`) of what a figure shows.
 
-    Args:
-        figure: A figure with one panel.
-
-    Returns:
-        At most `MAX_LEGEND` entries. Colours are written as `svg_for_page` writes them.
+    These are at most `MAX_LEGEND`. Colours are written as `svg_for_page` writes them.
     """
     from matplotlib.colors import to_hex
     from matplotlib.lines import Line2D
@@ -147,8 +132,7 @@ def legend_entries(figure: Figure) -> list[tuple[str, str, str]]:
         else:
             colour, kind = handle.get_facecolor(), "area"
         entries.append((label, _with_variables(to_hex(colour)), kind))
-    kept = np.unique(np.linspace(0, len(entries) - 1, MAX_LEGEND).round().astype(int))
-    return [entries[i] for i in kept] if len(entries) > MAX_LEGEND else entries
+    return thinned(entries)
 
 
 # Colours of the plots, and the CSS variable that replaces each in a page.

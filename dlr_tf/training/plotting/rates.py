@@ -38,14 +38,6 @@ def plot_learning_rates(
         iterations: The steps, one for each recorded update.
         learning_rates: For every group's name, the rate at each of `iterations`. NaN (a group that
             did not move) and 0 leave a gap.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        title: Heading of the plot.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If there is no group, or a group has not one rate per step.
 
     Example:
 
@@ -55,17 +47,6 @@ def plot_learning_rates(
     """
     steps = np.asarray(iterations)
     rows = {name: positive(rates) for name, rates in learning_rates.items()}
-    if not rows:
-        raise ValueError(
-            "There are no rates to plot: expected at least one group of rates. "
-            f"Received: learning_rates={learning_rates!r}"
-        )
-    for name, rates in rows.items():
-        if rates.shape != steps.shape:
-            raise ValueError(
-                "Every group needs one rate per step. "
-                f"Received: {rates.size} rates for {name!r} and {steps.size} steps"
-            )
     figure = new_figure()
     axes = figure.add_subplot()
     draw_rates(axes, steps, rows, title)
@@ -118,15 +99,7 @@ def plot_schedule(
     Args:
         steps: The steps, rising.
         learning_rates: The rate at each step.
-        path: File to write, `.png` or `.svg`. Defaults to `None`: no file.
-        title: Heading of the plot.
         restarts: Steps at which a cycle starts, each marked by a line.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If there are not as many rates as steps.
 
     Example:
 
@@ -134,17 +107,12 @@ def plot_schedule(
     >>> figure.axes[0].get_xlabel()
     'step (optimizer updates)'
     """
-    places, rates = np.asarray(steps), np.asarray(learning_rates, dtype=np.float64)
-    if places.shape != rates.shape:
-        raise ValueError(
-            "Expected one learning rate per step. "
-            f"Received: {places.size} steps and {rates.size} learning rates"
-        )
+    rates = np.asarray(learning_rates, dtype=np.float64)
     figure = new_figure()
     axes = figure.add_subplot()
     for restart in restarts:
         axes.axvline(restart, color=SPINE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.plot(places, rates, color=COLOURS[0], linewidth=1.8)
+    axes.plot(steps, rates, color=COLOURS[0], linewidth=1.8)
     label_axes(axes, xlabel="step (optimizer updates)", ylabel="learning rate", title=title)
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(rates, initial=0.0))))
     axes.margins(x=0.02)
