@@ -24,7 +24,7 @@ def release(version: str) -> tuple[int, int]:
 
 
 def check_installed() -> None:
-    """Refuse what `import keras` itself answers with a long traceback.
+    """Raise in one line what `import keras` itself answers with a long traceback.
 
     Raises:
         ImportError: If TensorFlow is not installed, or the environment asks for another backend.
@@ -35,7 +35,7 @@ def check_installed() -> None:
 
 
 def check_backend(backend: str) -> None:
-    """Refuse a backend of Keras that is not TensorFlow.
+    """Raise if the backend of Keras is not TensorFlow.
 
     Raises:
         ImportError: If it is another one.
@@ -52,7 +52,7 @@ def check_backend(backend: str) -> None:
 
 
 def check_versions(tensorflow: str, keras: str) -> None:
-    """Refuse versions that are too old, and warn of a Keras that is newer than any that was tried.
+    """Raise if a version is too old; warn of a Keras that is newer than any that was tried.
 
     Before 3.10, Keras computes wrong results without an error: under `mixed_float16` its step
     count stays 0 (3.7 and 3.8), and it does not save the slots of an optimizer (3.6).

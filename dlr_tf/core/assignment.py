@@ -311,7 +311,7 @@ class GroupAssignment:
         self._entries, self._model_name = {}, ""
 
     def refresh(self) -> None:
-        """Read the variables of the model again, which may have changed (LoRA, quantisation)."""
+        """Read the variables of the model again, which may have changed (LoRA, quantization)."""
         model = self.model
         if model is not None and model.built:
             self.bind(model)

@@ -18,20 +18,24 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.core import _keras
+from dlr_tf.core._validation import warn_user
 from dlr_tf.core.assignment import AssignedVariable, GroupAssignment, layer_number
 from dlr_tf.core.group_rates import GroupRates
 from dlr_tf.core.inner_optimizers import GroupOptimizers
 from dlr_tf.core.manifest import (
     FORMAT,
+    MANIFEST,
     UNCHANGED,
     WEIGHT,
     WEIGHTS_ALONE,
     RestorePlan,
     check_slots,
     decode,
+    encode,
     match_groups,
     match_variables,
     name_order,
+    read_arrays,
     shape_of,
     split_name,
 )
@@ -201,29 +205,17 @@ class OptimizerState:
         """Return the state of `variables` as arrays."""
         return {name: keras.ops.convert_to_numpy(v) for name, v in self.variables().items()}
 
-    def read_arrays(
-        self, manifest: Mapping[str, Any], contents: Mapping[str, Any]
-    ) -> dict[str, np.ndarray]:
-        """Read the arrays that a manifest names.
-
-        Raises:
-            ValueError: If one is missing or of another shape.
-        """
-        arrays = {}
-        for name, shape in manifest["state"].items():
-            try:
-                arrays[name] = np.asarray(contents[name])
-            except (KeyError, OSError) as error:
-                raise ValueError(
-                    f"The state in the file is incomplete: {name!r} cannot be read ({error}). "
-                    f"{UNCHANGED}"
-                ) from error
-            if list(arrays[name].shape) != shape:
-                raise ValueError(
-                    f"The state in the file is damaged: {name!r} should have shape {shape}. "
-                    f"Received shape {list(arrays[name].shape)}. {UNCHANGED}"
-                )
-        return arrays
+    def save(self, store: Any) -> None:
+        """Write all state to what `save_own_variables` is given."""
+        orphans = self._orphans()
+        if orphans:
+            warn_user(
+                "The model no longer has these variables that the optimizer trained, so their "
+                f"optimizer state is not saved: {[v.path for v in orphans]}."
+            )
+        store[MANIFEST] = encode(self.manifest())
+        for name, array in self.arrays().items():
+            store[name] = array
 
     def fingerprint(self) -> GroupFingerprint:
         """Return the variable that identifies the groups' layers, the same in every process."""
@@ -239,7 +231,7 @@ class OptimizerState:
                 )
         return self._fingerprint
 
-    def orphans(self) -> list[Any]:
+    def _orphans(self) -> list[Any]:
         """Return the variables that have state but are no longer in the model."""
         if not self._assignment.is_known:
             return []
@@ -247,6 +239,40 @@ class OptimizerState:
         return [v for v in known if self._assignment.entry_of(v) is None]
 
     # --- Loading
+
+    def load_file(self, store: Any, locate: Callable[[], bool]) -> None:
+        """Restore all state from what `load_own_variables` is given.
+
+        Without a model, the state of variables is loaded when the model is known.
+
+        Args:
+            store: The optimizer's own part of a file.
+            locate: Makes sure that the model is known, and returns whether it is.
+
+        Raises:
+            ValueError: If the state is damaged or does not fit; nothing is written then.
+        """
+        for contents in (store, *_keras.related_stores(store, "inner_optimizer")):
+            if MANIFEST in [*contents.keys()]:
+                break
+        else:
+            what = "the state of another optimizer" if list(store.keys()) else "no optimizer state"
+            warn_user(
+                f"Skipping variable loading for optimizer '{self._optimizer.name}', because the "
+                f"file holds {what}. The optimizer starts with fresh state."
+            )
+            return
+        try:
+            manifest = decode(contents[MANIFEST])
+            if not _had_state(manifest):
+                return
+            arrays = read_arrays(manifest, contents)
+            if locate():
+                self.load(manifest, arrays)
+            else:
+                self.load_copy((manifest, arrays))
+        except ValueError as error:
+            raise ValueError(f"{error} {WEIGHTS_ALONE}") from error
 
     def load(self, manifest: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Restore all state from a manifest and arrays.
@@ -268,8 +294,8 @@ class OptimizerState:
         Raises:
             ValueError: If it does not fit; nothing is written then.
         """
-        if not any(group["layer_numbers"] for group in manifest["groups"]):
-            return  # saved before it knew a model, so there was no state
+        if not _had_state(manifest):
+            return
         if not self._assignment.is_known:
             self._checkpoint = manifest
             return
@@ -456,3 +482,8 @@ class OptimizerState:
         for slot, array in self._variable_state.fresh(value).items():
             values[f"{entry.key}.{slot}"] = array
         return values
+
+
+def _had_state(manifest: Mapping[str, Any]) -> bool:
+    """Whether the optimizer knew a model when it was saved: without one it has no state."""
+    return any(group["layer_numbers"] for group in manifest["groups"])

@@ -108,7 +108,7 @@ class GroupRates:
         return tf.cast(self._limited(self._bases()), keras.config.floatx())
 
     def check(self, rates: tf.Tensor) -> None:
-        """Refuse rates that are negative or not finite, before anything is written.
+        """Raise if a rate is negative or not finite, before anything is written.
 
         Inside a `tf.function` the values are not known, and nothing is checked.
 
@@ -232,7 +232,7 @@ class GroupRates:
         unscaled = bases[-1] * factors[-1]
         if _both_zero(rate, unscaled):
             return
-        self._refuse_zero(unscaled, len(self._names) - 1)
+        self._check_not_zero(unscaled, len(self._names) - 1)
         self._set(bases, factors, rate / unscaled, range(len(self._names)), by_head=True)
 
     def _factors_in_use(self) -> Any:
@@ -286,7 +286,7 @@ class GroupRates:
             if _both_zero(rate, bases[number]):
                 factors.append(now[number])
                 continue
-            self._refuse_zero(bases[number], number)
+            self._check_not_zero(bases[number], number)
             factors.append(rate / bases[number])
         self._set(bases, _stack(factors), 1.0, range(len(rates)))
 
@@ -304,7 +304,7 @@ class GroupRates:
                 "group can have a rate of its own. Set `optimizer.learning_rates` instead. "
                 f"Received: learning_rate={rate}"
             )
-        self._refuse_zero(unit, group)
+        self._check_not_zero(unit, group)
         count = len(self._names)
         factors = _stack([rate / unit if n == group else factors[n] for n in range(count)])
         self._set(bases, factors, scale, [group])
@@ -478,7 +478,7 @@ class GroupRates:
         peaks = [None if s is None else known_peak(s) for s in self._schedules]
         return [math.inf if peak is None else peak for peak in peaks]
 
-    def _refuse_zero(self, value: Any, group: int) -> None:
+    def _check_not_zero(self, value: Any, group: int) -> None:
         if tf.executing_eagerly() and not float(value):
             hint = "Set `optimizer.learning_rates`, one rate per group."
             if self._is_scheduled[group]:

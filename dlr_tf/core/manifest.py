@@ -75,6 +75,29 @@ def decode(data: Any, *, source: str = "The file") -> dict[str, Any]:
     return manifest
 
 
+def read_arrays(manifest: Mapping[str, Any], contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Read the arrays that a manifest names.
+
+    Raises:
+        ValueError: If one is missing or of another shape.
+    """
+    arrays = {}
+    for name, shape in manifest["state"].items():
+        try:
+            arrays[name] = np.asarray(contents[name])
+        except (KeyError, OSError) as error:
+            raise ValueError(
+                f"The state in the file is incomplete: {name!r} cannot be read ({error}). "
+                f"{UNCHANGED}"
+            ) from error
+        if list(arrays[name].shape) != shape:
+            raise ValueError(
+                f"The state in the file is damaged: {name!r} should have shape {shape}. "
+                f"Received shape {list(arrays[name].shape)}. {UNCHANGED}"
+            )
+    return arrays
+
+
 def match_groups(
     saved: Sequence[Mapping[str, Any]],
     names: Sequence[str],
@@ -121,7 +144,7 @@ def match_variables(
     """Find the variable of the model for each saved variable.
 
     It is the one with the same key. Where a layer no longer has the saved variables at their
-    positions (it was quantised since, or its LoRA was merged), it is the one with the same path, or
+    positions (it was quantized since, or its LoRA was merged), it is the one with the same path, or
     the only one of that layer with the same name.
 
     Args:
@@ -184,7 +207,7 @@ def _fits(entry: AssignedVariable, shape: Sequence[int]) -> bool:
 
 
 def _is_float(variable: Any) -> bool:
-    # A quantised variable is not trained, so state cannot belong to it.
+    # A quantized variable is not trained, so state cannot belong to it.
     return tf.as_dtype(variable.dtype).is_floating
 
 

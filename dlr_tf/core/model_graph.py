@@ -10,7 +10,7 @@ import keras
 from dlr_tf.core import _keras
 from dlr_tf.core.model_tree import LayerVariables
 
-# A custom normalization layer, such as KerasHub's `RMSNormalization`, is recognised by its name.
+# A custom normalization layer, such as KerasHub's `RMSNormalization`, is recognized by its name.
 _NORMALIZATION_NAMES = ("Norm", "Normalization", "Normalisation")
 # Keras' operations and layers after which each value means what it meant before, as long as the
 # last axis stays: the mean of probabilities is a probability, and the mean of logits a logit.

@@ -63,7 +63,7 @@ EVERYTHING: Container[str] = _Everything()
 
 
 def check_built(model: keras.Model) -> None:
-    """Refuse a model whose variables do not exist yet.
+    """Raise if the variables of a model do not exist yet.
 
     A layer without variables inside a built layer may stay unbuilt: the lookup of a
     `TextVectorization`, or a layer that its block never calls.

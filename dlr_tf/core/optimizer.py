@@ -28,7 +28,7 @@ from dlr_tf.core.inner_optimizers import (
     make_inner_optimizers,
 )
 from dlr_tf.core.learning_rates import SavedRates, resolve_learning_rates, warn_if_rates_fall
-from dlr_tf.core.manifest import MANIFEST, WEIGHTS_ALONE, decode, encode
+from dlr_tf.core.manifest import MANIFEST
 from dlr_tf.core.model_tree import check_built
 from dlr_tf.core.optimizer_config import arguments_and_state, inner_configs
 from dlr_tf.core.optimizer_copies import schedules_of
@@ -303,7 +303,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         trial = GroupAssignment(tuple(self.groups))
         trial.bind(model)
         foreign = [v for v in _keras.known_variables(self) if trial.entry_of(v) is None]
-        # The known model may have lost variables, by quantisation.
+        # The known model may have lost variables, by quantization.
         if foreign and model is not self._assignment.model:
             raise ValueError(
                 f"The optimizer has state for variables of the model "
@@ -632,15 +632,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     def save_own_variables(self, store: Any) -> None:
         """Write the state under names that do not depend on the order of the groups."""
         self._locate()
-        orphans = self._state.orphans()
-        if orphans:
-            warn_user(
-                "The model no longer has these variables that the optimizer trained, so their "
-                f"optimizer state is not saved: {[v.path for v in orphans]}."
-            )
-        store[MANIFEST] = encode(self._state.manifest())
-        for name, array in self._state.arrays().items():
-            store[name] = array
+        self._state.save(store)
 
     def load_own_variables(self, store: Any) -> None:
         """Restore what `save_own_variables` wrote; all of it, or nothing with an error.
@@ -652,29 +644,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         Raises:
             ValueError: If the state is damaged, or its groups or variables differ.
         """
-        for contents in (store, *_keras.related_stores(store, "inner_optimizer")):
-            if MANIFEST in [*contents.keys()]:
-                break
-        else:
-            what = "the state of another optimizer" if list(store.keys()) else "no optimizer state"
-            warn_user(
-                f"Skipping variable loading for optimizer '{self.name}', because the file holds "
-                f"{what}. The optimizer starts with fresh state."
-            )
-            return
-        try:
-            self._load_file(decode(contents[MANIFEST]), contents)
-        except ValueError as error:
-            raise ValueError(f"{error} {WEIGHTS_ALONE}") from error
-
-    def _load_file(self, manifest: dict[str, Any], contents: Any) -> None:
-        if not any(group["layer_numbers"] for group in manifest["groups"]):
-            return  # saved before it knew a model, so there was no state
-        arrays = self._state.read_arrays(manifest, contents)
-        if self._locate():
-            self._state.load(manifest, arrays)
-        else:
-            self._state.load_copy((manifest, arrays))
+        self._state.load_file(store, self._locate)
 
     def _load_checkpoint(self, manifest: dict[str, Any]) -> None:
         self._locate()
@@ -691,7 +661,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         return _keras.known_variables(self) if model is None else list(model.trainable_variables)
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
-        # TensorFlow calls this while the base class is initialised.
+        # TensorFlow calls this while the base class is initialized.
         if "_manifest" not in vars(self):
             return {}
         if save_type != "checkpoint":

@@ -8,7 +8,7 @@ from dlr_tf.core._validation import check_model
 
 
 class CheckedCallback(keras.callbacks.Callback):
-    """A callback that refuses what is not a model of Keras 3."""
+    """A callback that raises if its model is not one of Keras 3."""
 
     def set_model(self, model: keras.Model) -> None:
         """Set the model. Keras 2 calls this before all other methods.

@@ -339,7 +339,7 @@ def _check_trainable(model: keras.Model) -> None:
 
 
 def _check_optimizers(model: keras.Model) -> None:
-    """Refuse a model whose training step has optimizers of its own, as a GAN has."""
+    """Raise if the training step of a model has optimizers of its own, as a GAN has."""
     others = [
         name
         for name, value in vars(model).items()
@@ -383,7 +383,7 @@ class _UnfreezeAfter(keras.callbacks.Callback):
 
 
 def _check_names(fit: Mapping[str, Any]) -> None:
-    """Refuse arguments that neither `fine_tune` nor `fit` has."""
+    """Raise if neither `fine_tune` nor `fit` has an argument."""
     ours = [*[*inspect.signature(fine_tune).parameters][:-1], *OPTIMIZER_ARGUMENTS]
     known = [*inspect.signature(keras.Model.fit).parameters][1:]
     for name in fit:

@@ -62,7 +62,7 @@ def freeze_to(model: keras.Model, groups: Sequence[LayerGroup], n: SupportsIndex
     level `WARNING`. To unfreeze it, set its own flag to `True`. These stay frozen too:
 
     - the base weights of LoRA (`layer.enable_lora(4)`), always; LoRA's own weights are trained;
-    - the weights of a quantised layer (`model.quantize("int8")`);
+    - the weights of a quantized layer (`model.quantize("int8")`);
     - the layers that `freeze_batch_norm` froze.
 
     On a compiled model the change takes effect at the next step, also in the middle of `fit`: same

@@ -12,7 +12,7 @@ class CheckpointableOptimizer(keras.optimizers.Optimizer):
 
     By default TensorFlow stores every list that Keras keeps, by position, the model's weights
     among them. The names come from two private methods of TensorFlow's `Trackable`; both are
-    called while the base class is initialised.
+    called while the base class is initialized.
     """
 
     def checkpoint_children(self, save_type: str) -> dict[str, Any]:
