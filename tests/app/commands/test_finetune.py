@@ -509,7 +509,6 @@ def test_the_default_without_network(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_folder_of_images_with_a_model_of_keras(image_folder: Callable[..., Path]) -> None:
     image_folder("images", count=6)
     arguments = ["--weights", "none", "--image-size", "32", "--epochs", "2"]
-    arguments += ["--learning-rate", "1e-4:1e-3"]  # noise: a range test finds no rate
     assert cli.main(["finetune", "images", *arguments, "--output", "out"]) == 0
     assert sorted(path.name for path in Path("out").iterdir()) == FILES
     groups = report_of(Path("out"))["groups"]
