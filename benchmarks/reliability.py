@@ -407,8 +407,9 @@ def snapshot(model: keras.Model, ensemble: SnapshotEnsemble | None) -> dict[str,
                 one.learning_rate, np.float32
             )
     if isinstance(optimizer, MultiGroupOptimizer):
-        states = optimizer.state.variables().items()
-        values |= {name: state.numpy() for name, state in states if name.endswith(".start")}
+        states: dict[str, np.ndarray] = {}
+        optimizer.save_own_variables(states)
+        values |= {name: state for name, state in states.items() if name.endswith(".start")}
     if ensemble is not None:
         x = np.concatenate([x for x, _ in batches()])
         averaged = ensemble.averaged_model(x, batch_size=BATCH)
