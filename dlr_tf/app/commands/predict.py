@@ -20,6 +20,9 @@ from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
 
+# An image, and its most probable classes.
+Row = tuple[str, list[tuple[str, float]]]
+
 
 def run(config: PredictConfig) -> int:
     """Print one line per image.
@@ -43,9 +46,14 @@ def run(config: PredictConfig) -> int:
             )
     everything = itertools.chain([first], paths)
     predicted = _Predicted(predict_files(classify, everything, batch_size=config.batch_size))
-    write = _write_csv if config.csv else _write_json if config.json else _write_text
-    top = min(config.top, len(trained.class_names))
-    write(predicted, trained.class_names, top)
+    names, top = trained.class_names, min(config.top, len(trained.class_names))
+    rows = ((path, best_classes(values, names, top)) for path, values in predicted)
+    if config.csv:
+        _write_csv(rows, top)
+    elif config.json:
+        _write_json(rows)
+    else:
+        _write_text(rows, max(map(len, names)))
     sys.stdout.flush()
     if predicted.n_failed:
         print_stderr(f"{predicted.n_failed} of {predicted.n_images} images have no prediction")
@@ -85,33 +93,28 @@ class _Predicted:
                 yield printable_name(path), probabilities
 
 
-def _write_text(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
-    name_width = max(map(len, class_names))
+def _write_text(rows: Iterator[Row], name_width: int) -> None:
     path_width = 0
-    items = iter(predicted)
     # The width follows the paths seen so far, since the rest is not known yet.
-    while group := list(itertools.islice(items, 32)):
+    while group := list(itertools.islice(rows, 32)):
         lengths = [len(path) for path, _ in group]
         path_width = max([path_width, *(length for length in lengths if length <= _MAX_WIDTH)])
-        for path, probabilities in group:
-            best = best_classes(probabilities, class_names, top)
+        for path, best in group:
             cells = "  ".join(f"{name:{name_width}} {p:.3f}" for name, p in best)
             print(f"{path:{path_width}}  {cells}")
 
 
-def _write_csv(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
+def _write_csv(rows: Iterator[Row], top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     header = [f"{word}_{n}" for n in range(1, top + 1) for word in ("class", "probability")]
     writer.writerow(["path", *header])
-    for path, probabilities in predicted:
-        best = best_classes(probabilities, class_names, top)
+    for path, best in rows:
         writer.writerow([path, *itertools.chain(*((name, f"{p:.6f}") for name, p in best))])
 
 
-def _write_json(predicted: _Predicted, class_names: Sequence[str], top: int) -> None:
+def _write_json(rows: Iterator[Row]) -> None:
     separator = "["
-    for path, probabilities in predicted:
-        best = best_classes(probabilities, class_names, top)
+    for path, best in rows:
         classes = [{"class": name, "probability": round(p, 6)} for name, p in best]
         item = json.dumps({"path": path, "classes": classes}, ensure_ascii=False, allow_nan=False)
         print(f"{separator}\n  {item}", end="")

@@ -45,7 +45,8 @@ def read_folder(root: Path, *, skip_broken: bool = False, to_score: bool = False
             raise _no_images(name, _first_broken(listing))
         return label_files(listing, skip_broken=True)
     if split_folders != {"train": ""}:
-        scan.ignored.folders.update(set(folders) - set(split_folders.values()))
+        beside = set(folders) - set(split_folders.values())
+        scan.ignored.update(f"folders called {name!r}" for name in beside)
     if skip_broken:
         listing.drop_empty_classes()
     _check_splits(root, split_folders)

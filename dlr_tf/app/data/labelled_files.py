@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.data.scan import Ignored, file_identity
+from dlr_tf._names import MAX_NAMES, did_you_mean, some_of
+from dlr_tf.app.data.scan import file_identity
 from dlr_tf.app.data.splits import PURPOSE
 from dlr_tf.app.terminal import printable_name
 
@@ -55,7 +56,7 @@ class Listing:
     root: str
     splits: dict[str, dict[str, list[str]]]
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
-    ignored: Ignored = dataclasses.field(default_factory=Ignored)
+    ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def drop_empty_classes(self) -> None:
@@ -64,7 +65,7 @@ class Listing:
         for name, paths in list(classes.items()):
             if all(os.path.join(self.root, path) in self.broken for path in paths):
                 del classes[name]
-                self.ignored.empty = sorted([*self.ignored.empty, name])
+                self.ignored[f"class {name!r} without images"] += 1
 
 
 class _Row(NamedTuple):
@@ -103,7 +104,8 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
             )
         rows += sorted(_Row(split, path, name) for name, paths in classes.items() for path in paths)
     repeated, ambiguous = _same_files(listing.root, rows)
-    listing.ignored.repeated = len(repeated)
+    if repeated:
+        listing.ignored["links to an image that is there already"] = len(repeated)
     broken = {**listing.broken, **ambiguous}
     left_out = broken if skip_broken else {}
     rows = [
@@ -122,10 +124,17 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
             for split in listing.splits
         },
         broken=broken,
-        ignored=str(listing.ignored),
+        ignored=_counts(listing.ignored),
         warnings=listing.warnings,
         skip_broken=skip_broken,
     )
+
+
+def _counts(ignored: Counter[str]) -> str:
+    """Return what is ignored and how often, in one line."""
+    counts = [f"{what} ({count})" for what, count in sorted(ignored.items())]
+    more = len(counts) - MAX_NAMES
+    return ", ".join(counts[:MAX_NAMES]) + (f", and {more} more" if more > 0 else "")
 
 
 def _in_order(names: Collection[str]) -> list[str]:

@@ -6,44 +6,11 @@ import collections
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from dlr_tf._names import some_of
 from dlr_tf.app.data.images import ENDINGS
 
 # What programs leave behind. Hidden files and folders are ignored too.
 _FOREIGN_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "__pycache__", "lost+found")
 _FOREIGN_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini")
-
-
-class Ignored:
-    """Counts what is not used. As a text, it is one line, empty if there is nothing."""
-
-    def __init__(self) -> None:
-        self.hidden = 0
-        self.outside = 0
-        self.repeated = 0
-        self.empty: Sequence[str] = ()
-        self.folders: collections.Counter[str] = collections.Counter()
-        self.endings: collections.Counter[str] = collections.Counter()
-
-    def __str__(self) -> str:
-        endings = [ending for ending, _ in self.endings.most_common()]
-        counts = [
-            (self.hidden, "hidden file", "hidden files", ""),
-            (sum(self.folders.values()), "folder", "folders", f" {some_of(sorted(self.folders))}"),
-            (
-                sum(self.endings.values()),
-                *("file", "files"),
-                f" without the ending of an image {some_of(endings)}",
-            ),
-            (self.outside, "image", "images", " outside of the class folders"),
-            (self.repeated, "link", "links", " to an image that is there already"),
-            (len(self.empty), "class", "classes", f" without images {some_of(self.empty)}"),
-        ]
-        return ", ".join(
-            f"{count} {one if count == 1 else several}{rest}"
-            for count, one, several, rest in counts
-            if count
-        )
 
 
 class Scan:
@@ -55,7 +22,7 @@ class Scan:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = os.fspath(root)
-        self.ignored = Ignored()
+        self.ignored = collections.Counter[str]()
         self.broken: dict[str, str] = {}
 
     def subfolders(self, folder: str) -> list[str]:
@@ -64,7 +31,7 @@ class Scan:
         for entry in self._entries(folder):
             if not _is_folder(entry):
                 if self._is_image(entry, os.path.join(folder, entry.name)):
-                    self.ignored.outside += 1
+                    self.ignored["images outside of the class folders"] += 1
             elif self._is_used(entry.name):
                 names.append(entry.name)
         return names
@@ -100,14 +67,14 @@ class Scan:
 
     def _is_used(self, folder_name: str) -> bool:
         if _is_hidden(folder_name) or folder_name in _FOREIGN_FOLDERS:
-            self.ignored.folders[folder_name] += 1
+            self.ignored[f"folders called {folder_name!r}"] += 1
             return False
         return True
 
     def _is_image(self, entry: os.DirEntry[str], path: str) -> bool:
         name = entry.name.lower()
         if _is_hidden(name) or name in _FOREIGN_FILES:
-            self.ignored.hidden += 1
+            self.ignored["hidden files"] += 1
             return False
         ending = os.path.splitext(name)[1]
         # A link without an ending may stand for a folder of images.
@@ -118,7 +85,7 @@ class Scan:
             return bool(ending)
         if ending in ENDINGS:
             return True
-        self.ignored.endings[ending or "none"] += 1
+        self.ignored[f"files {ending}" if ending else "files without an ending"] += 1
         return False
 
 

@@ -168,7 +168,7 @@ def test_names_of_parts_in_any_case_and_csv_files(
     assert cli.main(["evaluate", "run", "split"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("accuracy on split/Testing: 4 of 4, 1.000\n")
-    assert "ignored: 1 hidden file" in err
+    assert "ignored: hidden files (1)" in err
     rows = [
         "path,label,split",
         "photos/dark/000.png,dark,train",

@@ -56,16 +56,16 @@ def test_what_is_ignored_is_counted(tmp_path: Path) -> None:
     found = find(tmp_path)
     assert listing(found) == {"train": {"a": ["a/1.png"], "b": ["b/2.png"]}}
     assert found.ignored == (
-        "4 hidden files, 4 folders ['.git', '.ipynb_checkpoints', '@eaDir', '__MACOSX'], "
-        "3 files without the ending of an image ['.txt', 'none'], "
-        "1 image outside of the class folders"
+        "files .txt (2), files without an ending (1), folders called '.git' (1), "
+        "folders called '.ipynb_checkpoints' (1), folders called '@eaDir' (1), "
+        "folders called '__MACOSX' (1), hidden files (4), images outside of the class folders (1)"
     )
 
 
 def test_folders_beside_the_splits_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "test/b/2.png", "raw/c/3.png")
     found = find(tmp_path)
-    assert found.ignored == "1 folder ['raw']"
+    assert found.ignored == "folders called 'raw' (1)"
     assert found.class_names == ("a", "b")
 
 
@@ -107,7 +107,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     }
     # The link is an image of a class, so that its class is not taken for empty.
     assert listing(found)["train"]["a"] == ["a/1.png", "a/gone.png"]
-    assert found.ignored == "1 file without the ending of an image ['.txt']"
+    assert found.ignored == "files .txt (1)"
 
 
 def test_links_that_lead_to_themselves_are_named(tmp_path: Path) -> None:

@@ -270,7 +270,9 @@ def test_what_is_found_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
         "There are classes with one image, which is trained on, so that none is left for the "
         "test: ['fish'].",
     ]
-    assert capsys.readouterr().err == (f"{folder}: ignored: 1 hidden file, 1 folder ['__MACOSX']\n")
+    assert capsys.readouterr().err == (
+        f"{folder}: ignored: folders called '__MACOSX' (1), hidden files (1)\n"
+    )
 
 
 def test_a_table_of_images(folder: Path) -> None:
@@ -323,7 +325,7 @@ def test_an_image_of_two_classes_and_an_empty_class(
     expected = [(float(i), 0) for i in range(10) if i != 3] + [(100.0 + i, 1) for i in range(10)]
     assert sorted(levels(loaded.train) + levels(loaded.test)) == expected
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"{folder}: ignored: 1 class without images ['empty']"
+    assert lines[0] == f"{folder}: ignored: class 'empty' without images (1)"
     assert "cat/003.png: it is the same file as" in lines[1]
     assert "dog/link.png: it is the same file as" in lines[2]
     assert lines[3] == f"{folder}: 2 files left out (--skip-broken)"
