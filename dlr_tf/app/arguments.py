@@ -41,7 +41,8 @@ COMMANDS: tuple[type[CommandConfig], ...] = (
     ExportConfig,
 )
 KINDS: tuple[type[ScheduleConfig], ...] = (SgdrConfig, OneCycleConfig, TriangularConfig)
-NEED_DATA = ("model", "weights", "image_size", "keep_head", "augment", "skip_broken")
+COLUMNS = ("target", "label_column", "path_column", "split_column")
+NEED_DATA = (*COLUMNS, "model", "weights", "image_size", "keep_head", "augment", "skip_broken")
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
 VERBOSE = "show the traceback of an error, and what TensorFlow says of the machine (default: off)"

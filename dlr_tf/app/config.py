@@ -30,6 +30,7 @@ from dlr_tf.app.options import (
 
 OPTIMIZERS = ("adam", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd")
 AUGMENTATIONS = ("flip", "crop", "colour")
+TARGETS = ("class", "labels", "number")
 FORMATS = ("saved-model", "tflite", "onnx")
 # A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
 WITHOUT_DATA: Mapping[str, Any] = {"epochs": 31, "compare": True, "model": None}
@@ -91,6 +92,13 @@ class TaskConfig(NetworkConfig):
         data (DATA): Folder with one sub-folder of images per class (or with train/ and test/ or
             val/ that hold such sub-folders), CSV file with the columns path, label and perhaps
             split, or tfds:NAME (default: the digits of scikit-learn, which need no network).
+        target: What a CSV file tells of each image: one class, several labels, or numbers (default:
+            what the values look like).
+        label_column (A,B): Column with the class, the labels or the number; or one 0/1 column per
+            label, or columns with numbers, separated by commas (default: label, labels, class,
+            category or tags).
+        path_column (NAME): Column with the paths (default: path, file, filename, image, ...).
+        split_column (NAME): Column that says train, val or test (default: split or subset).
         weights (imagenet|none|PATH): Weights to start from; none: random; PATH: a file made with
             include_top=False (default: imagenet; for hub:NAME those of the preset; a .keras file
             has its own).
@@ -116,6 +124,10 @@ class TaskConfig(NetworkConfig):
     positional = ("data",)
 
     data: str | None = None
+    target: Annotated[str, Typed(choices=TARGETS)] | None = None
+    label_column: str | None = None
+    path_column: str | None = None
+    split_column: str | None = None
     weights: str | None = None
     augment: Annotated[str, some_names(AUGMENTATIONS)] = "none"
     class_weights: Annotated[str, Typed(choices=("none", "balanced"))] = "none"
@@ -266,7 +278,7 @@ class LayersConfig(NetworkConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(CommandConfig):
-    """Print the most probable classes of images, one line per image.
+    """Print the most probable classes of images, or their labels or numbers, one line per image.
 
     Args:
         run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
@@ -274,7 +286,7 @@ class PredictConfig(CommandConfig):
             too.
         csv: Print a table as CSV (default: text).
         json: Print a JSON list (default: text).
-        top (N): Number of classes to print for each image.
+        top (N): Number of classes to print for each image; labels and numbers are all printed.
         batch_size (N): Number of images that are classified together.
     """
 
@@ -292,10 +304,10 @@ class PredictConfig(CommandConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(CommandConfig):
-    """Score a model on images whose classes are known.
+    """Score a model on images whose classes, labels or numbers are known.
 
     The command prints the accuracy, the scores of each class and the ten most confident errors, and
-    draws the confusion matrix.
+    draws the confusion matrix. Labels and numbers have scores of their own.
 
     Args:
         run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.

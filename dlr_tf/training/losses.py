@@ -230,3 +230,41 @@ def last_label_of(loss: Any, model: keras.Model) -> int | None:
         and loss.get_config().get("ignore_class") is None
     )
     return outputs[0].shape[-1] - 1 if is_sparse and len(outputs) == 1 else None
+
+
+@keras.saving.register_keras_serializable("dlr_tf")
+class ScaledSquaredError(keras.losses.Loss):
+    """The squared error of numbers of different units, each in relation to its spread.
+
+    For one example it is the mean over the numbers of `((y_true - y_pred) / scale) ** 2`.
+
+    Args:
+        scale: Floats above 0, one per number: its standard deviation in the training data.
+
+    Example:
+
+    >>> loss = ScaledSquaredError([10.0, 0.1])
+    >>> round(float(loss([[20.0, 1.0]], [[30.0, 1.2]])), 4)  # (1 ** 2 + 2 ** 2) / 2
+    2.5
+    """
+
+    def __init__(
+        self,
+        scale: Sequence[float],
+        reduction: str = "sum_over_batch_size",
+        name: str = "scaled_squared_error",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.scale = tuple(scale)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each example."""
+        found = keras.ops.convert_to_tensor(y_pred)
+        truth, scale = (keras.ops.cast(value, found.dtype) for value in (y_true, self.scale))
+        errors = (truth - found) / scale
+        return keras.ops.mean(keras.ops.square(errors), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "scale": list(self.scale)}

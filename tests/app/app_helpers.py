@@ -72,6 +72,24 @@ def write_images(
     return paths
 
 
+def write_garments(folder: Path, count: int = 24) -> Path:
+    """Write images that are red or not, and bright or not, and a table of them."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    rows = ["file,tags,price,size,is_red"]
+    for number in range(count):
+        red, bright = number % 2, number // 2 % 2
+        pixels = random.integers(0, 30, (16, 16, 3)).astype(np.uint8)
+        pixels[..., 0] += np.uint8(150 * red)
+        pixels[8:] += np.uint8(70 * bright)
+        (folder / f"{number:03d}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+        tags = "|".join(name for name, has in (("red", red), ("bright", bright)) if has)
+        rows.append(f"{number:03d}.png,{tags},{1000 + 500 * red},{0.5 * bright + 0.01},{red}")
+    table = folder / "garments.csv"
+    table.write_text("\n".join(rows))
+    return table
+
+
 def everything_below(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,22 @@ from dlr_tf.app.models import TrainedModel, load_trained
 from dlr_tf.app.paths import TFDS
 from dlr_tf.app.results import (
     Evaluation,
+    Target,
     atomic_write,
     check_output_folder,
     make_folder,
+    target_of,
     versions,
     write_report,
 )
-from dlr_tf.app.run import Classifier, check_same_data, evaluate_data, predict_files, run_settings
+from dlr_tf.app.run import (
+    Classifier,
+    check_same_data,
+    evaluate_data,
+    known_labels,
+    predict_files,
+    run_settings,
+)
 from dlr_tf.app.terminal import (
     messages_to_stderr,
     print_stderr,
@@ -35,6 +45,7 @@ from dlr_tf.core._validation import warn_user
 from dlr_tf.training import plotting
 
 FOLDER = "evaluation"
+NOUNS = {"class": "one class", "labels": "several labels", "number": "numbers"}
 
 
 def run(config: EvaluateConfig) -> int:
@@ -53,28 +64,35 @@ def run(config: EvaluateConfig) -> int:
         output = Path(config.output) if config.output else new_folder(trained.folder / FOLDER)
         check_output_folder(output)
         plotting.require_matplotlib()
-        classify = Classifier(trained.model)
+        target = target_of(**trained.described)
+        classify = Classifier(trained.model, target.kind)
         found = find_images(trained, config.data, config.batch_size, classify.size)
+        if found.kind != target.kind:
+            raise ValueError(
+                f"{found.name} tells {NOUNS[found.kind]} of each image, and the model "
+                f"{config.run!r} {NOUNS[target.kind]}. Give other DATA."
+            )
         check_class_names(found, trained.class_names)
     unreadable: list[str] = []
     with messages_to_stderr():
         if isinstance(found, image_data.ImageData):
-            evaluation = evaluate_data(classify, found, trained.class_names)
+            evaluation = evaluate_data(classify, found, target)
         else:
-            evaluation, unreadable = evaluate_files(
-                classify, found, trained.class_names, config.batch_size
-            )
+            evaluation, unreadable = evaluate_files(classify, found, target, config.batch_size)
     total = len(evaluation.labels)
     if not total:
         print_stderr(f"none of the {len(unreadable)} images can be read")
         return 1
-    print(f"accuracy on {found.name}: {evaluation.n_correct} of {total}, {evaluation.accuracy:.3f}")
+    print(evaluation.headline(found.name))
     print(evaluation.text())
     if evaluation.n_not_finite:
+        what, then = {"number": ("numbers", "are left out")}.get(
+            target.kind, ("probabilities", "count as wrong")
+        )
         print_stderr(
-            f"the model's probabilities are not finite for {evaluation.n_not_finite} of {total} "
-            "images, which count as wrong. Its training diverged: train again at lower rates, such "
-            "as those of dlr-tf find-lr"
+            f"the model's {what} are not finite for {evaluation.n_not_finite} of {total} images, "
+            f"which {then}. Its training diverged: train again at lower rates, such as those of "
+            "dlr-tf find-lr"
         )
     for folder in (*reversed(output.parents), output):
         make_folder(folder)
@@ -88,14 +106,17 @@ def run(config: EvaluateConfig) -> int:
             "versions": versions(),
         },
     )
-    with atomic_write(output / "confusion.png") as path:
-        plotting.plot_confusion_matrix(
-            evaluation.confusion_matrix(),
-            evaluation.class_names,
-            path,
-            title=printable_name(f"{trained.path} on {found.name}"),
-        )
-    print(written_line(output, ["confusion.png", "evaluation.json"]))
+    files = ["evaluation.json"]
+    if isinstance(evaluation, Evaluation):
+        files.append("confusion.png")
+        with atomic_write(output / "confusion.png") as path:
+            plotting.plot_confusion_matrix(
+                evaluation.confusion_matrix(),
+                evaluation.class_names,
+                path,
+                title=printable_name(f"{trained.path} on {found.name}"),
+            )
+    print(written_line(output, files))
     return 1 if unreadable or evaluation.n_not_finite else 0
 
 
@@ -138,8 +159,9 @@ def find_images(
     was_trained_on = source == trained_on or (
         not is_tfds and os.path.realpath(source) == os.path.realpath(trained_on)
     )
+    columns = columns_of(trained, settings)
     if not is_tfds and not was_trained_on:
-        found = image_data.find(source, to_score=True)
+        found = image_data.find(source, to_score=True, columns=columns)
         if found.ignored:
             print_stderr(f"{found.name}: ignored: {found.ignored}")
         return found
@@ -155,6 +177,7 @@ def find_images(
         image_size=size[0],
         evaluation_batch_size=batch_size,
         skip_broken=not is_tfds and settings.get("skip_broken", False),
+        columns=image_data.Columns.of(settings),
         **split,
     )
     if was_trained_on:
@@ -173,6 +196,15 @@ def find_images(
     return loaded
 
 
+def columns_of(trained: TrainedModel, settings: Mapping[str, Any]) -> image_data.Columns:
+    """Return the columns of other data: those of the training, and the target of the model."""
+    known = trained.known
+    columns = image_data.Columns.of({**settings, "target": known.kind})
+    if known.kind == "number" and columns.label_column is None:
+        columns = dataclasses.replace(columns, label_column=",".join(known.names))
+    return columns
+
+
 def check_class_names(found: Any, known: Sequence[str]) -> None:
     """Check that a model knows all classes of the images. It may know more.
 
@@ -180,7 +212,7 @@ def check_class_names(found: Any, known: Sequence[str]) -> None:
         ValueError: If it does not.
     """
     used = list(found.class_names)
-    if isinstance(found, image_data.ImageData):
+    if isinstance(found, image_data.ImageData) and found.kind != "number":
         counts = zip(found.class_names, found.class_counts["test"], strict=True)
         used = [name for name, count in counts if count]
     unknown = [name for name in used if name not in known]
@@ -201,24 +233,24 @@ def check_class_names(found: Any, known: Sequence[str]) -> None:
 def evaluate_files(
     classify: Classifier,
     found: image_data.LabelledFiles,
-    class_names: tuple[str, ...],
+    target: Target,
     batch_size: int,
-) -> tuple[Evaluation, list[str]]:
+) -> tuple[Any, list[str]]:
     """Return the scores on files, and the paths that cannot be read, which are named on stderr."""
     paths = [os.path.join(found.root, path) for path in found.files]
-    numbers = {name: number for number, name in enumerate(class_names)}
-    names, labels, rows, unreadable = [], [], [], []
+    labels = known_labels(target, found.class_names, found.labels)
+    names, truth, rows, unreadable = [], [], [], []
     for label, prediction in zip(
-        found.labels, predict_files(classify, paths, batch_size=batch_size), strict=True
+        labels, predict_files(classify, paths, batch_size=batch_size), strict=True
     ):
         if prediction.probabilities is None:
             print_stderr(prediction.error)
             unreadable.append(prediction.path)
         else:
             names.append(printable_name(prediction.path))
-            labels.append(numbers[found.class_names[label]])
+            truth.append(label)
             rows.append(prediction.probabilities)
     for path, reason in sorted(found.broken.items()):
         print_stderr(f"{path}: {reason}")
         unreadable.append(path)
-    return Evaluation(class_names, np.array(labels), np.array(rows), names), unreadable
+    return target.evaluate(np.array(truth), np.array(rows), names), unreadable

@@ -69,8 +69,10 @@ def export(
                 f"{model.name} cannot be written in this format by the versions that are "
                 f"installed. Try another --format. Received: {one_line(error)[:300]}"
             ) from error
+        # Numbers have a unit of their own, probabilities are at most 1.
+        unit = max([1.0, *(float(np.abs(a).max()) for a in expected)])
         difference = max(
-            float(np.abs(a - b).max()) if a.shape == b.shape else np.inf
+            float(np.abs(a - b).max()) / unit if a.shape == b.shape else np.inf
             for a, b in zip(expected, found)
         )
         if not difference <= TOLERANCE:

@@ -58,6 +58,7 @@ from dlr_tf.app.run import (
     resumed_config,
     run_settings,
     schedule_of,
+    scores_name,
     steps_made,
     train,
     write_place_of_data,
@@ -180,30 +181,35 @@ def _train_and_write(run: Run) -> None:
         shows_groups = ShowGroups(config.schedule, rates)
         with watch.part("training"):
             result = train(run, TRAINING, config, rates, [shows_groups])
-        if run.writes and not run.has_model:
+        if run.writes:
             with watch.part("saving"):
-                run.save_model(run.folder / MODEL_FILE)
+                target = run.tuned_target()
+                if not run.has_model:
+                    run.save_model(run.folder / MODEL_FILE, target)
     label, total = name_of_rates(config, rates), task.data.test_images
-    correct = round(result.score * total)
-    print_result(f"test accuracy {result.score:.4f} ({correct} of {total}) with {label}")
+    print_result(task.target.result_line(result.score, total, label))
     if not run.writes:
         return
     other = None
+    with messages_to_stderr(), watch.part("evaluation"):
+        data = task.data
+        evaluation = evaluate_data(Classifier(task.model, target.kind), data, target)
+        errors = [error.index for error in evaluation.worst_errors()]
+        images = images_at(data.test, errors)
+    if target.kind != "class":
+        print_result(evaluation.summary())
     with messages_to_stderr():
-        with watch.part("evaluation"):
-            data = task.data
-            evaluation = evaluate_data(Classifier(task.model), data, data.class_names)
-            errors = [error.index for error in evaluation.most_confident_errors()]
-            images = images_at(data.test, errors)
         if config.compare:
             with watch.part("comparison"):
                 other = _compare(run, start, label, result)
     if other is not None:
-        for line in comparison_lines(label, other.our_scores, other.their_scores):
+        ours, theirs = other.our_scores, other.their_scores
+        for line in comparison_lines(label, ours, theirs, other.score):
             print_result(line)
     print_stderr("writing the report")
     with messages_to_stderr():
         report = {"label": label, **_report(run, task, result, other)}
+        report["scores"] = evaluation.scores
         write_report(run.folder / "report.json", report | _seconds(run, result))
         with watch.part("page"):
             now = report | _seconds(run, result)
@@ -292,15 +298,15 @@ class ShowGroups(keras.callbacks.Callback):
 
 def _report(run: Run, task: Task, result: Result, other: Comparison | None) -> dict[str, Any]:
     config, data = run.config, task.data
-    # Without validation images, the test images are scored after each epoch.
-    n_validation = sum(data.class_counts.get("validation", ()))
     found: dict[str, Any] = {
         "data": {
             "name": data.name,
+            "target": data.kind,
             "class_names": data.class_names,
             "image_shape": data.image_shape,
             "train_images": data.train_images,
-            "validation_images": n_validation,
+            # Without any, the test images are scored after each epoch.
+            "validation_images": data.size("validation"),
             "test_images": data.test_images,
         },
         "settings": {**config.as_dict(), **task.source},
@@ -314,6 +320,6 @@ def _report(run: Run, task: Task, result: Result, other: Comparison | None) -> d
         "command": read_settings(run.folder)["command"],
     }
     if other is not None:
-        found["test_accuracies"] = other.our_scores
+        found[scores_name(other.score)] = other.our_scores
         found["compare"] = other.report()
     return found

@@ -1,4 +1,4 @@
-"""The command `predict`: the most probable classes of images."""
+"""The command `predict`: the classes, the labels or the numbers of images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from dlr_tf.app.config import PredictConfig
 from dlr_tf.app.data import ENDINGS, list_images, require_pillow
 from dlr_tf.app.models import load_trained
+from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run import Classifier, Prediction, predict_files
 from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
 
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
 
-# An image, and its most probable classes.
-Row = tuple[str, list[tuple[str, float]]]
+# An image, and the outputs of the model.
+Row = tuple[str, np.ndarray]
 
 
 def run(config: PredictConfig) -> int:
@@ -36,7 +37,7 @@ def run(config: PredictConfig) -> int:
     with messages_to_stderr(), usage_errors():
         require_pillow()
         trained = load_trained(config.run)
-        classify = Classifier(trained.model)
+        classify = Classifier(trained.model, trained.known.kind)
         paths = list_images(config.paths)
         first = next(paths, None)
         if first is None:
@@ -46,30 +47,12 @@ def run(config: PredictConfig) -> int:
             )
     everything = itertools.chain([first], paths)
     predicted = _Predicted(predict_files(classify, everything, batch_size=config.batch_size))
-    names, top = trained.class_names, min(config.top, len(trained.class_names))
-    rows = ((path, best_classes(values, names, top)) for path, values in predicted)
-    if config.csv:
-        _write_csv(rows, top)
-    elif config.json:
-        _write_json(rows)
-    else:
-        _write_text(rows, max(map(len, names)))
+    write = _write_csv if config.csv else _write_json if config.json else _write_text
+    write(iter(predicted), target_of(**trained.described), config.top)
     sys.stdout.flush()
     if predicted.n_failed:
         print_stderr(f"{predicted.n_failed} of {predicted.n_images} images have no prediction")
     return 1 if predicted.n_failed else 0
-
-
-def best_classes(
-    probabilities: np.ndarray, class_names: Sequence[str], top: int
-) -> list[tuple[str, float]]:
-    """Return the most probable classes, the best one first.
-
-    >>> best_classes(np.array([0.25, 0.5, 0.25]), ["a", "b", "c"], 2)
-    [('b', 0.5), ('a', 0.25)]
-    """
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [(class_names[index], float(probabilities[index])) for index in order]
 
 
 @dataclasses.dataclass
@@ -93,30 +76,28 @@ class _Predicted:
                 yield printable_name(path), probabilities
 
 
-def _write_text(rows: Iterator[Row], name_width: int) -> None:
+def _write_text(rows: Iterator[Row], target: Target, top: int) -> None:
     path_width = 0
     # The width follows the paths seen so far, since the rest is not known yet.
     while group := list(itertools.islice(rows, 32)):
         lengths = [len(path) for path, _ in group]
         path_width = max([path_width, *(length for length in lengths if length <= _MAX_WIDTH)])
-        for path, best in group:
-            cells = "  ".join(f"{name:{name_width}} {p:.3f}" for name, p in best)
-            print(f"{path:{path_width}}  {cells}")
+        for path, outputs in group:
+            print(f"{path:{path_width}}  {target.text(outputs, top)}")
 
 
-def _write_csv(rows: Iterator[Row], top: int) -> None:
+def _write_csv(rows: Iterator[Row], target: Target, top: int) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    header = [f"{word}_{n}" for n in range(1, top + 1) for word in ("class", "probability")]
-    writer.writerow(["path", *header])
-    for path, best in rows:
-        writer.writerow([path, *itertools.chain(*((name, f"{p:.6f}") for name, p in best))])
+    writer.writerow(["path", *target.csv_header(top)])
+    for path, outputs in rows:
+        writer.writerow([path, *target.csv_cells(outputs, top)])
 
 
-def _write_json(rows: Iterator[Row]) -> None:
+def _write_json(rows: Iterator[Row], target: Target, top: int) -> None:
     separator = "["
-    for path, best in rows:
-        classes = [{"class": name, "probability": round(p, 6)} for name, p in best]
-        item = json.dumps({"path": path, "classes": classes}, ensure_ascii=False, allow_nan=False)
+    for path, outputs in rows:
+        found = {"path": path, **target.json_item(outputs, top)}
+        item = json.dumps(found, ensure_ascii=False, allow_nan=False)
         print(f"{separator}\n  {item}", end="")
         separator = ","
     print("[]" if separator == "[" else "\n]")

@@ -15,3 +15,4 @@ from dlr_tf.app.data.images import (
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.scan import list_images
 from dlr_tf.app.data.sources import find, load
+from dlr_tf.app.data.targets import Columns

@@ -4,115 +4,183 @@ from __future__ import annotations
 
 import csv
 import os
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from dlr_tf._names import some_of
-from dlr_tf.app.data.labelled_files import LabelledFiles, Listing, label_files
+from dlr_tf.app.data.labelled_files import (
+    REPEATED,
+    FileRow,
+    LabelledFiles,
+    Listing,
+    label_files,
+    same_files,
+)
 from dlr_tf.app.data.splits import TO_SCORE, split_named
+from dlr_tf.app.data.targets import CLASS, Columns, class_name, kind_of, read_targets
 from dlr_tf.app.terminal import printable_name
 
 
-def read_csv(path: Path, *, skip_broken: bool = False, to_score: bool = False) -> LabelledFiles:
+class _Row(NamedTuple):
+    line: int
+    path: str
+    split: str
+    cells: tuple[str, ...]
+
+
+class _Table(NamedTuple):
+    """What a CSV file holds: the label columns, the rows, and whether it has a split column."""
+
+    columns: list[str]
+    rows: list[_Row]
+    has_splits: bool
+
+
+def read_csv(
+    path: Path,
+    *,
+    skip_broken: bool = False,
+    to_score: bool = False,
+    columns: Columns | None = None,
+) -> LabelledFiles:
     """List the images that a CSV file names: see `sources.find`.
 
-    The first line names the columns: `path` (relative to the folder of the CSV file; a backslash
-    may separate folders), `label` (the name of the class), and perhaps `split` (`train`, `test` or
-    `validation`, or another name of these splits), in upper or lower case. Other columns are not
+    The first line names the columns, in upper or lower case: `path` (relative to the folder of the
+    CSV file; a backslash may separate folders), `label`, and perhaps `split` (`train`, `test` or
+    `validation`, or another name of these splits), or what `columns` names. Other columns are not
     read.
 
     Raises:
         ValueError: If a column is missing, a line is wrong, or there are fewer than two classes to
             train on.
     """
-    listing, has_splits = _read_rows(path)
-    splits = listing.splits
+    columns = columns or Columns()
+    found = _read_rows(path, columns)
+    splits = {row.split for row in found.rows}
     if to_score:
-        listing.splits = {"test": next(splits[split] for split in TO_SCORE if split in splits)}
-        return label_files(listing, skip_broken=True)
-    if skip_broken:
-        listing.drop_empty_classes()
-    if "train" not in splits or (len(splits) == 1 and has_splits):
+        scored = next(split for split in TO_SCORE if split in splits)
+        rows = [row._replace(split="test") for row in found.rows if row.split == scored]
+        found = found._replace(rows=rows)
+    elif "train" not in splits or (len(splits) == 1 and found.has_splits):
         raise ValueError(
             f"The column split of the CSV file {str(path)!r} should hold train, and test or "
             f"validation. Received: {some_of(sorted(splits))}. Without the column, the images "
             "are split automatically."
         )
-    if len(splits["train"]) < 2:
+    root = str(path.parent)
+    broken = {
+        os.path.join(root, row.path): f"there is no such file (line {row.line} of {str(path)!r})"
+        for row in found.rows
+        if not os.path.exists(os.path.join(root, row.path))
+    }
+    if len(broken) == len(found.rows):
         raise ValueError(
-            f"The CSV file {str(path)!r} has only one class, {next(iter(splits['train']), '')!r}. "
-            "Expected: two classes or more."
+            f"No file that the CSV file {str(path)!r} names exists, such as "
+            f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
+        )
+    kind = columns.target or kind_of([row.cells for row in found.rows])
+    if kind != CLASS:
+        return _with_targets(path, found, kind, broken, skip_broken or to_score)
+    if len(found.columns) > 1:
+        raise ValueError(
+            "--target class needs one label column. Received: --label-column "
+            f"{','.join(found.columns)}"
+        )
+    listing = Listing(str(path), root, {}, broken)
+    for row in found.rows:
+        if not row.cells[0]:
+            raise ValueError(f"Line {row.line} of the CSV file {str(path)!r} has no label.")
+        classes = listing.splits.setdefault(row.split, {})
+        classes.setdefault(class_name(row.cells[0]), []).append(row.path)
+    if to_score:
+        return label_files(listing, skip_broken=True)
+    if skip_broken:
+        listing.drop_empty_classes()
+    if len(listing.splits["train"]) < 2:
+        raise ValueError(
+            f"The CSV file {str(path)!r} has only one class, "
+            f"{next(iter(listing.splits['train']), '')!r}. Expected: two classes or more."
         )
     return label_files(listing, skip_broken=skip_broken)
 
 
-def _read_rows(table: Path) -> tuple[Listing, bool]:
-    """Return what a CSV file lists, and whether it has a column for the splits."""
+def _with_targets(
+    path: Path, found: _Table, kind: str, broken: dict[str, str], skip_broken: bool
+) -> LabelledFiles:
+    """Return files with several labels or with numbers."""
+    targets = read_targets(kind, found.columns, [row.cells for row in found.rows])
+    full = [os.path.join(path.parent, row.path) for row in found.rows]
+    for index, reason in targets.broken.items():
+        broken[full[index]] = f"{reason} (line {found.rows[index].line} of {str(path)!r})"
+    rows = [FileRow(row.split, row.path, "|".join(row.cells)) for row in found.rows]
+    repeated, ambiguous = same_files(str(path.parent), rows)
+    broken.update(ambiguous)
+    order = [
+        index
+        for index, row in enumerate(rows)
+        if row.path not in repeated and not (skip_broken and full[index] in broken)
+    ]
+    order.sort(key=rows.__getitem__)
+    splits = np.array([rows[index].split for index in order])
+    return LabelledFiles(
+        name=printable_name(str(path)),
+        root=str(path.parent),
+        class_names=targets.names,
+        files=[rows[index].path for index in order],
+        labels=targets.values[order],
+        splits={
+            split: np.flatnonzero(splits == split)
+            for split in ("train", "test", "validation")
+            if split in splits
+        },
+        broken=broken,
+        ignored=f"{REPEATED} ({len(repeated)})" if repeated else "",
+        warnings=[],
+        skip_broken=skip_broken,
+        kind=kind,
+    )
+
+
+def _read_rows(table: Path, columns: Columns) -> _Table:
     root = str(table.parent)
-    listing = Listing(str(table), root, {})
+    found = []
     lines: dict[str, int] = {}
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
-            rows.fieldnames = _columns(table, rows.fieldnames)
-            has_splits = "split" in rows.fieldnames
+            received = [name.strip() for name in rows.fieldnames or ()]
+            names = columns.find(received, f"the CSV file {str(table)!r}")
+            rows.fieldnames = [name.lower() for name in received]
             for row in rows:
                 where = f"Line {rows.line_num} of the CSV file {str(table)!r}"
-                path = _path(root, _cell(row, "path", where))
-                label = printable_name(unicodedata.normalize("NFC", _cell(row, "label", where)))
-                split = _split(_cell(row, "split", where), where) if has_splits else "train"
+                path = _path(root, _filled(_cell(row, names["path"][0], where), "path", where))
+                split = "train"
+                for name in names["split"]:
+                    split = _split(_filled(_cell(row, name, where), "split", where), where)
                 if path in lines:
                     raise ValueError(
                         f"{where} repeats the path {path!r} of line {lines[path]}. Keep one of "
                         "them."
                     )
                 lines[path] = rows.line_num
-                listing.splits.setdefault(split, {}).setdefault(label, []).append(path)
-                if not os.path.exists(os.path.join(root, path)):
-                    listing.broken[os.path.join(root, path)] = (
-                        f"there is no such file (line {rows.line_num} of {str(table)!r})"
-                    )
+                cells = tuple(_cell(row, name, where) for name in names["label"])
+                found.append(_Row(rows.line_num, path, split, cells))
     except UnicodeDecodeError as error:
         raise ValueError(f"The CSV file {str(table)!r} is not in UTF-8: {error}.") from error
     except csv.Error as error:
         raise ValueError(f"The CSV file {str(table)!r} cannot be read: {error}.") from error
-    if not lines:
+    if not found:
         raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
-    if len(listing.broken) == len(lines):
-        raise ValueError(
-            f"No file that the CSV file {str(table)!r} names exists, such as "
-            f"{next(iter(listing.broken))!r}. The paths should be relative to the folder of the "
-            "CSV file."
-        )
-    return listing, has_splits
-
-
-def _columns(table: Path, names: Iterable[str] | None) -> list[str]:
-    received = [name.strip() for name in names or ()]
-    found = [name.lower() for name in received]
-    missing = [name for name in ("path", "label") if name not in found]
-    if missing:
-        other = any(separator in name for name in found for separator in ";\t")
-        hint = " Separate the columns by commas." if other else ""
-        raise ValueError(
-            f"The first line of the CSV file {str(table)!r} should name the columns path and "
-            f"label, and perhaps split. Missing: {some_of(missing)}. Received: "
-            f"{some_of(received)}.{hint}"
-        )
-    repeated = [name for name in ("path", "label", "split") if found.count(name) > 1]
-    if repeated:
-        raise ValueError(
-            f"The first line of the CSV file {str(table)!r} names the column {repeated[0]} more "
-            f"than once: {some_of(received)}. Keep one of them."
-        )
-    return found
+    # As the table writes them.
+    spelled = {name.lower(): name for name in received}
+    return _Table([spelled[name] for name in names["label"]], found, bool(names["split"]))
 
 
 def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
     value = (row[column] or "").strip()
-    if not value:
-        raise ValueError(f"{where} has no {column}.")
     if "\n" in value or "\r" in value:
         raise ValueError(
             f"{where} ends a {column} of several lines. Perhaps a quotation mark is missing: "
@@ -120,6 +188,12 @@ def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
         )
     if "\0" in value:
         raise ValueError(f"{where} has a null character in its {column}. Save the file as UTF-8.")
+    return value
+
+
+def _filled(value: str, column: str, where: str) -> str:
+    if not value:
+        raise ValueError(f"{where} has no {column}.")
     return value
 
 

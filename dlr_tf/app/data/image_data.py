@@ -13,6 +13,7 @@ import tensorflow as tf
 from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.data.augmentation import augment
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
+from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, target_words
 from dlr_tf.app.terminal import table
 from dlr_tf.training.training_data import without_autotuning
 
@@ -22,7 +23,7 @@ _TIMES_LARGER = 4  # batches of an evaluation, which keeps nothing for a gradien
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Batches of images with integer labels, to train and to test on.
+    """Batches of images with their targets, to train and to test on.
 
     Args:
         name: Where the images come from.
@@ -35,14 +36,21 @@ class ImageData:
         validation: Batches for the scores after each epoch. The same as `test` if the source has
             only one split beside `train` and no training images are held out.
         test: Batches for the scores at the end.
-        class_names: The names of the classes, in the order of the labels.
+        class_names: The names of the classes, in the order of the labels; or of the labels or the
+            columns, if `kind` is not "class".
         image_shape: Height, width and channels.
         test_names: What each image of `test` is called, in its order: the path of its file, or a
             number.
-        class_counts: The number of images of each class, in the order of the labels: of "train", of
-            "test", and of "validation" if it is not the same as `test`.
+        class_counts: The number of images of each class or label, in the order of `class_names`: of
+            "train", of "test", and of "validation" if it is not the same as `test`. None of
+            numbers.
         fingerprint: A hash of what tells other data apart from these: the paths, the sizes and the
             classes of the files of each split. Defaults to empty: the source does not change.
+        kind: What is to be learnt of an image: one "class", an integer; "labels", 0 or 1 for each;
+            or "number", one or more. Defaults to "class".
+        found: What the data hold, in words. Defaults to empty: that follows from `class_names`.
+        sizes: The number of images of each split. Defaults to none: the sums of `class_counts`.
+        scaling: The mean and the standard deviation of each number over the training images.
     """
 
     name: str
@@ -55,6 +63,10 @@ class ImageData:
     test_names: Sequence[str]
     class_counts: Mapping[str, Sequence[int]]
     fingerprint: str = ""
+    kind: str = CLASS
+    found: str = ""
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    scaling: tuple[Sequence[float], Sequence[float]] = ((), ())
 
     @functools.cached_property
     def train(self) -> tf.data.Dataset:
@@ -64,12 +76,16 @@ class ImageData:
     @property
     def train_images(self) -> int:
         """The number of images to train on."""
-        return sum(self.class_counts["train"])
+        return self.size("train")
 
     @property
     def test_images(self) -> int:
         """The number of images to test on."""
-        return sum(self.class_counts["test"])
+        return self.size("test")
+
+    def size(self, split: str) -> int:
+        """Return the number of images of a split, 0 if there is none."""
+        return self.sizes.get(split) or sum(self.class_counts.get(split, ()))
 
     def class_weights(self, kind: str = "balanced") -> dict[int, float] | None:
         """Return the argument `class_weight` of `fit`, `None` for the kind `"none"`.
@@ -128,6 +144,7 @@ def indexed_data(
     labels: np.ndarray,
     splits: Mapping[str, np.ndarray],
     settings: Settings,
+    kind: str = CLASS,
     **described: Any,
 ) -> ImageData:
     """Return the batches of examples that can be read in any order.
@@ -135,9 +152,10 @@ def indexed_data(
     Args:
         read: A function from batches of indices, and the size of the largest one, to batches of
             images.
-        labels: The class of each image.
+        labels: The class of each image, its labels or its numbers.
         splits: The indices of "train", "test" and perhaps "validation".
         settings: How they become batches.
+        kind: The kind of target. Defaults to "class".
         **described: `name`, `class_names` and what else describes `ImageData`.
     """
 
@@ -157,16 +175,24 @@ def indexed_data(
         in_order = tf.data.Dataset.range(count).batch(size)
         return ready(batches(split, in_order, size), steps_per_epoch(count, size))
 
+    def counts(some_labels: np.ndarray) -> list[int]:
+        if kind != CLASS:
+            return some_labels.sum(axis=0).astype(int).tolist() if kind == LABELS else []
+        return np.bincount(some_labels, minlength=len(described["class_names"])).tolist()
+
     test = evaluation("test")
+    # In float64, where the mean of many equal numbers is that number.
+    trained_on = np.asarray(labels[splits["train"]] if kind == NUMBER else np.zeros((1, 0)), float)
     return ImageData(
         train_from=train_from,
         steps_per_epoch=steps_per_epoch(len(splits["train"]), settings.batch_size),
         validation=evaluation("validation") if "validation" in splits else test,
         test=test,
-        class_counts={
-            split: np.bincount(labels[indices], minlength=len(described["class_names"])).tolist()
-            for split, indices in splits.items()
-        },
+        class_counts={split: counts(labels[indices]) for split, indices in splits.items()},
+        kind=kind,
+        found=target_words(kind, described["class_names"], labels),
+        sizes={split: len(indices) for split, indices in splits.items()},
+        scaling=(trained_on.mean(0).tolist(), trained_on.std(0).tolist()),
         **described,
     )
 
@@ -191,7 +217,9 @@ def ready(batches: tf.data.Dataset, count: int) -> tf.data.Dataset:
     return without_autotuning(batches.prefetch(_PREFETCHED))
 
 
-def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+def class_table(
+    class_names: Sequence[str], counts: Mapping[str, Sequence[int]], kind: str = CLASS
+) -> str:
     """Return the number of images of each class in each split, for at most ten classes.
 
     >>> print(class_table(["cat", "dog"], {"train": [120, 80], "test": [30, 20]}))
@@ -200,7 +228,9 @@ def class_table(class_names: Sequence[str], counts: Mapping[str, Sequence[int]])
     dog       80    20
     """
     rows = [(name, *row) for name, row in zip(class_names, zip(*counts.values(), strict=True))]
-    text = table(("class", *counts), rows[:MAX_NAMES], numbers=len(counts))
+    text = table(
+        ("label" if kind == LABELS else "class", *counts), rows[:MAX_NAMES], numbers=len(counts)
+    )
     if len(rows) > MAX_NAMES:
         rest = {split: numbers[MAX_NAMES:] for split, numbers in counts.items()}
         ranges = ", ".join(f"{min(n)} to {max(n)} in {split}" for split, n in rest.items())

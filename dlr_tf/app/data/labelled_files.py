@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,10 @@ import numpy as np
 from dlr_tf._names import MAX_NAMES, did_you_mean, some_of
 from dlr_tf.app.data.scan import file_identity
 from dlr_tf.app.data.splits import PURPOSE
+from dlr_tf.app.data.targets import CLASS, in_order
 from dlr_tf.app.terminal import printable_name
+
+REPEATED = "links to an image that is there already"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,8 @@ class LabelledFiles:
         ignored: What is there and is not used, in words.
         warnings: What may be a mistake.
         skip_broken: Whether to go on without what is broken.
+        kind: The kind of target. For "labels" and "number", `class_names` are the labels or the
+            columns, and `labels` has one column of floats for each. Defaults to "class".
     """
 
     name: str
@@ -46,6 +51,7 @@ class LabelledFiles:
     ignored: str
     warnings: Sequence[str]
     skip_broken: bool
+    kind: str = CLASS
 
 
 @dataclasses.dataclass
@@ -68,7 +74,9 @@ class Listing:
                 self.ignored[f"class {name!r} without images"] += 1
 
 
-class _Row(NamedTuple):
+class FileRow(NamedTuple):
+    """A file of a split, and its class, or whatever else it is labelled with."""
+
     split: str
     path: str
     class_name: str
@@ -84,9 +92,9 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
     Raises:
         ValueError: If a class is only in "test" or "validation".
     """
-    class_names = _in_order(listing.splits.get("train") or listing.splits["test"])
+    class_names = in_order(listing.splits.get("train") or listing.splits["test"])
     labels = {class_name: label for label, class_name in enumerate(class_names)}
-    rows: list[_Row] = []
+    rows: list[FileRow] = []
     for split, classes in listing.splits.items():
         present = {class_name for class_name, paths in classes.items() if paths}
         unknown = sorted(present - labels.keys())
@@ -102,10 +110,12 @@ def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles
                 f"There are no images to {PURPOSE[split]} for {len(absent)} of "
                 f"{len(labels)} classes: {some_of(absent)}."
             )
-        rows += sorted(_Row(split, path, name) for name, paths in classes.items() for path in paths)
-    repeated, ambiguous = _same_files(listing.root, rows)
+        rows += sorted(
+            FileRow(split, path, name) for name, paths in classes.items() for path in paths
+        )
+    repeated, ambiguous = same_files(listing.root, rows)
     if repeated:
-        listing.ignored["links to an image that is there already"] = len(repeated)
+        listing.ignored[REPEATED] = len(repeated)
     broken = {**listing.broken, **ambiguous}
     left_out = broken if skip_broken else {}
     rows = [
@@ -137,21 +147,14 @@ def _counts(ignored: Counter[str]) -> str:
     return ", ".join(counts[:MAX_NAMES]) + (f", and {more} more" if more > 0 else "")
 
 
-def _in_order(names: Collection[str]) -> list[str]:
-    """Sort the names of classes: numbers as numbers, other names as text."""
-    if all(name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
-
-
-def _same_files(root: str, rows: Sequence[_Row]) -> tuple[set[str], dict[str, str]]:
+def same_files(root: str, rows: Sequence[FileRow]) -> tuple[set[str], dict[str, str]]:
     """Find the files that are reached by several paths.
 
     Returns:
         The paths that add nothing: another path to the file is in the same class of the same split.
         And the full paths of the files whose class or split is ambiguous, and why.
     """
-    by_file: dict[object, list[_Row]] = {}
+    by_file: dict[object, list[FileRow]] = {}
     for row in rows:
         with contextlib.suppress(OSError):  # what does not exist is broken anyway
             by_file.setdefault(file_identity(os.path.join(root, row.path)), []).append(row)

@@ -12,12 +12,17 @@ from dlr_tf.app.data.image_data import ImageData, Settings
 from dlr_tf.app.data.image_files import load_files
 from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.labelled_files import LabelledFiles
+from dlr_tf.app.data.targets import CLASS, Columns
 from dlr_tf.app.data.tfds import TfdsSource, find_tfds, load_tfds
 from dlr_tf.app.paths import TFDS, check_data
 
 
 def find(
-    source: str | os.PathLike[str], *, skip_broken: bool = False, to_score: bool = False
+    source: str | os.PathLike[str],
+    *,
+    skip_broken: bool = False,
+    to_score: bool = False,
+    columns: Columns | None = None,
 ) -> Any:
     """Find the classes of a source without reading its images.
 
@@ -28,6 +33,7 @@ def find(
         to_score: Whether a model is scored. Then one split is listed, as "test": that of `test`,
             else of `validation`, else all images. It may hold one class only, and what is broken is
             left out. Not for a data set of TensorFlow Datasets. Defaults to `False`.
+        columns: Which columns of a CSV file are read. Defaults to those with usual names.
 
     Returns:
         `LabelledFiles` or a `TfdsSource`, for `load`. Its `class_names` are the names of the
@@ -38,6 +44,14 @@ def find(
         ValueError: If there is no such source, or its classes cannot be used.
     """
     name = os.fspath(source)
+    columns = columns or Columns()
+    path = Path(name)
+    is_for_tables = columns not in (Columns(), Columns(CLASS))
+    if is_for_tables and (name.startswith(TFDS) or path.is_dir()):
+        raise ValueError(
+            f"{', '.join(columns.given)} is for a CSV file: a folder and tfds:NAME have one class "
+            f"for each image. Received: {name!r}"
+        )
     if name.startswith(TFDS):
         if skip_broken:
             raise ValueError(
@@ -46,11 +60,10 @@ def find(
             )
         return find_tfds(name.removeprefix(TFDS))
     require_pillow()
-    path = Path(name)
     if path.is_dir():
         return read_folder(path, skip_broken=skip_broken, to_score=to_score)
     if path.is_file() and path.suffix.lower() == ".csv":
-        return read_csv(path, skip_broken=skip_broken, to_score=to_score)
+        return read_csv(path, skip_broken=skip_broken, to_score=to_score, columns=columns)
     check_data(name)
     raise ValueError(
         f"The data folder {name!r} is a file, but not a CSV file: {LAYOUT}, or a CSV file with the "
@@ -58,12 +71,15 @@ def find(
     )
 
 
-def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageData:
+def load(
+    source: Any, *, skip_broken: bool = False, columns: Columns | None = None, **settings: Any
+) -> ImageData:
     """Read the images of a source: what `find` takes or returns.
 
     Args:
         source: The source.
         skip_broken: As for `find`, where `source` is not what it returns.
+        columns: As `skip_broken`.
         **settings: `image_size`, and what else `Settings` holds.
 
     Raises:
@@ -72,6 +88,6 @@ def load(source: Any, *, skip_broken: bool = False, **settings: Any) -> ImageDat
     """
     found = source
     if not isinstance(source, (LabelledFiles, TfdsSource)):
-        found = find(source, skip_broken=skip_broken)
+        found = find(source, skip_broken=skip_broken, columns=columns)
     read = load_tfds if isinstance(found, TfdsSource) else load_files
     return read(found, Settings(**settings))

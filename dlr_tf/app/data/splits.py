@@ -78,8 +78,8 @@ def complete_splits(
 
     Args:
         given: The indices of the examples of each split that the data have.
-        labels: The class of every example.
-        class_names: The names of the classes.
+        labels: The class of every example, or another stratum that is split alike.
+        class_names: The names of the classes. None for other strata, of which no class is missed.
         name: What a message calls the data.
         settings: The fractions that are held out, and the seed. `test_fraction` counts if there is
             no other split than "train", `validation_fraction` if there is none beside "test".
@@ -97,7 +97,7 @@ def complete_splits(
         stream = 0 if split == "test" else 1
         chosen = held_out(labels[indices], fraction, settings.seed, stream=stream)
         missing = np.setdiff1d(labels[indices], labels[indices[chosen]])
-        if len(missing) and chosen.any():
+        if class_names and len(missing) and chosen.any():
             warn_user(
                 "There are classes with one image, which is trained on, so that none is left for "
                 f"the {split}: {some_of([class_names[label] for label in missing])}."

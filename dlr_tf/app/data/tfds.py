@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,7 @@ from dlr_tf.app.data.image_data import ImageData, Settings, ready, training_batc
 from dlr_tf.app.data.image_files import WORKERS
 from dlr_tf.app.data.images import resize
 from dlr_tf.app.data.order import steps_per_epoch
+from dlr_tf.app.data.targets import CLASS
 from dlr_tf.training.training_data import without_autotuning
 
 _SHUFFLED = 1024  # images that are shuffled at a time
@@ -27,6 +28,7 @@ class TfdsSource:
     name: str
     builder: Any
     class_names: tuple[str, ...]
+    kind: ClassVar[str] = CLASS
 
     @property
     def image(self) -> Any:
@@ -109,6 +111,7 @@ def load_tfds(found: TfdsSource, settings: Settings) -> ImageData:
         image_shape=(*settings.size, 3),
         test_names=[f"{splits['test']} {index}" for index in range(sum(counts["test"]))],
         class_counts=counts,
+        found=f"{len(found.class_names)} classes",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.models.heads import classifier
+from dlr_tf.app.models.heads import CLASSES, Head, classifier
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 
@@ -78,14 +78,19 @@ def application_source(name: str, weights: str | None, image_size: int | None) -
     size = image_size or default_image_size(name)
     chosen = weights or "imagenet"
 
-    def build(class_names: Sequence[str]) -> keras.Model:
-        return application_model(name, len(class_names), weights=chosen, image_size=size)
+    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+        return application_model(name, len(class_names), weights=chosen, image_size=size, head=head)
 
     return Source(name, chosen, size, build)
 
 
 def application_model(
-    name: str, n_classes: int, *, weights: str | None = "imagenet", image_size: int | None = None
+    name: str,
+    n_classes: int,
+    *,
+    weights: str | None = "imagenet",
+    image_size: int | None = None,
+    head: Head = CLASSES,
 ) -> keras.Model:
     """Build a classifier on a model of `keras.applications`.
 
@@ -98,6 +103,7 @@ def application_model(
         weights: `"imagenet"` (downloaded once), `"none"` or `None` (random), or the path of a
             weights file made with `include_top=False`.
         image_size: Height and width in pixels. Defaults to what the model was made for.
+        head: What the outputs mean. Defaults to one class of several.
 
     Raises:
         ValueError: If there is no such model or file, the file holds the weights of another model,
@@ -135,7 +141,7 @@ def application_model(
         load_backbone_weights(
             backbone, weights, name, f"keras.applications.{name}(include_top=False)"
         )
-    return classifier(backbone, n_classes, preprocess=preprocess)
+    return classifier(backbone, n_classes, preprocess=preprocess, head=head)
 
 
 def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:

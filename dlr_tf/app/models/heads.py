@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,45 @@ from dlr_tf.core.model_tree import variables_by_layer
 
 # The layer that gives the probabilities of the classes.
 HEAD = "probabilities"
+UNIT = "unit"  # the layer after it, which scales numbers
 _PROBABILITIES = ("softmax", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The last layers of a model, which say what its outputs mean.
+
+    Args:
+        activation: "softmax": the probabilities of classes; "sigmoid": of each label; "linear":
+            numbers, in the unit of the person after `set_scaling`. Defaults to "softmax".
+    """
+
+    activation: str = "softmax"
+
+    def __call__(self, features: Any, n_outputs: int, name: str) -> Any:
+        """Return the outputs of a layer of this name, and of the scaling of numbers after it."""
+        # Probabilities need float32 under a mixed-precision policy.
+        outputs = keras.layers.Dense(
+            n_outputs, activation=self.activation, dtype="float32", name=name
+        )(features)
+        if self.activation == "linear":
+            ones = [1.0] * n_outputs
+            outputs = keras.layers.Rescaling(ones, [0.0] * n_outputs, dtype="float32", name=UNIT)(
+                outputs
+            )
+        return outputs
+
+
+CLASSES = Head()
+
+
+def set_scaling(model: keras.Model, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    """Give the numbers of a new head their unit, before the model is called for the first time.
+
+    A head that was kept has the unit that it was trained in.
+    """
+    layer = model.get_layer(UNIT)
+    layer.scale, layer.offset = list(deviation), list(mean)
 
 
 def classifier(
@@ -24,6 +63,7 @@ def classifier(
     preprocess: Callable[[Any], Any] | None = None,
     dropout: float = 0.2,
     image_size: int | None = None,
+    head: Head = CLASSES,
 ) -> keras.Model:
     """Put a new head on a pretrained network, and resizing before it.
 
@@ -34,6 +74,7 @@ def classifier(
         dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
         image_size: Height and width in pixels that the images are resized to. Defaults to `None`:
             the input size of the network.
+        head: What the outputs mean. Defaults to one class of several.
 
     Returns:
         A model from images of any size to the probabilities of the classes; the head is the layer
@@ -41,18 +82,25 @@ def classifier(
     """
     inputs, x = raw_images(backbone.input_shape[1:], image_size)
     x = backbone(x if preprocess is None else preprocess(x))
-    return with_head(inputs, x, n_classes, name=f"{backbone.name}_classifier", dropout=dropout)
+    name = f"{backbone.name}_classifier"
+    return with_head(inputs, x, n_classes, name=name, dropout=dropout, head=head)
 
 
 def with_head(
-    inputs: Any, features: Any, n_classes: int, *, name: str, dropout: float = 0.2
+    inputs: Any,
+    features: Any,
+    n_classes: int,
+    *,
+    name: str,
+    dropout: float = 0.2,
+    head: Head = CLASSES,
 ) -> keras.Model:
     """Return a model with a new head on features: pooling where it is needed, dropout, a layer.
 
     Raises:
         ValueError: If there are fewer than 2 classes.
     """
-    if n_classes < 2:
+    if n_classes < 2 and head == CLASSES:
         raise ValueError(
             "Argument `n_classes` should be at least 2: with one class there is nothing to learn. "
             f"Received: n_classes={n_classes}"
@@ -70,11 +118,7 @@ def with_head(
     if len(x.shape) in pooling:
         x = pooling[len(x.shape)](name=free("pooling"))(x)
     x = keras.layers.Dropout(dropout, name=free("dropout"))(x)
-    # Probabilities need float32 under a mixed-precision policy.
-    outputs = keras.layers.Dense(n_classes, activation="softmax", dtype="float32", name=free(HEAD))(
-        x
-    )
-    return keras.Model(inputs, outputs, name=name)
+    return keras.Model(inputs, head(x, n_classes, free(HEAD)), name=name)
 
 
 def head_paths(model: keras.Model) -> list[str]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from dlr_tf._names import MAX_NAMES, some_of
-from dlr_tf.app.models.heads import features_of
+from dlr_tf.app.models.heads import CLASSES, Head, features_of
 from dlr_tf.app.models.inputs import example_images
 from dlr_tf.app.models.outputs import class_count, to_probabilities
 from dlr_tf.app.models.trained import CLASSES_FILE, known_class_names
@@ -80,12 +80,17 @@ class KeptHead:
             f"the head of {str(self.path)!r} is kept; {outputs} the classes {some_of(self.classes)}"
         )
 
-    def build(self, class_names: Sequence[str]) -> keras.Model:
+    def build(self, class_names: Sequence[str], wanted: Head = CLASSES) -> keras.Model:
         """Return the network with one output per class of the data, in their order.
 
         Raises:
             ValueError: If the classes of the data are not those of the head.
         """
+        if wanted != CLASSES:
+            raise ValueError(
+                f"{self.label} tells classes apart, and DATA has another kind of target. Leave "
+                "--keep-head out, to get a new head."
+            )
         if self.n_classes != len(class_names):
             raise ValueError(
                 f"{self.label} gives {self.n_classes} outputs and DATA has {len(class_names)} "

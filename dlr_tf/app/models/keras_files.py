@@ -7,12 +7,13 @@ from pathlib import Path
 
 import keras
 
-from dlr_tf.app.models.heads import classifier, features_of, with_head
+from dlr_tf._names import some_of
+from dlr_tf.app.models.heads import CLASSES, Head, classifier, features_of, with_head
 from dlr_tf.app.models.inputs import image_shape, in_size, raw_images, resizing_of
 from dlr_tf.app.models.kept_head import KeptHead
 from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.models.source import Source
-from dlr_tf.app.models.trained import load_model_file
+from dlr_tf.app.models.trained import known_target, load_model_file
 from dlr_tf.core.model_graph import output_activations
 
 WEIGHTS = "of the file"
@@ -45,13 +46,17 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
             f"{str(path)!r} was trained on images of {shape[0]} x {shape[1]} pixels, and is built "
             f"for {size} x {size} now"
         )
+    if keep_head and known_target(path).kind != "class":
+        return _kept_outputs(path, label, network, size, notes)
     if keep_head:
         head = KeptHead.of(path, label, network)
         return Source(
             name=str(path),
             weights=WEIGHTS,
             image_size=size,
-            build=lambda class_names: _with_raw_images(head.build(class_names), size),
+            build=lambda class_names, new=CLASSES: _with_raw_images(
+                head.build(class_names, new), size
+            ),
             note="; ".join([*notes, head.note()]),
             own_classes=head.n_classes,
             kept_classes=head.classes,
@@ -64,11 +69,12 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
             f"the head of {str(path)!r}, layer {layer.name!r}, is replaced (--keep-head keeps it)"
         )
 
-    def build(class_names: Sequence[str]) -> keras.Model:
+    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+        n_outputs = len(class_names)
         if resizing_of(network) is not None:
-            return with_head(network.inputs[0], features, len(class_names), name=network.name)
+            return with_head(network.inputs[0], features, n_outputs, name=network.name, head=head)
         body = keras.Model(network.inputs, features, name=network.name)
-        return classifier(body, len(class_names), image_size=size)
+        return classifier(body, n_outputs, image_size=size, head=head)
 
     return Source(
         name=str(path),
@@ -77,6 +83,31 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
         build=build,
         note="; ".join(notes),
         own_classes=None if layer is None else class_count(network),
+    )
+
+
+def _kept_outputs(
+    path: Path, label: str, network: keras.Model, size: int, notes: Sequence[str]
+) -> Source:
+    """Return a network that keeps its head for labels or for numbers."""
+    known = known_target(path)
+
+    def build(names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+        if tuple(names) != known.names or head == CLASSES:
+            raise ValueError(
+                f"{label} knows the {known.nouns} {some_of(known.names)}, and DATA has "
+                f"{some_of(names)}. Leave --keep-head out, to get a new head."
+            )
+        return network
+
+    return Source(
+        name=str(path),
+        weights=WEIGHTS,
+        image_size=size,
+        build=build,
+        note="; ".join([*notes, f"the head of {str(path)!r} is kept"]),
+        own_classes=len(known.names),
+        kept_classes=known.names,
     )
 
 

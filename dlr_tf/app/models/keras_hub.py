@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.models.heads import classifier
+from dlr_tf.app.models.heads import CLASSES, Head, classifier
 from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
@@ -70,12 +70,13 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
         )
         return images * scale + (0.0 if converter.offset is None else offset)
 
-    def build(class_names: Sequence[str]) -> keras.Model:
+    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
         return classifier(
             backbone,
             len(class_names),
             preprocess=None if converter is None else preprocess,
             image_size=size,
+            head=head,
         )
 
     return Source(name, weights or "of the preset", size, build)

@@ -57,6 +57,12 @@ def to_probabilities(model: keras.Model, label: str, images: np.ndarray) -> Call
     return _as_they_are
 
 
+def to_scores(model: keras.Model) -> Callable[[Any], Any]:
+    """Return the function from the outputs of a model for several labels to their probabilities."""
+    is_linear = output_activations(model) == ("linear",)
+    return keras.ops.sigmoid if is_linear else _as_they_are
+
+
 def _as_they_are(outputs: Any) -> Any:
     return outputs
 

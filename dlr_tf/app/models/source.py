@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 
@@ -17,7 +17,8 @@ class Source:
         weights: Where its weights come from.
         image_size: Height and width in pixels that images are resized to.
         build: A function from the names of the classes to a classifier, not compiled. It takes raw
-            images of any size, with values from 0 to 255.
+            images of any size, with values from 0 to 255. A second argument is the head of another
+            kind of target, whose names come first then.
         note: What is done to the network, to be told to the user. May be empty.
         own_classes: The number of classes of its own head; `None` if it has no head.
         kept_classes: If the head stays, the names of its classes, or the indices of its outputs
@@ -27,7 +28,7 @@ class Source:
     name: str
     weights: str
     image_size: int
-    build: Callable[[Sequence[str]], keras.Model]
+    build: Callable[..., keras.Model]
     note: str = ""
     own_classes: int | None = None
     kept_classes: tuple[str, ...] | None = None

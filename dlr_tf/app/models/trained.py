@@ -8,6 +8,7 @@ import shlex
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,16 +19,49 @@ from dlr_tf.app.terminal import one_line
 
 MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"
+KINDS = ("class", "labels", "number")
 CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished
 
 
 @dataclasses.dataclass(frozen=True)
+class KnownTarget:
+    """What the outputs of a model are: what `classes.json` holds.
+
+    Args:
+        names: The names of the classes, in the order of the outputs; or of labels or of numbers.
+        kind: "class", "labels" or "number".
+        thresholds: The probability from which on each label counts; of labels alone.
+        means: What each number is on average over the training data; of numbers alone.
+    """
+
+    names: tuple[str, ...]
+    kind: str = "class"
+    thresholds: tuple[float, ...] = ()
+    means: tuple[float, ...] = ()
+
+    @property
+    def nouns(self) -> str:
+        """What the outputs are called."""
+        return {"class": "classes", "labels": "labels"}.get(self.kind, "numbers")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """A model, its `.keras` file, and the names of its classes in the order of its outputs."""
+    """A model, its `.keras` file, and what its outputs are."""
 
     path: Path
     model: keras.Model
-    class_names: tuple[str, ...]
+    known: KnownTarget
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return self.known.names
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The kind of its target, and what describes that."""
+        return {**vars(self.known), "class_names": self.known.names}
 
     @property
     def folder(self) -> Path:
@@ -37,29 +71,50 @@ class TrainedModel:
 
 def write_class_names(path: Path, class_names: Sequence[str]) -> None:
     """Write the names of the classes, in the order of the labels, as a JSON list."""
-    text = json.dumps(list(class_names), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_target(path, KnownTarget(tuple(class_names)))
+
+
+def write_target(path: Path, known: KnownTarget) -> None:
+    """Write what the outputs of a model are: classes as a JSON list, another kind as an object."""
+    content: Any = list(known.names)
+    if known.kind != "class":
+        content = {name: value for name, value in dataclasses.asdict(known).items() if value}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def known_class_names(model_path: Path) -> tuple[str, ...] | None:
-    """Return the names of the classes that stand beside a model, `None` if there are none.
+    """Return the names of the outputs that stand beside a model, `None` if there are none."""
+    return known_target(model_path).names or None
+
+
+def known_target(model_path: Path) -> KnownTarget:
+    """Return what stands beside a model, without names if nothing does.
 
     Raises:
-        ValueError: If the file is not a JSON list of strings.
+        ValueError: If the file cannot be read.
     """
     path = model_path.parent / CLASSES_FILE
     if not path.is_file():
-        return None
+        return KnownTarget(())
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            content = {"names": content}
+        known = KnownTarget(**{name: _tuple(value) for name, value in content.items()})
+    except (ValueError, TypeError, AttributeError):
+        known = KnownTarget((None,))  # type: ignore[arg-type]
+    lengths = {len(known.names), len(known.thresholds), len(known.means)} - {0}
+    is_text = isinstance(known.names, tuple) and all(isinstance(n, str) for n in known.names)
+    if not is_text or known.kind not in KINDS or len(lengths) > 1:
         raise ValueError(
             f"The file {str(path)!r} should hold a JSON list of the names of the classes, in the "
             "order of the outputs of the model."
         )
-    return tuple(names)
+    return known
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def model_path(run: str) -> Path:
@@ -88,20 +143,23 @@ def load_trained(run: str) -> TrainedModel:
             probability per class.
     """
     path = model_path(run)
-    class_names = known_class_names(path)
-    if class_names is None:
+    known = known_target(path)
+    if not known.names:
         raise ValueError(
             f"There is no {CLASSES_FILE} beside {str(path)!r}. Write one: a JSON list of the names "
             "of the classes, in the order of the outputs of the model."
         )
     model = load_model_file(path)
-    if class_count(model) != len(class_names):
+    shape = getattr(model, "output_shape", None)
+    count = class_count(model) if known.kind == "class" else (shape or [0])[-1]
+    if count != len(known.names):
         raise ValueError(
-            f"The model {str(path)!r} should give one probability for each of the "
-            f"{len(class_names)} classes in {CLASSES_FILE}. "
+            f"The model {str(path)!r} should give one "
+            f"{'number' if known.kind == 'number' else 'probability'} for each of the "
+            f"{len(known.names)} {known.nouns} in {CLASSES_FILE}. "
             f"Received: output shape {model.output_shape}"
         )
-    return TrainedModel(path, model, class_names)
+    return TrainedModel(path, model, known)
 
 
 def load_model_file(path: Path) -> keras.Model:

@@ -1,7 +1,7 @@
 """What a run leaves: scores, report.json, report.html, and files that are written atomically.
 
 May import `terminal`, `training` and `core`. Other rooms import what is below and nothing else.
-A kind of target is one file here, as `evaluation` is for one class of several.
+A kind of target is one file here: `evaluation` for one class of several, `labels`, `numbers`.
 """
 
 from dlr_tf.app.results.evaluation import Evaluation, OneClass
@@ -18,6 +18,8 @@ from dlr_tf.app.results.files import (
     remove_partial_files,
     write_text,
 )
+from dlr_tf.app.results.kinds import target_of
 from dlr_tf.app.results.page import page_of, require_jinja
 from dlr_tf.app.results.report import describe_groups, json_text, versions, write_report
+from dlr_tf.app.results.target import Target
 from dlr_tf.app.results.thumbnails import images_at

@@ -9,28 +9,59 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
 from dlr_tf.app.terminal import table
 
 
 @dataclasses.dataclass(frozen=True)
-class OneClass:
-    """The kind of target: what a model is trained for, and how it is scored.
+class OneClass(Target):
+    """One class of several for each example."""
 
-    Args:
-        class_names: The classes, in the order of the labels.
-    """
+    kind: ClassVar[str] = "class"
+    activation: ClassVar[str] = "softmax"
+    score: ClassVar[str] = "accuracy"
+    score_words: ClassVar[str] = "accuracy"
 
-    class_names: tuple[str, ...]
+    @property
+    def loss(self) -> str:
+        return "sparse_categorical_crossentropy"
 
-    loss: ClassVar[str] = "sparse_categorical_crossentropy"
-    metrics: ClassVar[Sequence[str]] = ("accuracy",)
-    score: ClassVar[str] = "accuracy"  # the metric by which epochs are compared: higher is better
+    @property
+    def metrics(self) -> Sequence[str]:
+        return ["accuracy"]
+
+    def result_line(self, score: float, total: int, label: str) -> str:
+        return f"test accuracy {score:.4f} ({round(score * total)} of {total}) with {label}"
 
     def evaluate(
         self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()
     ) -> Evaluation:
-        """Return the scores of a model whose outputs are known."""
         return Evaluation(self.class_names, labels, outputs, names)
+
+    def best(self, row: np.ndarray, top: int) -> list[tuple[str, float]]:
+        """Return the most probable classes, the best one first.
+
+        >>> OneClass(("a", "b", "c")).best(np.array([0.25, 0.5, 0.25]), 2)
+        [('b', 0.5), ('a', 0.25)]
+        """
+        order = np.argsort(-row, kind="stable")[:top]
+        return [(self.class_names[index], float(row[index])) for index in order]
+
+    def text(self, row: np.ndarray, top: int) -> str:
+        width = max(map(len, self.class_names))
+        return "  ".join(f"{name:{width}} {p:.3f}" for name, p in self.best(row, top))
+
+    def csv_header(self, top: int) -> list[str]:
+        every = range(1, min(top, len(self.class_names)) + 1)
+        return [f"{word}_{n}" for n in every for word in ("class", "probability")]
+
+    def csv_cells(self, row: np.ndarray, top: int) -> list[str]:
+        return [cell for name, p in self.best(row, top) for cell in (name, f"{p:.6f}")]
+
+    def json_item(self, row: np.ndarray, top: int) -> dict[str, Any]:
+        return {
+            "classes": [{"class": n, "probability": round(p, 6)} for n, p in self.best(row, top)]
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +103,34 @@ class Evaluation:
     labels: np.ndarray
     probabilities: np.ndarray
     names: Sequence[str] = ()
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of all classes together. Two classes also have an area under the ROC curve."""
+        scores = {"accuracy": self.accuracy}
+        if len(self.class_names) == 2:
+            scores["roc_auc"] = self._roc_auc()
+        return scores
+
+    def _roc_auc(self) -> float:
+        from sklearn.metrics import roc_auc_score
+
+        if len(set(self.labels.tolist())) < 2 or self.n_not_finite:
+            return float("nan")
+        return float(roc_auc_score(self.labels, self.probabilities[:, 1]))
+
+    def headline(self, name: str) -> str:
+        """Return the first line of the scores."""
+        total = len(self.labels)
+        line = f"accuracy on {name}: {self.n_correct} of {total}, {self.accuracy:.3f}"
+        if "roc_auc" in self.scores:
+            line += f"; area under the ROC curve {score_text(self.scores['roc_auc'])}"
+        return line
+
+    def tiles(self) -> list[tuple[str, str]]:
+        """Return the first numbers of the page."""
+        counts = f"{self.n_correct:,} of {len(self.labels):,}"
+        return [(f"{self.accuracy:.3f}", f"test accuracy: {counts}")]
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
@@ -135,6 +194,20 @@ class Evaluation:
             for index in indices
         ]
 
+    def worst_errors(self, count: int = 10) -> list[WorstError]:
+        """Return the most confident errors, as they are shown beside their pictures."""
+        return [
+            WorstError(
+                e.index,
+                e.name,
+                [
+                    ErrorLine("predicted", e.predicted_class, f" ({e.probability:.0%})"),
+                    ErrorLine("true", e.true_class),
+                ],
+            )
+            for e in self.most_confident_errors(count)
+        ]
+
     def text(self) -> str:
         """Return the scores of each class and the most confident errors, as tables.
 
@@ -148,7 +221,13 @@ class Evaluation:
         image 1  b           a                      0.800
         """
         scores = [
-            (s.name, _score(s.precision), _score(s.recall), _score(s.f1), f"{s.support:,}")
+            (
+                s.name,
+                score_text(s.precision),
+                score_text(s.recall),
+                score_text(s.f1),
+                f"{s.support:,}",
+            )
             for s in self.class_scores()
         ]
         text = table(("class", "precision", "recall", "F1", "images"), scores, numbers=4)
@@ -167,12 +246,9 @@ class Evaluation:
             "n_correct": self.n_correct,
             "count": len(self.labels),
             "accuracy": self.accuracy,
+            "scores": self.scores,
             "n_not_finite": self.n_not_finite,
             "classes": [vars(score) for score in self.class_scores()],
             "confusion_matrix": self.confusion_matrix().tolist(),
             "most_confident_errors": [vars(e) for e in self.most_confident_errors()],
         }
-
-
-def _score(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NUMBERS_UP_TO, MATRIX_UP_TO = 20, 100
 MAX_CONFUSIONS = 10
 MISSING = "-"
+_METRICS = {"auc_pr": "Area under the precision-recall curve", "mae": "Mean absolute error"}
 # Settings that have an effect only with this value of another one.
 _ONLY_WITH: Mapping[str, tuple[str, Any]] = {
     "compare_seeds": ("compare", True),
@@ -40,7 +41,7 @@ def page_of(
     report: Mapping[str, Any],
     history: History,
     steps: History,
-    evaluation: Evaluation,
+    evaluation: Any,
     images: Mapping[int, np.ndarray],
 ) -> str:
     """Return the page of a run.
@@ -62,8 +63,7 @@ def page_of(
         comparison=_comparison(report, len(evaluation.labels)),
         curves=_curves(report, history, steps),
         groups=[_group(group) for group in report["groups"]],
-        **_confusion(evaluation),
-        class_scores=evaluation.class_scores(),
+        **_scores(evaluation),
         errors=_errors(evaluation, images),
         settings=_settings(report),
         versions=report["versions"],
@@ -110,15 +110,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _overview(report: Mapping[str, Any], history: History, evaluation: Evaluation) -> Context:
-    data, settings, total = report["data"], report["settings"], len(evaluation.labels)
+def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> Context:
+    data, settings = report["data"], report["settings"]
+    kind = data.get("target", "class")
+    noun = {"class": "classes", "labels": "labels"}.get(kind, "numbers per image")
     tiles = [
-        (
-            f"{evaluation.accuracy:.3f}",
-            f"test accuracy: {evaluation.n_correct:,} of {total:,}",
-        ),
+        *evaluation.tiles(),
         (f"{report['test_loss']:.4g}", "test loss"),
-        (f"{len(data['class_names'])}", "classes"),
+        (f"{len(data['class_names'])}", noun),
         (f"{data['train_images']:,}", "training images"),
     ]
     if data["validation_images"]:
@@ -134,7 +133,8 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Evaluatio
     if report["kept_epoch"] != epochs:
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:
-        facts.append(f"no finite probabilities for {evaluation.n_not_finite:,} test images")
+        what = "numbers" if kind == "number" else "probabilities"
+        facts.append(f"no finite {what} for {evaluation.n_not_finite:,} test images")
     return {"tiles": tiles, "facts": facts}
 
 
@@ -142,7 +142,9 @@ def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
     if "compare" not in report:
         return None
     other = report["compare"]
-    ours, theirs = report["test_accuracies"], other["test_accuracies"]
+    score = other.get("score", "accuracy")
+    key = "test_accuracies" if score == "accuracy" else f"test_{score}_values"
+    ours, theirs = report[key], other[key]
     low, high = min([*ours, *theirs]), max([*ours, *theirs])
 
     def place(value: float) -> float:
@@ -164,13 +166,14 @@ def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
         for name, values in ((report["label"], ours), (label, theirs))
     ]
     difference = sides[0]["mean"] - sides[1]["mean"]
-    text = f"Difference: {difference:+.4f}, {abs(difference) * total:.0f} of {total} images. "
+    text = f"Difference: {difference:+.4f}"
+    text += f", {abs(difference) * total:.0f} of {total} images. " if score == "accuracy" else ". "
     text += (
         "A dot is one seed. The curves below are those of the first seed."
         if len(ours) > 1
-        else "Each was trained with one seed, and another seed gives another accuracy."
+        else "Each was trained with one seed, and another seed gives another result."
     )
-    return {"sides": sides, "text": text}
+    return {"sides": sides, "text": text, "score": score}
 
 
 def _curves(
@@ -184,8 +187,12 @@ def _curves(
     # Without validation images, the test images are scored after each epoch.
     after_epoch = "validation" if report["data"]["validation_images"] else "test"
     figures = [
-        (metric.capitalize(), plotting.history_panel(runs, metric, frozen, after_epoch))
-        for metric in ("loss", "accuracy")
+        (
+            _METRICS.get(metric, metric.capitalize()),
+            plotting.history_panel(runs, metric, frozen, after_epoch),
+        )
+        for metric in ("loss", "accuracy", "auc_pr", "mae")
+        if metric in history
     ]
     rates = {group["name"]: steps[group["name"]] for group in report["groups"]}
     figures.append(("Learning rates", plotting.rates_panel(steps["iterations"], rates)))
@@ -213,6 +220,20 @@ def _group(group: Mapping[str, Any]) -> Context:
         "paths": paths,
         "ends": " … ".join(ends),
         "n_layers": len(group["layers"]),
+    }
+
+
+def _scores(evaluation: Any) -> Context:
+    """Return the scores of each class with their confusions; or a table, and plots of numbers."""
+    if isinstance(evaluation, Evaluation):
+        return {**_confusion(evaluation), "class_scores": evaluation.class_scores(), "rows": []}
+    return {
+        "matrix": [],
+        "confusions": [],
+        "class_scores": [],
+        "columns": evaluation.columns,
+        "rows": evaluation.rows(),
+        "scatters": evaluation.scatters() if hasattr(evaluation, "scatters") else [],
     }
 
 
@@ -253,20 +274,30 @@ def _confusion(evaluation: Evaluation) -> Context:
     }
 
 
-def _errors(evaluation: Evaluation, images: Mapping[int, np.ndarray]) -> Context:
+def _errors(evaluation: Any, images: Mapping[int, np.ndarray]) -> Context:
     errors = [
         {
-            **vars(error),
+            "name": error.name,
+            "lines": error.lines,
+            "text": ", ".join(f"{line.word} {line.value}" for line in error.lines),
             "uri": picture_uri(images[error.index]),
             # Smooth enlarging would blur a picture of few pixels.
             "is_small": max(images[error.index].shape[:2]) < 64,
         }
-        for error in evaluation.most_confident_errors()
+        for error in evaluation.worst_errors()
     ]
-    text = "Every test image is classified correctly."
+    is_number = hasattr(evaluation, "scatters")
+    text = f"Every test image is {'predicted exactly' if is_number else 'classified correctly'}."
     if evaluation.n_not_finite:
         text = f"No prediction for {evaluation.n_not_finite:,} test images; all others are correct."
-    return {"pictures": errors, "none": text}
+    return {
+        "heading": "Largest errors" if is_number else "Most confident errors",
+        "what": "The predictions that are furthest from the truth."
+        if is_number
+        else "The wrong predictions with the highest probability.",
+        "pictures": errors,
+        "none": text,
+    }
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, str]:

@@ -5,10 +5,23 @@ is below and nothing else.
 """
 
 from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
-from dlr_tf.app.run.comparison import Comparison, compare, comparison_lines, start_with_seed
+from dlr_tf.app.run.comparison import (
+    Comparison,
+    compare,
+    comparison_lines,
+    scores_name,
+    start_with_seed,
+)
 from dlr_tf.app.run.divergence import DivergedError, steps_made
 from dlr_tf.app.run.interrupts import StoppedError, StopRequests
-from dlr_tf.app.run.predictions import Classifier, Prediction, evaluate_data, predict_files
+from dlr_tf.app.run.predictions import (
+    Classifier,
+    Prediction,
+    evaluate_data,
+    known_labels,
+    outputs_on,
+    predict_files,
+)
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch

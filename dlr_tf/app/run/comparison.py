@@ -30,6 +30,7 @@ class Comparison:
     seeds: Sequence[int]
     ours: Sequence[Result]
     theirs: Sequence[Result]
+    score: str = "accuracy"
 
     @property
     def our_scores(self) -> list[float]:
@@ -48,7 +49,8 @@ class Comparison:
             "seeds": list(self.seeds),
             "learning_rates": [result.rates[-1] for result in self.theirs],
             "learning_rates_of_the_run": [result.rates for result in self.ours],
-            "test_accuracies": self.their_scores,
+            "score": self.score,
+            scores_name(self.score): self.their_scores,
             "test_losses": [result.loss for result in self.theirs],
             "history": self.theirs[0].history,
         }
@@ -109,7 +111,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
             ours.append(train_with_seed(seeded, TRAINING, label, task.rates, task.ratios))
         one_rate = dataclasses.replace(seeded, frozen_epochs=frozen)
         theirs.append(train_with_seed(one_rate, COMPARISON, ONE_RATE, None, ones))
-    return Comparison(seeds, ours, theirs)
+    return Comparison(seeds, ours, theirs, task.target.score)
 
 
 _NUMBERS = ("rates", "history", "score", "loss", "kept_epoch")
@@ -133,8 +135,19 @@ def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: in
         state.assign([1000 * (seed + 1) + number, 0])
 
 
-def comparison_lines(label: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
-    """Return what a comparison found: one accuracy per seed. Nothing in it is called better.
+def scores_name(score: str) -> str:
+    """Return the name of the scores of several seeds in report.json.
+
+    >>> scores_name("accuracy"), scores_name("auc_pr")
+    ('test_accuracies', 'test_auc_pr_values')
+    """
+    return "test_accuracies" if score == "accuracy" else f"test_{score}_values"
+
+
+def comparison_lines(
+    label: str, ours: Sequence[float], theirs: Sequence[float], score: str = "accuracy"
+) -> list[str]:
+    """Return what a comparison found: one score per seed. Nothing in it is called better.
 
     >>> found = comparison_lines("differential rates", [0.96, 0.95, 0.97], [0.94, 0.96, 0.97])
     >>> print(*found, sep="\\n")
@@ -145,16 +158,20 @@ def comparison_lines(label: str, ours: Sequence[float], theirs: Sequence[float])
     >>> comparison_lines("only the head", [0.5], [0.5])[0]
     'test accuracy with one seed (with another seed, the order can be the opposite):'
     """
-    differences = [100 * (one - other) for one, other in zip(ours, theirs, strict=True)]
+    is_share = score == "accuracy"
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    difference = _spread([100 * value for value in differences], "+.2f") + " points"
+    if not is_share:
+        difference = _spread(differences, "+.4f")
     rows = [(label, ours), (ONE_RATE, theirs)]
     width = max(len(name) for name, _ in rows)
     several = len(ours) > 1
     return [
-        f"test accuracy on average over {len(ours)} seeds, and from lowest to highest:"
+        f"test {score} on average over {len(ours)} seeds, and from lowest to highest:"
         if several
-        else "test accuracy with one seed (with another seed, the order can be the opposite):",
+        else f"test {score} with one seed (with another seed, the order can be the opposite):",
         *(f"  {name:{width}s}  {_spread(values, '.4f')}" for name, values in rows),
-        f"  {'difference':{width}s}  {_spread(differences, '+.2f')} points",
+        f"  {'difference':{width}s}  {difference}",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.data import ImageData, read_image, resize
-from dlr_tf.app.models import example_images, image_shape, to_probabilities
-from dlr_tf.app.results import Evaluation
+from dlr_tf.app.models import example_images, image_shape, to_probabilities, to_scores
+from dlr_tf.app.results import Target
 from dlr_tf.app.terminal import one_line
 
 
 class Prediction(NamedTuple):
-    """What a model says of an image file: one probability per class, or why it cannot be read."""
+    """What a model says of an image file: its outputs, or why it cannot be read."""
 
     path: str
     probabilities: np.ndarray | None
@@ -30,21 +30,27 @@ class Classifier:
     """A model that is called on image files and on batches of images.
 
     Args:
-        model: A model from images with values from 0 to 255 to probabilities or logits.
+        model: A model from images with values from 0 to 255 to probabilities or logits, or to
+            numbers.
+        kind: The kind of its target. Defaults to "class".
 
     Raises:
         ValueError: If the model takes no images, or gives no probabilities or logits.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, kind: str = "class") -> None:
         height, width, self.channels = image_shape(model)
         self.size = None if height is None or width is None else (height, width)
-        probabilities = to_probabilities(model, "The model", example_images(model)[0])
+        outputs: Callable[[Any], Any] = tf.identity
+        if kind == "class":
+            outputs = to_probabilities(model, "The model", example_images(model)[0])
+        elif kind == "labels":
+            outputs = to_scores(model)
 
         @tf.function(reduce_retracing=True)
         def predict(batch: tf.Tensor) -> tf.Tensor:
             # `Model.predict_on_batch` gives one copy per device under a strategy.
-            return probabilities(model(batch, training=False))
+            return outputs(model(batch, training=False))
 
         self._predict = predict
 
@@ -53,29 +59,40 @@ class Classifier:
         return read_image(path, self.size, channels=self.channels)
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Return the probabilities of the classes, of shape `(batch, classes)`."""
+        """Return the probabilities of the classes or labels, or the numbers: one row per image."""
         return self._predict(tf.convert_to_tensor(batch)).numpy()
 
 
-def evaluate_data(
-    classify: Classifier, data: ImageData, class_names: tuple[str, ...]
-) -> Evaluation:
+def evaluate_data(classify: Classifier, data: ImageData, target: Target) -> Any:
     """Return the scores on the images to test on, in one pass.
 
-    A class of the data that has no images may be unknown to the model, whose classes are given.
+    A class of the data that has no images may be unknown to the target.
     """
-    labels, probabilities = [], []
-    for images, some_labels in data.test:
-        labels.append(np.asarray(some_labels, int))
-        probabilities.append(classify(resize(images, channels=classify.channels)))
-    known = {name: number for number, name in enumerate(class_names)}
-    numbers = np.array([known.get(name, -1) for name in data.class_names])
-    return Evaluation(
-        class_names,
-        numbers[np.concatenate(labels)],
-        np.concatenate(probabilities),
-        data.test_names,
-    )
+    labels, outputs = outputs_on(classify, data.test)
+    labels = known_labels(target, data.class_names, labels)
+    return target.evaluate(labels, outputs, data.test_names)
+
+
+def outputs_on(classify: Classifier, batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of a data set, and the outputs of a model for it."""
+    labels, outputs = [], []
+    for images, some_labels in batches:
+        labels.append(np.asarray(some_labels))
+        outputs.append(classify(resize(images, channels=classify.channels)))
+    return np.concatenate(labels), np.concatenate(outputs)
+
+
+def known_labels(target: Target, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """Return labels of data as a target counts them, whose classes may have another order."""
+    known = {name: number for number, name in enumerate(target.class_names)}
+    numbers = np.array([known.get(name, -1) for name in names])
+    if target.kind == "class":
+        return numbers[labels.astype(int)]
+    wanted = np.zeros((len(labels), len(known)), labels.dtype)
+    for column, number in enumerate(numbers):
+        if number >= 0:
+            wanted[:, number] = labels[:, column]
+    return wanted
 
 
 def predict_files(

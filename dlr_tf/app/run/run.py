@@ -10,12 +10,19 @@ from pathlib import Path
 import keras
 
 from dlr_tf.app.config import RunConfig
-from dlr_tf.app.models import CHECKPOINTS, CLASSES_FILE, MODEL_FILE, write_class_names
+from dlr_tf.app.models import (
+    CHECKPOINTS,
+    CLASSES_FILE,
+    MODEL_FILE,
+    KnownTarget,
+    write_target,
+)
 from dlr_tf.app.paths import SETTINGS_FILE
-from dlr_tf.app.results import atomic_write, make_folder, write_text
+from dlr_tf.app.results import Target, atomic_write, make_folder, write_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
+from dlr_tf.app.run.predictions import Classifier, outputs_on
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
@@ -135,12 +142,29 @@ class Run:
         """Whether the model of the run and the names of its classes are written."""
         return all((self.folder / name).exists() for name in (MODEL_FILE, CLASSES_FILE))
 
-    def save_model(self, path: Path) -> None:
-        """Write the model, and the names of the classes beside it."""
+    def tuned_target(self) -> Target:
+        """Return the target, with thresholds that are chosen on the validation images."""
+        target = self.task.target
+        if target.kind != "labels":
+            return target
+        classify = Classifier(self.task.model, target.kind)
+        return target.tuned(*outputs_on(classify, self.task.data.validation))
+
+    def save_model(self, path: Path, target: Target | None = None) -> None:
+        """Write the model, and beside it what its outputs are: by default without thresholds."""
+        target = target or self.task.target
         with atomic_write(path) as file:
             self.task.model.save(file)
         with atomic_write(path.with_name(CLASSES_FILE)) as file:
-            write_class_names(file, self.task.data.class_names)
+            write_target(
+                file,
+                KnownTarget(
+                    target.class_names,
+                    target.kind,
+                    getattr(target, "thresholds", ()),
+                    getattr(target, "means", ()),
+                ),
+            )
 
     def keep_last_finite(self, error: DivergedError) -> str:
         """Write the last model of a training that diverged, and return what to tell the user.

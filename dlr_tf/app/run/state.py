@@ -56,8 +56,9 @@ class TrainingState:
 def best_epoch(history: Mapping[str, Sequence[float]], score: str) -> int:
     """Return the number of the best epoch, from 1.
 
-    The best epoch has the highest validation score; among several, the lowest validation loss;
-    among several again, it is the first. An epoch whose loss is not finite is never better.
+    The best epoch has the highest validation score, or the lowest one if that is the loss; among
+    several, the lowest validation loss; among several again, it is the first. An epoch whose loss
+    is not finite is never better.
 
     >>> history = {"val_accuracy": [0.8, 0.9, 0.9, 0.7], "val_loss": [0.1, 0.4, 0.3, 0.2]}
     >>> best_epoch(history, "accuracy")
@@ -68,6 +69,7 @@ def best_epoch(history: Mapping[str, Sequence[float]], score: str) -> int:
 
     def value(epoch: int) -> tuple[float, float]:
         reached, loss = (history[f"val_{name}"][epoch] for name in (score, "loss"))
+        reached = -loss if score == "loss" else reached
         return (reached, -loss) if math.isfinite(loss) else (-math.inf, -math.inf)
 
     return 1 + max(range(len(history["val_loss"])), key=value)

@@ -14,7 +14,7 @@ from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
 from dlr_tf.app.config import TaskConfig
-from dlr_tf.app.results import OneClass
+from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core.assignment import assign_variables
@@ -57,7 +57,7 @@ class Task:
     """
 
     data: image_data.ImageData
-    target: OneClass
+    target: Target
     model: keras.Model
     groups: Sequence[LayerGroup]
     rates: list[float] | None
@@ -108,7 +108,7 @@ def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -
     print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model, groups, group_rates = split(backbone)
     _say_what_was_found(data)
-    target = OneClass(data.class_names)
+    target = target_of(data.kind, class_names=data.class_names)
     return Task(data, target, model, groups, group_rates, pretraining_accuracy=accuracy)
 
 
@@ -120,8 +120,16 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
         keep_head=config.keep_head,
     )
     # Model, groups and rates come before the images, which can take minutes to read.
-    found = image_data.find(images, skip_broken=config.skip_broken)
-    model = source.build(found.class_names)
+    columns = image_data.Columns.of(config.as_dict())
+    found = image_data.find(images, skip_broken=config.skip_broken, columns=columns)
+    kind = found.kind
+    if kind != "class" and config.class_weights != "none":
+        raise ValueError(
+            f"--class-weights {config.class_weights} is for one class per image. The data "
+            f"{images!r} hold {'several labels' if kind == 'labels' else 'numbers'}: leave it "
+            "out."
+        )
+    model = source.build(found.class_names, models.Head(target_of(kind, class_names=()).activation))
     if source.note:
         print_stderr(source.note)
     command = layers_command(source.name, source.image_size, config.keep_head)
@@ -141,15 +149,25 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
         "weights": source.weights,
         "image_size": source.image_size,
     }
-    return Task(data, OneClass(data.class_names), model, groups, group_rates, resolved)
+    means, deviations = data.scaling
+    if data.kind == "number" and not config.keep_head:
+        models.set_scaling(model, means, deviations)
+    target = target_of(
+        data.kind,
+        class_names=data.class_names,
+        means=tuple(means),
+        deviations=tuple(deviations),
+    )
+    return Task(data, target, model, groups, group_rates, resolved)
 
 
 def _say_what_was_found(data: image_data.ImageData) -> None:
-    validation = sum(data.class_counts.get("validation", ()))
-    parts = {"training": data.train_images, "validation": validation, "test": data.test_images}
-    images = ", ".join(f"{count} {part} images" for part, count in parts.items() if count)
-    print_stderr(f"{data.name}: {images}, {len(data.class_names)} classes")
-    print_stderr(image_data.class_table(data.class_names, data.class_counts))
+    splits = {"training": "train", "validation": "validation", "test": "test"}
+    sizes = {part: data.size(split) for part, split in splits.items()}
+    images = ", ".join(f"{count} {part} images" for part, count in sizes.items() if count)
+    print_stderr(f"{data.name}: {images}, {data.found}")
+    if data.kind != "number":
+        print_stderr(image_data.class_table(data.class_names, data.class_counts, data.kind))
 
 
 def layers_command(model: str, image_size: int | None, keep_head: bool) -> str:

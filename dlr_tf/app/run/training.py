@@ -132,7 +132,10 @@ def train(
             within = f", step {state.step + 1} of {steps}" if state.step else ""
             print_stderr(f"resuming at epoch {state.epoch + 1} of {config.epochs}{within}")
         if shown and data.validation is data.test:
-            print_stderr("val_loss and val_acc are those of the test images")
+            what = "val_loss and val_acc are those"
+            if task.target.score == "loss":
+                what = "val_loss is that"
+            print_stderr(f"{what} of the test images")
         progress = Progress(config.epochs, first_step=state.step, lines=shown)
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.

@@ -44,7 +44,7 @@ def test_files_that_a_table_names_and_that_are_not_there(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("", r"should name the columns path and label.* Missing: \['path', 'label'\]"),
-        ("path,class\n1.png,a", r"Missing: \['label'\]. Received: \['path', 'class'\]"),
+        ("path,kind\n1.png,a", r"Missing: \['label'\]. Received: \['path', 'kind'\]"),
         ("path;label\n1.png;a", "Separate the columns by commas"),
         ("path\tlabel\n1.png\ta", "Separate the columns by commas"),
         ("path,label,Path\n1.png,a,x", "names the column path more than once: .* 'Path'.*. Keep"),

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
-from app_helpers import FILES, everything_below
+from app_helpers import FILES, everything_below, write_garments
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
@@ -333,6 +333,26 @@ def test_the_best_epoch_is_kept(quick_digits: None, capsys: pytest.CaptureFixtur
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
         kill_after(patch, 4)
         cli.main([*arguments, "--output", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+@pytest.mark.parametrize("columns", ["tags", "price,size"])
+def test_labels_and_numbers_go_on_after_a_kill(tiny_applications: None, columns: str) -> None:
+    table = write_garments(Path("garments"))
+    arguments = ["finetune", str(table), "--label-column", columns, "--weights", "none"]
+    arguments += ["--image-size", "16", "--batch-size", "8", "--epochs", "3", "--keep", "best"]
+    arguments += ["--learning-rate", "1e-3:1e-2", "--checkpoint-every", "1"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    assert cli.main([*arguments, "--output", "other", "--seed", "1"]) == 0
+    assert results(Path("other")) != results(Path("whole"))
+    for count in (2, 2):  # within the first epoch, and within the second
+        started = Path("out/settings.json").exists()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+            kill_after(patch, count)
+            cli.main(
+                ["finetune", "--resume", "out"] if started else [*arguments, "--output", "out"]
+            )
     assert cli.main(["finetune", "--resume", "out"]) == 0
     assert_equal(Path("out"), results(Path("whole")))
 

@@ -1,0 +1,282 @@
+"""Several labels: thresholds, the scores of each label, what is printed and what is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
+from dlr_tf.app.terminal import table
+
+
+@dataclasses.dataclass(frozen=True)
+class SeveralLabels(Target):
+    """Any number of labels for each example.
+
+    Args:
+        thresholds: The probability from which on each label counts. Defaults to 0.5 for each.
+    """
+
+    thresholds: tuple[float, ...] = ()
+
+    kind: ClassVar[str] = "labels"
+    activation: ClassVar[str] = "sigmoid"
+    score: ClassVar[str] = "auc_pr"
+    score_words: ClassVar[str] = "area under the precision-recall curve"
+
+    @property
+    def loss(self) -> Any:
+        return "binary_crossentropy"
+
+    @property
+    def metrics(self) -> Sequence[Any]:
+        count = len(self.class_names)
+        area = keras.metrics.AUC(curve="PR", multi_label=True, num_labels=count, name="auc_pr")
+        return [area]
+
+    @property
+    def levels(self) -> np.ndarray:
+        """The threshold of each label."""
+        return np.array(self.thresholds or [0.5] * len(self.class_names))
+
+    def tuned(self, labels: np.ndarray, outputs: np.ndarray) -> SeveralLabels:
+        """Return this target with the thresholds that fit examples that were not trained on."""
+        found = [best_threshold(*columns) for columns in zip(labels.T, outputs.T, strict=True)]
+        return dataclasses.replace(self, thresholds=tuple(found))
+
+    def evaluate(
+        self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()
+    ) -> LabelsEvaluation:
+        return LabelsEvaluation(self, labels, outputs, names)
+
+    def above(self, row: np.ndarray) -> list[str]:
+        """Return the labels above their threshold, the most probable first."""
+        order = np.argsort(-row, kind="stable")
+        return [self.class_names[index] for index in order if row[index] >= self.levels[index]]
+
+    def text(self, row: np.ndarray, top: int) -> str:
+        """Return the labels above their threshold with their probabilities.
+
+        >>> SeveralLabels(("red", "blue"), (0.5, 0.1)).text(np.array([0.4, 0.2]), 3)
+        'blue 0.200'
+        """
+        probabilities = dict(zip(self.class_names, row.tolist(), strict=True))
+        cells = [f"{name} {probabilities[name]:.3f}" for name in self.above(row)]
+        return "  ".join(cells) or "no label"
+
+    def csv_header(self, top: int) -> list[str]:
+        return ["labels", *self.class_names]
+
+    def csv_cells(self, row: np.ndarray, top: int) -> list[str]:
+        return ["|".join(self.above(row)), *(f"{value:.6f}" for value in row)]
+
+    def json_item(self, row: np.ndarray, top: int) -> dict[str, Any]:
+        values = (round(value, 6) for value in row.tolist())
+        probabilities = dict(zip(self.class_names, values, strict=True))
+        return {"labels": self.above(row), "probabilities": probabilities}
+
+
+def best_threshold(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the threshold with the highest F1; among several, the one nearest to 0.5.
+
+    It is in the middle between two probabilities. Where the label is in all examples or in none,
+    or a probability is not finite, it is 0.5.
+
+    >>> best_threshold(np.array([0, 1, 1]), np.array([0.1, 0.3, 0.9]))
+    0.2
+    """
+    wanted = truth > 0
+    if wanted.all() or not wanted.any() or not np.isfinite(probabilities).all():
+        return 0.5
+    levels = np.unique(probabilities.astype(np.float64))
+    candidates = [*((levels[1:] + levels[:-1]) / 2)]
+
+    def quality(threshold: float) -> tuple[float, float]:
+        found = probabilities >= threshold
+        f1 = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+        return float(f1), -abs(threshold - 0.5)
+
+    return round(float(max(candidates, key=quality, default=0.5)), 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelScore:
+    """The scores of one label; NaN where there is none."""
+
+    name: str
+    average_precision: float
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsEvaluation:
+    """What a model predicts for examples whose labels are known.
+
+    Where a probability is not finite, the model predicts no label.
+
+    Args:
+        target: The labels and their thresholds.
+        labels: 0 or 1, array of shape `(examples, labels)`.
+        probabilities: What the model gives, float array of the same shape.
+        names: What each example is called.
+    """
+
+    target: SeveralLabels
+    labels: np.ndarray
+    probabilities: np.ndarray
+    names: Sequence[str] = ()
+
+    @functools.cached_property
+    def finite(self) -> np.ndarray:
+        """The probabilities, 0 where an example has one that is not finite."""
+        is_finite = np.isfinite(self.probabilities).all(axis=1, keepdims=True)
+        return np.where(is_finite, self.probabilities, 0.0)
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The labels above their threshold, bool array."""
+        return self.finite >= self.target.levels
+
+    @property
+    def n_not_finite(self) -> int:
+        """The number of examples for which a probability is not finite."""
+        return int((~np.isfinite(self.probabilities).all(axis=1)).sum())
+
+    @functools.cached_property
+    def label_scores(self) -> list[LabelScore]:
+        """The scores of every label."""
+        from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+        truth = self.labels > 0
+        columns = precision_recall_fscore_support(
+            truth, self.predictions, average=None, zero_division=np.nan
+        )
+        areas = [
+            float(average_precision_score(wanted, row)) if wanted.any() else np.nan
+            for wanted, row in zip(truth.T, self.finite.T, strict=True)
+        ]
+        levels = self.target.levels.tolist()
+        rest = (np.atleast_1d(column).tolist() for column in columns)
+        rows = zip(self.target.class_names, areas, levels, *rest, strict=True)
+        return [LabelScore(*row) for row in rows]
+
+    @functools.cached_property
+    def scores(self) -> dict[str, float]:
+        """The scores of all labels together."""
+        truth, found = self.labels > 0, self.predictions
+        both = (truth & found).sum(axis=0)
+        sizes = truth.sum(axis=0) + found.sum(axis=0)
+        f1 = np.divide(2 * both, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
+        areas = np.array([score.average_precision for score in self.label_scores])
+        return {
+            "mean_average_precision": _mean(areas),
+            "f1_micro": float(2 * both.sum() / sizes.sum()) if sizes.any() else np.nan,
+            "f1_macro": _mean(f1),
+            "exact_match": float((truth == found).all(axis=1).mean()),
+        }
+
+    def headline(self, name: str) -> str:
+        """Return the first line of the scores."""
+        return f"scores on {name}, of {len(self.labels)} images: {self.summary()}"
+
+    def summary(self) -> str:
+        """Return the scores of all labels together, in one line."""
+        s = self.scores
+        return (
+            f"mean average precision {score_text(s['mean_average_precision'])}, "
+            f"F1 micro {score_text(s['f1_micro'])} and macro {score_text(s['f1_macro'])}, "
+            f"all labels right {s['exact_match']:.3f}"
+        )
+
+    def tiles(self) -> list[tuple[str, str]]:
+        """Return the first numbers of the page."""
+        s = self.scores
+        return [
+            (score_text(s["mean_average_precision"]), "mean average precision"),
+            (score_text(s["f1_micro"]), f"F1 micro (macro {score_text(s['f1_macro'])})"),
+            (f"{s['exact_match']:.3f}", "of the test images have all labels right"),
+        ]
+
+    def worst_errors(self, count: int = 10) -> list[WorstError]:
+        """Return the examples with the wrong label of which the model is most sure."""
+        wrong = (self.predictions != (self.labels > 0)) & np.isfinite(self.probabilities)
+        distance = np.where(wrong, abs(self.labels - self.finite), -1.0)
+        order = np.argsort(-distance.max(axis=1, initial=-1), kind="stable")[:count]
+        found = []
+        for index in order.tolist():
+            label = int(distance[index].argmax())
+            if not wrong[index, label]:
+                continue
+            is_missed = bool(self.labels[index, label])
+            word = "missed" if is_missed else "wrong"
+            share = f" ({self.finite[index, label]:.0%})"
+            truth = [n for n, has in zip(self.target.class_names, self.labels[index]) if has]
+            lines = [
+                ErrorLine(word, self.target.class_names[label], share),
+                ErrorLine("true", ", ".join(truth) or "no label"),
+            ]
+            found.append(WorstError(index, self.name(index), lines))
+        return found
+
+    def name(self, index: int) -> str:
+        """Return what an example is called."""
+        return str(self.names[index]) if len(self.names) else f"image {index}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the scores of each label as text."""
+        return [
+            (
+                s.name,
+                f"{s.support:,}",
+                score_text(s.average_precision),
+                f"{s.threshold:.3f}",
+                *map(score_text, (s.precision, s.recall, s.f1)),
+            )
+            for s in self.label_scores
+        ]
+
+    columns: ClassVar[Sequence[str]] = (
+        "label",
+        "images",
+        "average precision",
+        "threshold",
+        "precision",
+        "recall",
+        "F1",
+    )
+
+    def text(self) -> str:
+        """Return the scores of each label and the most confident errors, as tables."""
+        text = table(self.columns, self.rows(), numbers=6)
+        errors = [
+            (e.name, f"{e.lines[0].word} {e.lines[0].value}{e.lines[0].rest}", e.lines[1].value)
+            for e in self.worst_errors()
+        ]
+        if errors:
+            rows = table(("image", "error", "true labels"), errors, numbers=0)
+            text += f"\nthe most confident errors:\n{rows}"
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        return {
+            "count": len(self.labels),
+            "n_not_finite": self.n_not_finite,
+            "scores": self.scores,
+            "labels": [vars(score) for score in self.label_scores],
+            "most_confident_errors": [e.as_dict() for e in self.worst_errors()],
+        }
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

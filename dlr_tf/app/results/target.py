@@ -1,0 +1,95 @@
+"""What a model is trained for: what all kinds of targets have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The kind of target: loss, last activation, metrics, scores, and how a prediction is printed.
+
+    Args:
+        class_names: The classes, in the order of the labels; or the labels, or the columns.
+    """
+
+    class_names: tuple[str, ...]
+
+    kind: ClassVar[str]
+    activation: ClassVar[str]  # of the head
+    score: ClassVar[str]  # the metric by which epochs are compared: "loss", or higher is better
+    score_words: ClassVar[str]
+
+    @property
+    def loss(self) -> Any:
+        """The argument `loss` of `compile`."""
+        raise NotImplementedError
+
+    @property
+    def metrics(self) -> Sequence[Any]:
+        """The argument `metrics` of `compile`."""
+        raise NotImplementedError
+
+    def tuned(self, labels: np.ndarray, outputs: np.ndarray) -> Target:
+        """Return the target with what is chosen on examples that were not trained on."""
+        return self
+
+    def result_line(self, score: float, total: int, label: str) -> str:
+        """Return the line about a training that has ended."""
+        return f"test {self.score_words} {score:.4f} on {total} images with {label}"
+
+    def evaluate(self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()) -> Any:
+        """Return the scores of a model whose outputs are known."""
+        raise NotImplementedError
+
+    def text(self, row: np.ndarray, top: int) -> str:
+        """Return the outputs for one example as text. `top` is the number of classes."""
+        raise NotImplementedError
+
+    def csv_header(self, top: int) -> list[str]:
+        """Return the names of the columns of `csv_cells`."""
+        raise NotImplementedError
+
+    def csv_cells(self, row: np.ndarray, top: int) -> list[str]:
+        """Return the outputs for one example for a table."""
+        raise NotImplementedError
+
+    def json_item(self, row: np.ndarray, top: int) -> dict[str, Any]:
+        """Return the outputs for one example for JSON."""
+        raise NotImplementedError
+
+
+class ErrorLine(NamedTuple):
+    """A word, what it is, and what may follow, such as a probability."""
+
+    word: str
+    value: str
+    rest: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstError:
+    """A bad prediction: the example, and what is shown of it."""
+
+    index: int
+    name: str
+    lines: Sequence[ErrorLine]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        lines = {line.word: f"{line.value}{line.rest}" for line in self.lines}
+        return {"index": self.index, "name": self.name, **lines}
+
+
+def score_text(value: float) -> str:
+    """Write a score, `-` if there is none.
+
+    >>> score_text(0.25), score_text(math.nan)
+    ('0.250', '-')
+    """
+    return "-" if math.isnan(value) else f"{value:.3f}"
