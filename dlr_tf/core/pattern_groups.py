@@ -116,7 +116,11 @@ def _match(tests: list[Test], *paths: str) -> int | None:
 
 
 def _tests(patterns: Any) -> list[Test]:
-    if not isinstance(patterns, Mapping) or not patterns:
+    is_dict = isinstance(patterns, Mapping) and bool(patterns)
+    if not is_dict or not all(
+        isinstance(name, str) and (isinstance(pattern, (str, re.Pattern)) or callable(pattern))
+        for name, pattern in patterns.items()
+    ):
         raise TypeError(
             "Argument `patterns` should be a dict from the name of each group to a regular "
             f"expression or a function of the path. Received: patterns={patterns!r}"
@@ -124,14 +128,7 @@ def _tests(patterns: Any) -> list[Test]:
     return [_test(name, pattern) for name, pattern in patterns.items()]
 
 
-def _test(name: Any, pattern: Any) -> Test:
-    if not isinstance(name, str) or not (
-        isinstance(pattern, (str, re.Pattern)) or callable(pattern)
-    ):
-        raise TypeError(
-            "Argument `patterns` should be a dict from the name of each group to a regular "
-            f"expression or a function of the path. Received: {name!r}: {pattern!r}"
-        )
+def _test(name: str, pattern: Any) -> Test:
     if callable(pattern):
         return pattern
     try:

@@ -109,11 +109,6 @@ def _falling_curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the points with a finite loss, of a curve that falls below its first point."""
     rates, values = np.asarray(learning_rates, np.float64), np.asarray(losses, np.float64)
-    if rates.ndim != 1 or rates.shape != values.shape:
-        raise ValueError(
-            "A curve should have one loss per learning rate. Received: learning rates of shape "
-            f"{rates.shape} and losses of shape {values.shape}."
-        )
     if not np.all(rates > 0) or not np.all(np.diff(rates) > 0):
         raise ValueError(
             "The learning rates of a curve should rise and be above 0. "

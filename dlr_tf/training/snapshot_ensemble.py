@@ -117,17 +117,12 @@ class SnapshotEnsemble(CheckedCallback):
             ValueError: If there is no model or member, the loss does not show whether the model
                 gives logits, or `x` comes in another order each time.
         """
-        if self.model is None:
-            raise ValueError(
-                "The ensemble has no model to predict with. Train with this callback, or call "
-                "`set_model(model)` first."
-            )
+        members = self._checked_members()
         if isinstance(x, Iterator):
             raise TypeError(
                 "Every member reads the data, so it should be possible to read them more than "
                 f"once. Pass an array or a data set. Received: x={x!r}"
             )
-        members = self._members_of(self.model)
         if activation == "auto":
             to_probabilities = self._activation_for_loss()
         else:
@@ -167,12 +162,7 @@ class SnapshotEnsemble(CheckedCallback):
         Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
         Generalization", 2018, https://arxiv.org/abs/1803.05407.
         """
-        if self.model is None:
-            raise ValueError(
-                "The ensemble has no model. Train with this callback, or call `set_model(model)` "
-                "first."
-            )
-        members = self._members_of(self.model)
+        members = self._checked_members()
         layers = _moving_batch_norm(self.model)
         if layers and train_data is None:
             raise ValueError(
@@ -201,11 +191,16 @@ class SnapshotEnsemble(CheckedCallback):
             _renew_statistics(averaged, _inputs_of(train_data, batch_size))
         return averaged
 
-    def _members_of(self, model: keras.Model) -> list[pathlib.Path]:
+    def _checked_members(self) -> list[pathlib.Path]:
+        if self.model is None:
+            raise ValueError(
+                "The ensemble has no model. Train with this callback, or call `set_model(model)` "
+                "first."
+            )
         if not self.members:
             raise ValueError(
                 f"There are no members in {str(self.directory)!r}: no cycle has ended. Train "
-                f"{model.name!r} for at least {self._end_after(0)} steps with this callback."
+                f"{self.model.name!r} for at least {self._end_after(0)} steps with this callback."
             )
         return self.members
 

@@ -255,7 +255,7 @@ def test_inside_composite_layers():
         (
             {"a": 3},
             TypeError,
-            "to a regular expression or a function of the path. Received: 'a': 3",
+            "to a regular expression or a function of the path. Received: patterns={'a': 3}",
         ),
         ({}, TypeError, "`patterns` should be a dict"),
         (["a"], TypeError, "`patterns` should be a dict"),

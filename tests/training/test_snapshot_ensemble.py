@@ -166,7 +166,7 @@ def test_a_model_that_does_not_tell_is_asked_about(tmp_path):
     model = make_model(SCHEDULE)
     snapshots = ensemble(model, tmp_path, epochs=1)
     again = SnapshotEnsemble(SCHEDULE, tmp_path)
-    with pytest.raises(ValueError, match="no model to predict with"):
+    with pytest.raises(ValueError, match="The ensemble has no model"):
         again.predict(data()[0])
     plain = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(2)]
