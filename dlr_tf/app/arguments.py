@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dlr_tf
-from dlr_tf._names import AUTO
 from dlr_tf.app.config import (
     WITHOUT_DATA,
     CommandConfig,
@@ -122,18 +121,8 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_multi_worker(given: Mapping[str, Any]) -> None:
-    if "checkpoint_every" in given:
-        raise UsageError(
-            "--checkpoint-every does not work with --strategy multi-worker, which writes no "
-            "checkpoints. Leave it out."
-        )
     if given.get("compare"):
         raise UsageError("--compare does not work with --strategy multi-worker. Leave it out.")
-    if given.get("learning_rate", AUTO) == AUTO:
-        raise UsageError(
-            "--strategy multi-worker needs --learning-rate, since each machine would choose its "
-            "own. Give rates, for example 1e-4:1e-3, or those that a run on one machine chose."
-        )
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if a range test has no suggestion, an image cannot be read, a file
-        cannot be written, an exported model is not the same, or another worker stopped; 2 for a
-        mistake of the user; 130 for Ctrl-C; 143 for SIGTERM.
+        cannot be written, or an exported model is not the same; 2 for a mistake of the user; 75 if
+        another worker has ended, and the same command can be tried again; 130 for Ctrl-C; 143 for
+        SIGTERM.
     """
     verbose = "--verbose" in (sys.argv if argv is None else argv)
     try:
@@ -78,9 +79,4 @@ def _reason(error: Exception) -> str | None:
 
     if isinstance(error, tf.errors.InvalidArgumentError):
         return failed_image(error)
-    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
-        return (
-            "another worker cannot be reached any more. Start all of them again. "
-            f"Received: {str(error.message).splitlines()[0]}"
-        )
     return None

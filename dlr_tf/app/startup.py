@@ -53,8 +53,9 @@ def load_tensorflow(*, verbose: bool) -> None:
     if verbose:
         importlib.import_module("tensorflow")
         return
-    # What it prints later: only errors.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What it prints later: only errors, and on several machines not those that follow the end of
+    # a worker, for which the command has a line of its own.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
     with stderr_in_file() as show:
         try:
             tensorflow = importlib.import_module("tensorflow")

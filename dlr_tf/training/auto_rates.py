@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.training.compiling import compile_model, make_optimizer
@@ -19,6 +18,7 @@ from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.lr_finder import LearningRateSweep, find_learning_rate
 from dlr_tf.training.rate_choice import typical_adam_rates
 from dlr_tf.training.training_data import FirstBatches, fit_arguments, is_in_batches, trained_on
+from dlr_tf.training.workers import Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +110,10 @@ def sweep_groups(
 
     Raises:
         TypeError: If the data can be read only once.
-        ValueError: If the model is trained on several machines, or the data have no batch.
+        ValueError: If the data have no batch.
 
     Source: `benchmarks/transfer`, which compares the rates that follow with tuned rates.
     """
-    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "`learning_rate='auto'` does not work on several machines, since each would choose its "
-            "own rates. Pass the learning rates, for example those that one machine chooses."
-        )
     if isinstance(train_data, types.GeneratorType):
         raise TypeError(
             "`learning_rate='auto'` reads the data before the training, and a generator can be "
@@ -134,10 +129,13 @@ def sweep_groups(
     set_batch_norm(model, batch_norm)
     freeze_to(model, groups, -1 if head_only else 0)
     with distributed_fit(model, first.example):
-        return find_learning_rate(
+        sweep = find_learning_rate(
             model,
             **data,
             class_weight=fit.get("class_weight"),
             verbose=verbose,
             **dataclasses.asdict(settings),
         )
+    columns = [sweep.learning_rates.tolist(), sweep.losses.tolist()]
+    rates, losses = Workers(model.distribute_strategy).of_chief(columns)
+    return LearningRateSweep(np.array(rates), np.array(losses))

@@ -155,8 +155,7 @@ def fine_tune(
         TypeError: If an argument is of the wrong kind, or unknown.
         ValueError: If an argument is out of range, the groups are not the model's, a label does
             not fit the model's outputs, or the loss or the number of steps in an epoch cannot be
-            determined. With `"auto"`, if the loss is not finite. `"auto"` does not work on several
-            machines.
+            determined. With `"auto"`, if the loss is not finite.
 
     Warns:
         UserWarning: If rates fall from the first group to the head, the training ends within

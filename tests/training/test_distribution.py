@@ -23,7 +23,6 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf.app import cli
-from dlr_tf.training import fine_tuning
 from dlr_tf.training.distribution import distributed_fit, is_chief, make_strategy, read_tf_config
 from tests.scripts import mirrored
 
@@ -98,19 +97,6 @@ def test_a_chief_and_its_workers():
     assert read_tf_config(text) == (workers, "chief 0")
 
 
-def test_a_worker_that_died_is_told_in_one_line(monkeypatch, tmp_path, capsys):
-    def broken(*_: object, **__: object) -> None:
-        raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
-
-    monkeypatch.setattr(fine_tuning, "fine_tune", broken)
-    options = ["--epochs", "1", "--no-compare", "--learning-rate", "1e-3"]
-    options += ["--output", str(tmp_path / "run")]
-    assert cli.main(["finetune", *options]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("dlr-tf: error: another worker cannot be reached any more.")
-    assert line.endswith("Received: Connection reset by peer")
-
-
 DATA = np.zeros((2, 2)), np.zeros((2, 1))
 
 
@@ -143,7 +129,6 @@ def test_nothing_stays_on_a_model_of_a_strategy():
             ["--strategy", "multi-worker", "--learning-rate", "1e-3"],
             "needs the environment variable TF_CONFIG",
         ),
-        (["--strategy", "multi-worker"], "needs --learning-rate, since each machine would"),
         (["--strategy", "multi-worker", "--compare"], "--compare does not work with --strategy"),
         (["--wait", "0"], "expected a number above 0"),
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import importlib.util
 import math
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +41,14 @@ from dlr_tf.app.run import (
     Classifier,
     Comparison,
     DivergedError,
+    LostWorkerError,
     Result,
     Run,
     StoppedError,
     StopRequests,
     Stopwatch,
     Task,
+    all_make,
     check_options,
     check_same_data,
     compare,
@@ -52,6 +56,7 @@ from dlr_tf.app.run import (
     evaluate_data,
     is_finished,
     load_task,
+    lost_workers,
     model_arrays,
     optimizer_argument,
     read_settings,
@@ -68,6 +73,7 @@ from dlr_tf.app.terminal import (
     UsageError,
     messages_to_stderr,
     next_line,
+    one_line,
     print_result,
     print_stderr,
     usage_errors,
@@ -75,7 +81,8 @@ from dlr_tf.app.terminal import (
 )
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import plotting
-from dlr_tf.training.distribution import is_chief, make_strategy
+from dlr_tf.training.distribution import make_strategy
+from dlr_tf.training.workers import Workers
 
 
 def run(config: FinetuneConfig) -> int:
@@ -101,9 +108,11 @@ def run(config: FinetuneConfig) -> int:
         with messages_to_stderr(), usage_errors():
             run = _prepare(config, until_the_end)
         try:
-            if run.writes:
-                _begin(run, config)
-            _train_and_write(run)
+            again = functools.partial(run.how_to_resume, "To resume, start all workers again with")
+            with lost_workers(run.workers, again):
+                if run.writes:
+                    _begin(run, config)
+                _train_and_write(run)
         except StoppedError as error:
             print_stderr(f"dlr-tf: stopped. {run.how_to_resume('To resume')}")
             return error.exit_code
@@ -128,25 +137,30 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         folder = Path(given.resume)
         config = resumed_config(folder, given.given)
         check_writable(folder)
-        if config.strategy == "multi-worker":
-            raise ValueError(
-                "A run with --strategy multi-worker writes no checkpoints, so it cannot be "
-                "resumed. Start it again without --resume."
-            )
-        until_the_end.enter_context(locked(folder))
     plotting.require_matplotlib()
     require_jinja()
     if config.tensorboard:
         require_tensorboard()
     strategy = _strategy(config)
+    workers = Workers(strategy)
+    until_the_end.enter_context(
+        lost_workers(workers, lambda: "Start all workers again with the same command.")
+    )
+    # The default name of the folder is the time, which is not the same for all workers.
+    folder = folder if given.resume or given.output else Path(workers.of_chief(str(folder)))
+
+    def lock() -> None:
+        if workers.is_chief and given.resume is not None:
+            until_the_end.enter_context(locked(folder))
+
+    all_make(workers, "settings or versions", lock, lambda _: _same_for_all(config))
     with watch.part("reading"), strategy.scope():
-        task = load_task(config)
+        task = load_task(config, workers=workers)
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)
         MultiGroupOptimizer(task.groups, [*map(schedule, rates)], optimizer_argument(config))
-    # All machines train, and one of them writes.
-    run = Run(folder, config, task, is_chief(strategy), stop, watch)
+    run = Run(folder, config, task, workers, stop, watch)
     if given.resume is not None:
         check_same_data(folder, task.data)
         run.check_not_diverged()
@@ -154,10 +168,15 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
         until_the_end.enter_context(locked(folder))
         check_output_folder(folder)  # another process may have written to it meanwhile
-    if config.strategy != "multi-worker":
-        # Several machines stop together or not at all.
-        until_the_end.enter_context(stop)
+    stop.any_worker = workers.any
+    until_the_end.enter_context(stop)
     return run
+
+
+def _same_for_all(config: RunConfig) -> dict[str, Any]:
+    """Return what all workers must have in common. The images may be in another place."""
+    settings = {name: v for name, v in config.as_dict().items() if name not in ("data", "wait")}
+    return settings | versions()
 
 
 def _begin(run: Run, given: FinetuneConfig) -> None:
@@ -189,6 +208,7 @@ def _train_and_write(run: Run) -> None:
     label, total = name_of_rates(config, rates), task.data.test_images
     print_result(task.target.result_line(result.score, total, label))
     if not run.writes:
+        run.workers.gather()  # until the chief has written everything
         return
     other = None
     with messages_to_stderr(), watch.part("evaluation"):
@@ -217,6 +237,7 @@ def _train_and_write(run: Run) -> None:
             write_text(run.folder / PAGE_FILE, page)
         write_report(run.folder / "report.json", report | _seconds(run, result))
     run.remove_checkpoints()
+    run.workers.gather()
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
@@ -265,7 +286,17 @@ def name_of_rates(config: RunConfig, rates: Sequence[float]) -> str:
 def _strategy(config: RunConfig) -> tf.distribute.Strategy:
     if config.strategy is None:
         return tf.distribute.get_strategy()
-    strategy = make_strategy(config.strategy, wait=config.wait)
+    try:
+        strategy = make_strategy(config.strategy, wait=config.wait)
+    except tf.errors.OpError as error:  # the others are still in the run that this worker left
+        raise LostWorkerError(
+            "The workers cannot be reached, or this address is still in use. Start all of them "
+            f"again with the same command. Received: {one_line(error.message)[:200]}"
+        ) from error
+    if config.strategy == "multi-worker":
+        with contextlib.suppress(ValueError):  # not in the main thread
+            # TensorFlow has put a handler of its own there, which only takes note.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     devices = strategy.num_replicas_in_sync
     print_stderr(f"training on {devices} device{'s' if devices > 1 else ''}")
     if config.batch_size % devices:

@@ -7,7 +7,7 @@ writes the rates of frozen groups as `nan`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     It comes after the callbacks that change what is written.
 
     Args:
-        path: The file. `None`: nothing is written.
+        store: Writes a checkpoint: takes its arrays and its record.
         state: How far the training is.
         arrays: The arrays of the checkpoint; empty at the beginning.
         config: What the training does.
@@ -125,7 +125,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        path: Path | None,
+        store: Callable[[checkpoint.Arrays, Mapping[str, Any]], None],
         state: TrainingState,
         arrays: Mapping[str, np.ndarray],
         *,
@@ -136,7 +136,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         data: ImageData,
     ) -> None:
         super().__init__()
-        self._path = path
+        self._store = store
         self._state = state
         self._arrays = arrays
         self._config = config
@@ -170,6 +170,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         steps, every = self._data.steps_per_epoch, self._config.checkpoint_every
         if self._state.step >= steps:
             return  # the end of the epoch follows
+        self._stop.agree()
         total = self._state.epoch * steps + self._state.step
         if (every and total % every == 0) or self._stop.is_requested:
             self._save()
@@ -178,20 +179,19 @@ class CheckpointCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         was_last = self._state.epoch == self._config.epochs
         self._state.is_finished = self.model.stop_training or was_last
+        self._stop.agree()
         self._save()
         self._stop.check()
 
     def _save(self) -> None:
         check_finite(self.model)
         self._state.seconds = self._before.plus(Seconds.now().since(self._started))
-        if self._path is None:
-            return
         arrays = checkpoint.trained_arrays(self.model)
         arrays |= checkpoint.variable_arrays(self.model.metrics_variables, "metrics")
         arrays |= {f"steps/{name}": np.array(v) for name, v in self._logger.history.items()}
         if self._best is not None:
             arrays |= {f"best/{name}": array for name, array in self._best.arrays.items()}
-        checkpoint.write_checkpoint(self._path, arrays, self._state.as_record())
+        self._store(arrays, self._state.as_record())
 
 
 def _example(spec: tf.TensorSpec) -> keras.KerasTensor:

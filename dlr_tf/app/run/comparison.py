@@ -85,8 +85,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
             f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}"
         )
         name = f"{name}-{config.seed}"
-        path, progress = run.checkpoint(f"{name}-result"), run.checkpoint(name)
-        stored = checkpoint.read_checkpoint(path) if path else None
+        stored = run.stored(f"{name}-result")
         if stored is None:
             checkpoint.load_model_arrays(model, start)
             if config.seed != run.config.seed:
@@ -94,10 +93,9 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
             rates = run.rates(name, config, ratios) if rates is None else rates
             found = train(run, name, config, rates)
             stored = {}, {key: getattr(found, key) for key in _NUMBERS}
-            if path and progress:
-                checkpoint.write_checkpoint(path, *stored)
-                # The weights of a training that is finished are of no more use.
-                progress.unlink(missing_ok=True)
+            run.store(f"{name}-result", *stored)
+            # The weights of a training that is finished are of no more use.
+            run.remove_checkpoint(name)
         found = Result(**stored[1])
         print_stderr(f"test {task.target.score} {found.score:.4f}")
         return found

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -31,10 +31,12 @@ class StopRequests:
 
     In a `deferred()` block, the first signal is only noted, and `check` raises. The second one, and
     any signal outside such a block, raises at once. In a thread other than the main one, where
-    signals cannot be handled, nothing changes.
+    signals cannot be handled, nothing changes. `any_worker` tells whether one of the workers passes
+    `True`.
     """
 
     def __init__(self) -> None:
+        self.any_worker: Callable[[bool], bool] = bool
         self._requested: int | None = None
         self._is_deferred = False
         self._before: dict[int, Any] = {}
@@ -52,6 +54,11 @@ class StopRequests:
     def is_requested(self) -> bool:
         """Whether a signal was noted."""
         return self._requested is not None
+
+    def agree(self) -> None:
+        """Note a signal that another worker has noted: all end after the same step."""
+        if self.any_worker(self.is_requested) and self._requested is None:
+            self._requested = signal.SIGTERM
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.models import (
@@ -20,6 +23,8 @@ from dlr_tf.app.models import (
 from dlr_tf.app.paths import SETTINGS_FILE
 from dlr_tf.app.results import Target, atomic_write, make_folder, write_text
 from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run.agreement import all_make
+from dlr_tf.app.run.checkpoint import CheckpointError
 from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.predictions import Classifier, outputs_on
@@ -29,11 +34,14 @@ from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_sweep
 from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep
+from dlr_tf.training.workers import Workers, number_of_workers
 
 TRAINING, COMPARISON = "training", "comparison"
 PAGE_FILE = "report.html"  # the last file that a run writes
 LAST_FINITE_FILE = "last_finite.keras"
 _DIVERGED_FILE = "diverged.txt"
+
+Checkpoint = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays, and a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Run:
         folder: The folder that is written.
         config: What the run does.
         task: The data and the model.
-        writes: Whether this process writes files: one of several machines does.
+        workers: The processes that train it. One of them, the chief, writes files.
         stop: Tells when the process has to end.
         watch: The time of the parts.
     """
@@ -52,18 +60,65 @@ class Run:
     folder: Path
     config: RunConfig
     task: Task
-    writes: bool
+    workers: Workers
     stop: StopRequests
     watch: Stopwatch
 
     @property
-    def checkpoints(self) -> Path | None:
-        """The folder of the checkpoints. Several machines write none."""
-        return None if self.config.strategy == "multi-worker" else self.folder / CHECKPOINTS
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.workers.is_chief
 
-    def checkpoint(self, name: str) -> Path | None:
-        """Return the file of a checkpoint."""
-        return self.checkpoints / f"{name}.npz" if self.checkpoints else None
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, which all workers read."""
+        return self.folder / CHECKPOINTS
+
+    def stored(self, name: str) -> Checkpoint | None:
+        """Return this worker's part of the checkpoint of this name, `None` without one.
+
+        All workers call it.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be read, or is not the same for all workers.
+        """
+        path = self._path(name)
+
+        def described(found: Checkpoint | None) -> dict[str, Any]:
+            place = None if found is None else [found[1].get(key) for key in ("epoch", "step")]
+            return {f"epoch and step in {path.name}": place}
+
+        try:
+            found = all_make(
+                self.workers, "a checkpoint", lambda: checkpoint.read_checkpoint(path), described
+            )
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        if found is None:
+            return None
+        arrays, record = found
+        written_by, there_are = number_of_workers(arrays), len(self.workers.names)
+        if written_by != there_are and name == TRAINING:
+            print_stderr(
+                f"written by {written_by} workers, and there are {there_are}: the results are the "
+                "same only up to rounding"
+            )
+        return self.workers.own_part(arrays), record
+
+    def store(self, name: str, arrays: checkpoint.Arrays, record: Mapping[str, Any]) -> None:
+        """Write the checkpoint of this name, with the part of each worker. All workers call it."""
+        arrays = self.workers.collected(arrays)
+        if self.writes:
+            checkpoint.write_checkpoint(self._path(name), arrays, record)
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Remove the checkpoint of this name."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.checkpoints / f"{name}.npz"
 
     def log(self, name: str) -> Path | None:
         """Return the file with one row per epoch of a training, `None` if it has none."""
@@ -82,14 +137,12 @@ class Run:
         The weights of the head are random, and a pretraining on a GPU gives others each time, so
         they are stored.
         """
-        path = self.checkpoint("start")
-        if path is None:
-            return self.task
-        make_folder(path.parent)
-        stored = checkpoint.read_checkpoint(path)
+        if self.writes:
+            make_folder(self.checkpoints)
+        stored = self.stored("start")
         if stored is None:
             record = {"pretraining_accuracy": self.task.pretraining_accuracy}
-            checkpoint.write_checkpoint(path, checkpoint.model_arrays(self.task.model), record)
+            self.store("start", checkpoint.model_arrays(self.task.model), record)
             return self.task
         arrays, record = stored
         checkpoint.load_model_arrays(self.task.model, arrays)
@@ -104,14 +157,12 @@ class Run:
         Raises:
             UsageError: If the loss is not finite.
         """
-        path = self.checkpoint(f"{name}-rates")
-        stored = checkpoint.read_checkpoint(path) if path else None
+        stored = self.stored(f"{name}-rates")
         if stored is None:
             print_stderr(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
             choice = self._choice(config, ratios)
             stored = {}, {"rates": choice.rates, "line": choice.line()}
-            if path:
-                checkpoint.write_checkpoint(path, *stored)
+            self.store(f"{name}-rates", *stored)
         _, record = stored
         print_stderr(record["line"])
         return list(record["rates"])
@@ -172,9 +223,8 @@ class Run:
         It is the model of the last checkpoint, or with `--keep best` the best one in it.
         """
         lines = [f"The training diverged: {error}. {self._what_to_try()}"]
-        path = self.checkpoint(TRAINING)
-        stored = checkpoint.read_checkpoint(path) if path else None
-        if stored is not None:
+        stored = checkpoint.read_checkpoint(self._path(TRAINING))
+        if stored is not None and self.writes:
             arrays, record = stored
             best = checkpoint.arrays_under("best", arrays)
             epoch, step = record["epoch"], record["step"]
@@ -185,7 +235,7 @@ class Run:
             self.save_model(self.folder / LAST_FINITE_FILE)
             lines.append(f"The model after {when} is kept: {self.folder / LAST_FINITE_FILE}.")
         message = " ".join(lines)
-        if self.checkpoints is not None:
+        if self.writes:
             write_text(self.checkpoints / _DIVERGED_FILE, message)
         return message
 
@@ -200,8 +250,8 @@ class Run:
 
     def check_not_diverged(self) -> None:
         """Raise a `CommandError` if a run that is resumed has diverged before."""
-        path = self.checkpoints / _DIVERGED_FILE if self.checkpoints else None
-        if path is not None and path.exists():
+        path = self.checkpoints / _DIVERGED_FILE
+        if path.exists():
             raise CommandError(
                 f"{path.read_text(encoding='utf-8')} This run cannot be resumed, since it would "
                 "diverge again. Start another one."
@@ -209,12 +259,11 @@ class Run:
 
     def remove_checkpoints(self) -> None:
         """Remove what only a run that is not finished needs."""
-        if self.checkpoints is not None:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def how_to_resume(self, when: str) -> str:
         """Say how a run that has ended early is resumed."""
-        if self.checkpoints is None or not (self.folder / SETTINGS_FILE).exists():
+        if not (self.folder / SETTINGS_FILE).exists():
             return "Start the run again."
         return f"{when}: dlr-tf finetune --resume {shlex.quote(str(self.folder))}"
 

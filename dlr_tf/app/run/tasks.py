@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
 from dlr_tf.app.config import TaskConfig
 from dlr_tf.app.results import Target, target_of
+from dlr_tf.app.run.agreement import all_make
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core.assignment import assign_variables
@@ -22,6 +24,7 @@ from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
 from dlr_tf.core.inner_optimizers import optimizer_from
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.rate_choice import relative_rates
+from dlr_tf.training.workers import Workers
 
 # The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
 OPTIMIZERS: dict[str, Any] = {
@@ -70,8 +73,12 @@ class Task:
         return relative_rates(len(self.groups))
 
 
-def load_task(config: TaskConfig) -> Task:
+def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:
     """Read the images, build the model, and split it into groups with their rates.
+
+    Args:
+        config: What the task is.
+        workers: The processes that train the model together. Defaults to this one alone.
 
     Raises:
         ValueError: If the images, the model, the groups or the rates are not usable.
@@ -83,7 +90,8 @@ def load_task(config: TaskConfig) -> Task:
     if config.data is None:
         task = _digits_task(config, boundaries, rates)
     else:
-        task = _image_task(config, config.data, boundaries, rates)
+        workers = workers or Workers(tf.distribute.get_strategy())
+        task = _image_task(config, config.data, boundaries, rates, workers)
     task.model.compile(loss=task.target.loss, metrics=[*task.target.metrics])
     return task
 
@@ -112,7 +120,9 @@ def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -
     return Task(data, target, model, groups, group_rates, pretraining_accuracy=accuracy)
 
 
-def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, rates: Any) -> Task:
+def _image_task(
+    config: TaskConfig, images: str, boundaries: list[str] | None, rates: Any, workers: Workers
+) -> Task:
     source = models.open_source(
         str(config.model),
         weights=config.weights,
@@ -121,7 +131,12 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
     )
     # Model, groups and rates come before the images, which can take minutes to read.
     columns = image_data.Columns.of(config.as_dict())
-    found = image_data.find(images, skip_broken=config.skip_broken, columns=columns)
+    found = all_make(
+        workers,
+        "data",
+        lambda: image_data.find(images, skip_broken=config.skip_broken, columns=columns),
+        lambda found: {"target": found.kind, "classes": list(found.class_names)},
+    )
     kind = found.kind
     if kind != "class" and config.class_weights != "none":
         raise ValueError(
@@ -135,13 +150,22 @@ def _image_task(config: TaskConfig, images: str, boundaries: list[str] | None, r
     command = layers_command(source.name, source.image_size, config.keep_head)
     groups = split_task(model, config.groups, boundaries, shown_by=command)
     group_rates = rates_of_groups(rates, groups)
-    data = image_data.load(
-        found,
-        image_size=source.image_size,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        validation_fraction=config.validation_fraction,
-        augmentations=config.augmentations,
+    data = all_make(
+        workers,
+        "data",
+        lambda: image_data.load(
+            found,
+            image_size=source.image_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            validation_fraction=config.validation_fraction,
+            augmentations=config.augmentations,
+        ),
+        lambda data: {
+            "training images": data.train_images,
+            "test images": data.test_images,
+            "fingerprint of the files": data.fingerprint,
+        },
     )
     _say_what_was_found(data)
     resolved = {

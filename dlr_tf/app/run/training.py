@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -102,8 +103,8 @@ def train(
     """
     task, model, data = run.task, run.task.model, run.task.data
     keras.utils.set_random_seed(config.seed)
-    path, log, shown = run.checkpoint(name), run.log(name), name == TRAINING
-    stored = None if path is None else checkpoint.read_checkpoint(path)
+    log, shown = run.log(name), name == TRAINING
+    stored = run.stored(name)
     arrays, record = stored or ({}, {})
     state = TrainingState.of(record)
     earlier_seconds, steps = state.seconds, data.steps_per_epoch
@@ -112,7 +113,7 @@ def train(
     logger = LearningRateLogger()
     best = BestWeights(state, checkpoint.arrays_under("best", arrays))
     writer = CheckpointCallback(
-        path,
+        functools.partial(run.store, name),
         state,
         arrays,
         config=config,

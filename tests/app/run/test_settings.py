@@ -19,7 +19,6 @@ from dlr_tf.app.run.settings import (
     write_place_of_data,
     write_settings,
 )
-from dlr_tf.app.terminal import UsageError
 
 
 def data(**changes: Any) -> Any:
@@ -134,11 +133,6 @@ def test_images_to_choose_by() -> None:
     assert parse_arguments(["finetune", "--keep", "best"]).validation_fraction == 0.1
     assert parse_arguments(["finetune", "--patience", "3"]).validation_fraction == 0.1
     assert parse_arguments(["find-lr"]).validation_fraction == 0.0
-
-
-def test_no_checkpoints_on_several_machines() -> None:
-    with pytest.raises(UsageError, match="--checkpoint-every does not work with --strategy mul"):
-        parse_arguments(["finetune", "--strategy", "multi-worker", "--checkpoint-every", "5"])
 
 
 def test_names_are_no_paths(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,9 +407,6 @@ def test_resume_needs_what_it_began_with(
     assert_mistake(["finetune", "--resume", "out"], "train images: 99, test images: 796. Found")
     assert_mistake(["finetune", "--resume", "out", "--seed", "1"], "--seed 1 differs from the run")
     assert_mistake(["finetune", "--resume", "nowhere"], "'nowhere' does not exist")
-    settings["settings"]["strategy"] = "multi-worker"
-    Path("out/settings.json").write_text(json.dumps(settings))
-    assert_mistake(["finetune", "--resume", "out"], "multi-worker writes no checkpoints")
 
 
 def test_tensorboard_is_missing(
