@@ -2,7 +2,8 @@
 
 `MultiWorkerMirroredStrategy` waits for its workers without a limit, and the `fit` of Keras 3.15
 fails under it, whatever the optimizer. Under `MirroredStrategy`, `fit` fails where the first batch
-does not divide evenly by the devices. This module works around all three.
+does not divide evenly by the devices, and images on a device with fewer of them count more. This
+module works around all four.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import faulthandler
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -148,6 +150,9 @@ def distributed_fit(model: keras.Model, batch: Any) -> Iterator[None]:
     - It reduces the logs, which are scalars, over their first axis. That fails on several machines.
       There the logs are the metrics of all workers instead.
 
+    And it gives all devices the same weight, also where a batch does not divide evenly. Here each
+    example has the same weight.
+
     After the block nothing of this stays on the model. On one device it does nothing. `fine_tune`
     uses it.
 
@@ -175,6 +180,7 @@ def distributed_fit(model: keras.Model, batch: Any) -> Iterator[None]:
         build_metrics(model, keras.tree.map_structure(_example, batch))
     with contextlib.ExitStack() as stack:
         stack.enter_context(skip_symbolic_build(model))
+        stack.enter_context(_equal_weight_of_examples(model))
         for kind in ("train", "test") if several_machines else ():
             # Earlier functions of Keras are not used in this block, nor its own functions after it.
             setattr(model, f"{kind}_function", None)
@@ -186,6 +192,47 @@ def distributed_fit(model: keras.Model, batch: Any) -> Iterator[None]:
 
 def _example(spec: Any) -> Any:
     return None if spec is None else keras.KerasTensor(spec.shape, tf.as_dtype(spec.dtype).name)
+
+
+@contextlib.contextmanager
+def _equal_weight_of_examples(model: keras.Model) -> Iterator[None]:
+    """Weigh the loss of each device by its examples, where `fit` weighs all devices alike.
+
+    The loss that is scaled is that of the gradients, so the metrics stay as they are. For a batch
+    that divides evenly, the weights are 1.
+    """
+    if model.optimizer is None:
+        yield
+        return
+    step, scale = model.train_step, model.optimizer.scale_loss
+    this_device = threading.local()  # a strategy traces the step of each device in a thread
+
+    def train_step(data: Any) -> Any:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+        count = tf.cast(tf.shape(first)[0], tf.float32)
+        context = tf.distribute.get_replica_context()
+        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, count)
+        this_device.weight = count / mean
+        try:
+            return step(data)
+        finally:
+            del this_device.weight
+
+    def scale_loss(loss: Any) -> Any:
+        weight = getattr(this_device, "weight", None)
+        return scale(loss if weight is None else loss * tf.cast(weight, loss.dtype))
+
+    with (
+        attribute_set(model, "train_step", train_step),
+        attribute_set(model.optimizer, "scale_loss", scale_loss),
+    ):
+        # Keras keeps the function that it made of the step.
+        model.train_function = None
+        try:
+            yield
+        finally:
+            model.train_function = None
 
 
 def _function_maker(model: keras.Model, kind: str) -> Callable[..., Any]:

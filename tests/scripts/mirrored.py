@@ -238,16 +238,24 @@ def fit_with_averaged_weights(strategy: tf.distribute.Strategy) -> None:
 
 @check("fit: a batch that does not divide by the devices")
 def fit_on_uneven_batches(strategy: tf.distribute.Strategy) -> None:
-    """Plain Keras cannot begin with one."""
-    with strategy.scope():
-        model = stack()
-        model.compile(optimizer_for(model), "mse", jit_compile=False)
-    x, y = data(model)
-    with distributed_fit(model, (x, y)):
-        model.fit(x, y, batch_size=BATCH - 1, shuffle=False, verbose=0)
-        assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == len(x) // (BATCH - 1)
-        assert np.isfinite(model.evaluate(x, y, batch_size=BATCH - 1, verbose=0))
-    assert not {"_maybe_symbolic_build", "make_train_function"} & vars(model).keys()
+    """Plain Keras cannot begin with one, and gives all devices the same weight."""
+    results = []
+    for place in (strategy, None):
+        with place.scope() if place else tf.distribute.get_strategy().scope():
+            model = stack()
+            model.compile(optimizer_for(model, optimizer="sgd"), "mse", jit_compile=False)
+        x, y = data(model)
+        fit = {"batch_size": BATCH - 1, "verbose": 0}
+        with distributed_fit(model, (x, y)):
+            losses = model.fit(x, y, shuffle=False, epochs=2, **fit).history["loss"]
+            losses.append(model.evaluate(x, y, **fit))
+        assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 16
+        own = {"_maybe_symbolic_build", "make_train_function", "train_step"}
+        assert not own & vars(model).keys()
+        assert "scale_loss" not in vars(model.optimizer)
+        weights = {f"weight {n}": value for n, value in enumerate(model.get_weights())}
+        results.append({**weights, "losses": np.array(losses)})
+    assert_alike(*results)
 
 
 @check("fit: fine_tune, then the user's own compile and fit")
