@@ -110,14 +110,14 @@ def keras_fit(strategy: tf.distribute.Strategy, folder: Path) -> None:
 
 
 def fit_on_all_workers(strategy: tf.distribute.Strategy, folder: Path) -> None:
-    """Losses, metrics, validation and weights, with a last batch of another size to validate on."""
+    """Losses, metrics, validation and weights, with batches that do not divide evenly."""
     results = []
     for place in (strategy, None):
         model = compiled(place, optimizer_for)
         x, y = data(model)
         with distributed_fit(model, (x, y)):
             history = model.fit(
-                batches(model),
+                batches(model, BATCH - 1),
                 epochs=2,
                 validation_data=tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) - 3),
                 verbose=0,

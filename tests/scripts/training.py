@@ -73,8 +73,8 @@ def data(model: keras.Model) -> tuple[np.ndarray, np.ndarray]:
     return x, (3 * rng.normal(size=(n, WIDTH))).astype("float32")
 
 
-def batches(model: keras.Model) -> tf.data.Dataset:
-    dataset = tf.data.Dataset.from_tensor_slices(data(model)).batch(BATCH)
+def batches(model: keras.Model, size: int = BATCH) -> tf.data.Dataset:
+    dataset = tf.data.Dataset.from_tensor_slices(data(model)).batch(size)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return dataset.with_options(options)

@@ -46,3 +46,15 @@ def test_a_thread_does_not_handle_signals() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_a_signal_to_another_worker_stops_this_one_too(another: bool) -> None:
+    stop = StopRequests()
+    stop.any_worker = lambda own: own or another
+    stop.agree()
+    assert stop.is_requested == another
+    if another:
+        with pytest.raises(StoppedError) as caught:
+            stop.check()
+        assert caught.value.exit_code == 143

@@ -26,7 +26,7 @@ from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.data import digits
 from dlr_tf.app.run import checkpoint, tasks
-from tests.scripts import kill_and_resume
+from tests.scripts import kill_and_resume, kill_workers
 
 # Two steps in an epoch, and a checkpoint after each of them.
 QUICK = ["finetune", "--epochs", "3", "--batch-size", "50", "--compare-seeds", "1"]
@@ -441,3 +441,11 @@ def test_real_processes_that_are_really_killed(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("2 kills in ")
     assert "1 of them left a half-written checkpoint: all runs equal" in last
+
+
+@pytest.mark.slow
+def test_two_workers_that_are_killed_end_as_two_that_were_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(kill_workers.__file__).parents[2]))
+    assert kill_workers.main(["--kills", "2"]) == 0, capsys.readouterr().out
