@@ -1,4 +1,4 @@
-"""The arguments `weight_decay` and `decay_to_start`: one value per group."""
+"""`weight_decay` and `decay_to_start` of `MultiGroupOptimizer`: one value per group."""
 
 from __future__ import annotations
 
@@ -35,16 +35,7 @@ class Decays:
 
 
 def weight_decays(value: Any, names: Sequence[str]) -> list[Decay] | None:
-    """Return the weight decay of each group, `None` for no argument.
-
-    Args:
-        value: Float or `LearningRateSchedule` (all groups), or one of them per group, as a sequence
-            or a dict by group name.
-        names: The names of the groups.
-
-    Raises:
-        TypeError: If a value is neither a number nor a schedule.
-        ValueError: If a number is negative or not finite, or a group has no value.
+    """Return the weight decay of each group, `None` for no argument; raise if it is not valid.
 
     >>> weight_decays(0.01, ["body", "head"])
     [0.01, 0.01]
@@ -57,16 +48,7 @@ def weight_decays(value: Any, names: Sequence[str]) -> list[Decay] | None:
 
 
 def start_decays(value: Any, names: Sequence[str]) -> list[float] | None:
-    """Return the decay toward the start of each group, `None` for no argument.
-
-    Args:
-        value: Float (all groups but the head), or one float per group, as a sequence or a dict by
-            group name.
-        names: The names of the groups.
-
-    Raises:
-        TypeError: If a value is not a number.
-        ValueError: If a number is negative or not finite, or a group has no value.
+    """Return the decay toward the start of each group, `None` for no argument; raise as above.
 
     >>> start_decays(0.01, ["body", "head"])
     [0.01, 0.0]

@@ -27,15 +27,9 @@ def resolve_learning_rates(
     """Return the rate or schedule of every group.
 
     Args:
-        learning_rate: A float or `LearningRateSchedule` (all groups), `slice(lo, hi)` (geometric
-            from the first group to the head), `slice(hi)` (head `hi`, every other group `hi / 10`),
-            a sequence with one float or schedule per group, or a dict from the name of each group
-            to its float or schedule.
+        learning_rate: As in `MultiGroupOptimizer`.
         n_groups: Number of groups, at least 1.
         names: The names of the groups, for a dict.
-
-    Returns:
-        `n_groups` floats or schedules.
 
     Raises:
         TypeError: If a rate is neither a number nor a schedule.
