@@ -40,8 +40,10 @@ COMMANDS: tuple[type[CommandConfig], ...] = (
     ExportConfig,
 )
 KINDS: tuple[type[ScheduleConfig], ...] = (SgdrConfig, OneCycleConfig, TriangularConfig)
+TEXTS = ("text_column", "sequence_length")
 COLUMNS = ("target", "label_column", "path_column", "split_column")
-NEED_DATA = (*COLUMNS, "model", "weights", "image_size", "keep_head", "augment", "skip_broken")
+MODEL = ("model", "weights", "image_size", "keep_head")
+NEED_DATA = (*COLUMNS, *TEXTS, *MODEL, "augment", "skip_broken")
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
 VERBOSE = "show the traceback of an error, and what TensorFlow says of the machine (default: off)"

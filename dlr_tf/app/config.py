@@ -91,7 +91,9 @@ class TaskConfig(NetworkConfig):
     Args:
         data (DATA): Folder with one sub-folder of images per class (or with train/ and test/ or
             val/ that hold such sub-folders), CSV file with the columns path, label and perhaps
-            split, or tfds:NAME (default: the digits of scikit-learn, which need no network).
+            split, or tfds:NAME; for texts a .csv, .tsv or .jsonl file with the columns text, label
+            and perhaps split, or a folder of .txt files (default: the digits of scikit-learn, which
+            need no network).
         target: What a CSV file tells of each image: one class, several labels, or numbers (default:
             what the values look like).
         label_column (A,B): Column with the class, the labels or the number; or one 0/1 column per
@@ -99,6 +101,10 @@ class TaskConfig(NetworkConfig):
             category or tags).
         path_column (NAME): Column with the paths (default: path, file, filename, image, ...).
         split_column (NAME): Column that says train, val or test (default: split or subset).
+        text_column (A,B): Column of a table with the texts, or the two of a pair (default: one with
+            a usual name, such as text, sentence or review).
+        sequence_length (N): Tokens of a text that are read; longer texts are cut (default: chosen
+            from the data).
         weights (imagenet|none|PATH): Weights to start from; none: random; PATH: a file made with
             include_top=False (default: imagenet; for hub:NAME those of the preset; a .keras file
             has its own).
@@ -128,6 +134,8 @@ class TaskConfig(NetworkConfig):
     label_column: str | None = None
     path_column: str | None = None
     split_column: str | None = None
+    text_column: str | None = None
+    sequence_length: Count | None = None
     weights: str | None = None
     augment: Annotated[str, some_names(AUGMENTATIONS)] = "none"
     class_weights: Annotated[str, Typed(choices=("none", "balanced"))] = "none"
@@ -283,7 +291,10 @@ class PredictConfig(CommandConfig):
     Args:
         run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
         paths (PATH): Image files, and folders whose images are classified, those in sub-folders
-            too.
+            too. For a model of texts: .txt files, folders of them, .csv, .tsv or .jsonl files, or
+            - for the lines on stdin.
+        text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
+            the training, or one with a usual name).
         csv: Print a table as CSV (default: text).
         json: Print a JSON list (default: text).
         top (N): Number of classes to print for each image; labels and numbers are all printed.
@@ -296,6 +307,7 @@ class PredictConfig(CommandConfig):
 
     run: str
     paths: Annotated[Sequence[str], Typed(nargs="+")]
+    text_column: str | None = None
     csv: bool = False
     json: bool = False
     top: Count = 3
@@ -314,6 +326,8 @@ class EvaluateConfig(CommandConfig):
         data (DATA): As DATA of finetune: its part test, else val, else all images; of the data that
             the model was trained on, the images that were kept for testing (default: the data that
             the model was trained on).
+        text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
+            the training, or one with a usual name).
         output (DIR): New or empty folder (default: a new folder RUN/evaluation).
         batch_size (N): Number of images that are classified together.
     """
@@ -323,6 +337,7 @@ class EvaluateConfig(CommandConfig):
 
     run: str
     data: str | None = None
+    text_column: str | None = None
     output: str | None = None
     batch_size: Count = 32
 

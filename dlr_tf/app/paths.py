@@ -15,7 +15,7 @@ def check_data(source: str) -> None:
     if not source.startswith(TFDS) and not Path(source).exists():
         raise ValueError(
             f"The data folder {source!r} does not exist: expected one sub-folder of images per "
-            "class, or a CSV file with the columns path and label."
+            "class, or a CSV file with the columns path and label, or text and label."
         )
 
 
@@ -48,10 +48,10 @@ def check_resumable(run: str) -> None:
 
 def check_images(paths: Sequence[str]) -> None:
     """Raise a `ValueError` if one of the paths does not exist."""
-    missing = [path for path in paths if not Path(path).exists()]
+    missing = [path for path in paths if path != "-" and not Path(path).exists()]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"The image {missing[0]!r}{others} does not exist. Correct the path.")
+        raise ValueError(f"The file {missing[0]!r}{others} does not exist. Correct the path.")
 
 
 def check_paths(config: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app.config import EvaluateConfig
-from dlr_tf.app.models import TrainedModel, load_trained
+from dlr_tf.app.models import TrainedModel, load_trained, text_columns
 from dlr_tf.app.paths import TFDS
 from dlr_tf.app.results import (
     Evaluation,
@@ -66,7 +66,13 @@ def run(config: EvaluateConfig) -> int:
         plotting.require_matplotlib()
         target = target_of(**trained.described)
         classify = Classifier(trained.model, target.kind)
-        found = find_images(trained, config.data, config.batch_size, classify.size)
+        found: image_data.ImageData | image_data.LabelledFiles
+        if classify.takes_texts:
+            found = find_texts(trained, config)
+        else:
+            found = find_images(trained, config.data, config.batch_size, classify.size)
+            if config.text_column is not None:
+                raise ValueError("--text-column is for a model of texts. Leave it out.")
         if found.kind != target.kind:
             raise ValueError(
                 f"{found.name} tells {NOUNS[found.kind]} of each image, and the model "
@@ -90,9 +96,9 @@ def run(config: EvaluateConfig) -> int:
             target.kind, ("probabilities", "count as wrong")
         )
         print_stderr(
-            f"the model's {what} are not finite for {evaluation.n_not_finite} of {total} images, "
-            f"which {then}. Its training diverged: train again at lower rates, such as those of "
-            "dlr-tf find-lr"
+            f"the model's {what} are not finite for {evaluation.n_not_finite} of {total} "
+            f"{getattr(evaluation, 'unit', 'image')}s, which {then}. Its training diverged: train "
+            "again at lower rates, such as those of dlr-tf find-lr"
         )
     for folder in (*reversed(output.parents), output):
         make_folder(folder)
@@ -205,6 +211,55 @@ def columns_of(trained: TrainedModel, settings: Mapping[str, Any]) -> image_data
     return columns
 
 
+def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.ImageData:
+    """Return the texts to score a model on, whose part `test` counts.
+
+    Raises:
+        ValueError: If they cannot be used, or it is not known what the model was trained on.
+
+    Warns:
+        UserWarning: If the texts that the model was trained on have changed since.
+    """
+    settings = run_settings(trained.folder)
+    source = config.data or settings.get("data")
+    if source is None:
+        raise ValueError(
+            f"It is not known what {str(trained.path)!r} was trained on. Give DATA: a table with "
+            "the columns text and label."
+        )
+    trained_on = settings.get("data") or ""
+    was_trained_on = os.path.realpath(source) == os.path.realpath(trained_on)
+    columns = image_data.Columns.of(settings)
+    if config.text_column is not None:
+        columns = dataclasses.replace(columns, text_column=config.text_column)
+    found = image_data.find(
+        source,
+        skip_broken=settings.get("skip_broken", False),
+        to_score=not was_trained_on,
+        columns=columns,
+    )
+    n_columns = text_columns(trained.model)
+    if not isinstance(found, image_data.LabelledTexts) or found.n_columns != n_columns:
+        raise ValueError(
+            f"The model {config.run!r} takes {n_columns} text(s) per example, and {source!r} holds "
+            "something else. Give other DATA, or --text-column."
+        )
+    split = {name: settings.get(name, 0) for name in ("seed", "validation_fraction")}
+    loaded = image_data.load(found, evaluation_batch_size=config.batch_size, **split)
+    if was_trained_on:
+        try:
+            check_same_data(trained.folder, loaded)
+        except ValueError:
+            warn_user(
+                f"The texts of {loaded.name!r} have changed since the training, so another part of "
+                "them is kept for testing now, and the model may have been trained on some of it."
+            )
+        print_stderr(
+            f"the {loaded.test_images} texts of {source} that the training kept for testing"
+        )
+    return loaded
+
+
 def check_class_names(found: Any, known: Sequence[str]) -> None:
     """Check that a model knows all classes of the images. It may know more.
 
@@ -224,8 +279,9 @@ def check_class_names(found: Any, known: Sequence[str]) -> None:
         )
     absent = [name for name in known if name not in used]
     if absent:
+        unit = getattr(found, "unit", "image")
         print_stderr(
-            f"{found.name} has no images of {len(absent)} of {len(known)} classes: "
+            f"{found.name} has no {unit}s of {len(absent)} of {len(known)} classes: "
             f"{some_of(absent)}"
         )
 

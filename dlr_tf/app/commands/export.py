@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,21 +37,25 @@ def run(config: ExportConfig) -> int:
         check_new(output)
         form.require()
         model = models.load_model_file(path)
-        examples = models.example_images(model)
+        if models.takes_texts(model) and config.format != "saved-model":
+            raise ValueError(
+                "A model that takes texts can be exported as saved-model alone, since "
+                f"{config.format} has no tokenizer. Give --format saved-model."
+            )
+        examples = models.example_inputs(model)
     with messages_to_stderr():
         difference = export(model, form, output, examples)
-    sizes = " and ".join(f"{images.shape[1]} x {images.shape[2]}" for images in examples)
-    print(
-        f"the largest difference of a probability is {difference:.1e}, on images of {sizes} pixels"
-    )
+    on = f"{len(examples[0])} texts"
+    if not models.takes_texts(model):
+        sizes = " and ".join(f"{images.shape[1]} x {images.shape[2]}" for images in examples)
+        on = f"images of {sizes} pixels"
+    print(f"the largest difference of a probability is {difference:.1e}, on {on}")
     print(f"written to {output}")
     return 0
 
 
-def export(
-    model: keras.Model, form: models.Format, output: Path, examples: list[np.ndarray]
-) -> float:
-    """Write a model, check it on batches of images, and return the largest difference.
+def export(model: keras.Model, form: models.Format, output: Path, examples: list[Any]) -> float:
+    """Write a model, check it on batches of examples, and return the largest difference.
 
     Raises:
         ExportError: If the model cannot be written in this format, or its predictions differ by

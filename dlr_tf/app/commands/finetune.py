@@ -25,7 +25,7 @@ from dlr_tf.app.results import (
     check_output_folder,
     check_writable,
     describe_groups,
-    images_at,
+    examples_at,
     locked,
     page_of,
     remove_partial_files,
@@ -215,7 +215,7 @@ def _train_and_write(run: Run) -> None:
         data = task.data
         evaluation = evaluate_data(Classifier(task.model, target.kind), data, target)
         errors = [error.index for error in evaluation.worst_errors()]
-        images = images_at(data.test, errors)
+        images = examples_at(data.test, errors)
     if target.kind != "class":
         print_result(evaluation.summary())
     with messages_to_stderr():
@@ -241,7 +241,8 @@ def _train_and_write(run: Run) -> None:
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
-    predict = ["predict", str(run.folder), "photo.jpg"]
+    example = "photo.jpg" if task.data.unit == "image" else "text.txt"
+    predict = ["predict", str(run.folder), example]
     print_result(next_line(["finetune", "PHOTOS"] if config.data is None else predict))
 
 

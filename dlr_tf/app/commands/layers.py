@@ -97,7 +97,10 @@ def _network(config: LayersConfig) -> tuple[str, keras.Model]:
     n_classes = source.own_classes or CLASSES
     model = source.build(source.kept_classes or [str(index) for index in range(n_classes)])
     head = "its own head" if config.keep_head else f"a head for {n_classes} classes"
-    return f"{source.name}, images of {source.image_size} x {source.image_size}, {head}", model
+    takes = f"images of {source.image_size} x {source.image_size}"
+    if source.texts is not None:
+        takes = "texts"
+    return f"{source.name}, {takes}, {head}", model
 
 
 def layer_rows(model: keras.Model, groups: Sequence[LayerGroup]) -> list[Row]:

@@ -51,6 +51,8 @@ class ImageData:
         found: What the data hold, in words. Defaults to empty: that follows from `class_names`.
         sizes: The number of images of each split. Defaults to none: the sums of `class_counts`.
         scaling: The mean and the standard deviation of each number over the training images.
+        unit: What an example is called. Defaults to "image". Of a "text", batches are strings, of
+            shape `(batch,)`, or `(batch, 2)` for pairs, and `image_shape` is empty.
     """
 
     name: str
@@ -59,7 +61,7 @@ class ImageData:
     validation: tf.data.Dataset
     test: tf.data.Dataset
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     test_names: Sequence[str]
     class_counts: Mapping[str, Sequence[int]]
     fingerprint: str = ""
@@ -67,6 +69,7 @@ class ImageData:
     found: str = ""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     scaling: tuple[Sequence[float], Sequence[float]] = ((), ())
+    unit: str = "image"
 
     @functools.cached_property
     def train(self) -> tf.data.Dataset:
@@ -106,7 +109,8 @@ class Settings:
     """How a source becomes batches.
 
     Args:
-        image_size: Height and width, in pixels, that every image is resized to.
+        image_size: Height and width, in pixels, that every image is resized to. Defaults to 0: the
+            examples are no images.
         batch_size: Images per batch. Defaults to 32.
         evaluation_batch_size: Images per batch of `validation` and `test`. Defaults to `None`: 4
             times as many, which is faster, and takes less memory than training does.
@@ -120,7 +124,7 @@ class Settings:
             `augmentation.AUGMENTATIONS`. Defaults to none.
     """
 
-    image_size: int
+    image_size: int = 0
     batch_size: int = 32
     evaluation_batch_size: int | None = None
     seed: int = 0

@@ -13,6 +13,7 @@ from dlr_tf.app.data.image_files import load_files
 from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.targets import CLASS, Columns
+from dlr_tf.app.data.texts import LabelledTexts, holds_texts, load_texts, read_texts
 from dlr_tf.app.data.tfds import TfdsSource, find_tfds, load_tfds
 from dlr_tf.app.paths import TFDS, check_data
 
@@ -24,7 +25,7 @@ def find(
     to_score: bool = False,
     columns: Columns | None = None,
 ) -> Any:
-    """Find the classes of a source without reading its images.
+    """Find the classes of a source without reading its images. Texts are read.
 
     Args:
         source: A folder (see `read_folder`), a CSV file (see `read_csv`), or `"tfds:NAME"`.
@@ -33,11 +34,11 @@ def find(
         to_score: Whether a model is scored. Then one split is listed, as "test": that of `test`,
             else of `validation`, else all images. It may hold one class only, and what is broken is
             left out. Not for a data set of TensorFlow Datasets. Defaults to `False`.
-        columns: Which columns of a CSV file are read. Defaults to those with usual names.
+        columns: Which columns of a table are read. Defaults to those with usual names.
 
     Returns:
-        `LabelledFiles` or a `TfdsSource`, for `load`. Its `class_names` are the names of the
-        classes.
+        `LabelledFiles`, `LabelledTexts` or a `TfdsSource`, for `load`. Its `class_names` are the
+        names of the classes.
 
     Raises:
         ImportError: If a package that the source needs is not installed.
@@ -59,6 +60,13 @@ def find(
                 f"{name!r}"
             )
         return find_tfds(name.removeprefix(TFDS))
+    if path.exists() and holds_texts(path, columns):
+        return read_texts(path, columns=columns, skip_broken=skip_broken, to_score=to_score)
+    if columns.text_column is not None:
+        raise ValueError(
+            "--text-column is for a table of texts, a file that ends in .csv, .tsv or .jsonl. "
+            f"Received: --text-column {columns.text_column} with {name!r}"
+        )
     require_pillow()
     if path.is_dir():
         return read_folder(path, skip_broken=skip_broken, to_score=to_score)
@@ -67,7 +75,8 @@ def find(
     check_data(name)
     raise ValueError(
         f"The data folder {name!r} is a file, but not a CSV file: {LAYOUT}, or a CSV file with the "
-        "columns path and label."
+        "columns path and label. Texts are in a .csv, .tsv or .jsonl file with the columns text "
+        "and label."
     )
 
 
@@ -87,7 +96,9 @@ def load(
         ValueError: If the images cannot be used.
     """
     found = source
-    if not isinstance(source, (LabelledFiles, TfdsSource)):
+    if not isinstance(source, (LabelledFiles, LabelledTexts, TfdsSource)):
         found = find(source, skip_broken=skip_broken, columns=columns)
+    if isinstance(found, LabelledTexts):
+        return load_texts(found, Settings(**settings))
     read = load_tfds if isinstance(found, TfdsSource) else load_files
     return read(found, Settings(**settings))

@@ -73,6 +73,8 @@ def complete_splits(
     class_names: Sequence[str],
     name: str,
     settings: Settings,
+    *,
+    unit: str = "image",
 ) -> dict[str, np.ndarray]:
     """Return "train", "test" and perhaps "validation", after holding out what is asked for.
 
@@ -83,6 +85,7 @@ def complete_splits(
         name: What a message calls the data.
         settings: The fractions that are held out, and the seed. `test_fraction` counts if there is
             no other split than "train", `validation_fraction` if there is none beside "test".
+        unit: What a message calls an example. Defaults to "image".
 
     Raises:
         ValueError: If a split would be empty.
@@ -99,7 +102,7 @@ def complete_splits(
         missing = np.setdiff1d(labels[indices], labels[indices[chosen]])
         if class_names and len(missing) and chosen.any():
             warn_user(
-                "There are classes with one image, which is trained on, so that none is left for "
+                f"There are classes with one {unit}, which is trained on, so that none is left for "
                 f"the {split}: {some_of([class_names[label] for label in missing])}."
             )
         splits["train"], splits[split] = indices[~chosen], indices[chosen]
@@ -114,8 +117,8 @@ def complete_splits(
         if split in splits and not len(splits[split]):
             needed = "two" if settings.validation_fraction == 0 else "three"
             raise ValueError(
-                f"The data {name!r} hold {sum(map(len, splits.values()))} images that can be read, "
-                f"too few to keep some for the {split}. Add images: every class needs {needed} or "
-                "more."
+                f"The data {name!r} hold {sum(map(len, splits.values()))} {unit}s that can be "
+                f"read, too few to keep some for the {split}. Add {unit}s: every class needs "
+                f"{needed} or more."
             )
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}

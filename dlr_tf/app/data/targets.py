@@ -37,6 +37,7 @@ class Columns:
     label_column: str | None = None
     path_column: str | None = None
     split_column: str | None = None
+    text_column: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Columns:

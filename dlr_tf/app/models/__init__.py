@@ -5,12 +5,15 @@ May import `terminal`, `training` and `core`. Other rooms import what is below a
 
 from dlr_tf.app.models.applications import application_model
 from dlr_tf.app.models.embedded import digits_backbone
+from dlr_tf.app.models.examples import example_inputs
 from dlr_tf.app.models.export_formats import FORMATS, Format
 from dlr_tf.app.models.heads import HEAD, Head, classifier, head_paths, set_scaling
-from dlr_tf.app.models.inputs import example_images, image_shape
+from dlr_tf.app.models.inputs import image_shape
+from dlr_tf.app.models.keras_hub import HUB
 from dlr_tf.app.models.outputs import to_probabilities, to_scores
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.sources import model_file, open_source
+from dlr_tf.app.models.texts import takes_texts, text_columns
 from dlr_tf.app.models.trained import (
     CHECKPOINTS,
     CLASSES_FILE,

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from dlr_tf._names import MAX_NAMES, some_of
+from dlr_tf.app.models.examples import example_inputs
 from dlr_tf.app.models.heads import CLASSES, Head, features_of
-from dlr_tf.app.models.inputs import example_images
 from dlr_tf.app.models.outputs import class_count, to_probabilities
 from dlr_tf.app.models.trained import CLASSES_FILE, known_class_names
 from dlr_tf.core.model_graph import output_activations
@@ -150,7 +150,7 @@ class KeptHead:
             # softmax((0, x)) is (1 - sigmoid(x), sigmoid(x)).
             weights = [np.concatenate([np.zeros_like(w), w], axis=-1) for w in weights]
         dense.set_weights([w[..., order] for w in weights])
-        images = example_images(self.model)[0]
+        images = example_inputs(self.model)[0]
         probabilities = to_probabilities(self.model, self.label, images)
         expected = np.asarray(probabilities(self.model(images, training=False)))[:, order]
         found = np.asarray(model(images, training=False))

@@ -13,6 +13,8 @@ from dlr_tf.app.models.inputs import image_shape, in_size, raw_images, resizing_
 from dlr_tf.app.models.kept_head import KeptHead
 from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.models.source import Source
+from dlr_tf.app.models.text_inputs import TextInput
+from dlr_tf.app.models.texts import takes_texts, text_columns
 from dlr_tf.app.models.trained import known_target, load_model_file
 from dlr_tf.core.model_graph import output_activations
 
@@ -32,6 +34,8 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
     """
     model = load_model_file(path)
     label = f"The model {str(path)!r}"
+    if takes_texts(model):
+        return _text_source(path, label, model, image_size, keep_head)
     shape = image_shape(model, label)
     if shape[2] != 3:
         raise ValueError(
@@ -109,6 +113,54 @@ def _kept_outputs(
         own_classes=len(known.names),
         kept_classes=known.names,
     )
+
+
+def _text_source(
+    path: Path, label: str, model: keras.Model, image_size: int | None, keep_head: bool
+) -> Source:
+    """Return a `.keras` file that takes strings as a network to start from."""
+    if image_size is not None:
+        raise ValueError(f"{label} takes texts: leave --image-size out.")
+    texts = TextInput(label, columns=text_columns(model))
+    if keep_head:
+        kept = KeptHead.of(path, label, model)
+        return Source(
+            name=str(path),
+            weights=WEIGHTS,
+            image_size=None,
+            build=lambda class_names: _with_probabilities(kept.build(class_names)),
+            note=kept.note(),
+            own_classes=kept.n_classes,
+            kept_classes=kept.classes,
+            texts=texts,
+        )
+    features, layer = features_of(model, label)
+    note = f"{label} ends with features: it gets a head"
+    if layer is not None:
+        note = (
+            f"the head of {str(path)!r}, layer {layer.name!r}, is replaced (--keep-head keeps it)"
+        )
+
+    def build(names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+        inputs = model.inputs[0]
+        return with_head(inputs, features, len(names), name=model.name, head=head)
+
+    return Source(
+        name=str(path),
+        weights=WEIGHTS,
+        image_size=None,
+        build=build,
+        note=note,
+        own_classes=None if layer is None else class_count(model),
+        texts=texts,
+    )
+
+
+def _with_probabilities(model: keras.Model) -> keras.Model:
+    if output_activations(model) != ("linear",):
+        return model
+    softmax = keras.layers.Softmax(dtype="float32", name="softmax")
+    return keras.Model(model.inputs[0], softmax(model.outputs[0]), name=model.name)
 
 
 def _with_raw_images(model: keras.Model, size: int) -> keras.Model:

@@ -13,6 +13,7 @@ from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.models.heads import CLASSES, Head, classifier
 from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
+from dlr_tf.app.models.texts import preset_source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 from dlr_tf.app.terminal import one_line
 
@@ -29,11 +30,12 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
         ) from error
     check_weights(weights)
     preset = name[len(HUB) :]
-    known = sorted(keras_hub.models.ImageClassifier.presets)
+    tasks = (keras_hub.models.ImageClassifier, keras_hub.models.TextClassifier)
+    known = sorted(preset for task in tasks for preset in task.presets)
     is_folder = Path(preset).is_dir()
     if not is_folder and preset not in known and "/" not in preset:
         raise ValueError(
-            f"KerasHub has no preset {preset!r} for image classification."
+            f"KerasHub has no preset {preset!r} for the classification of images or texts."
             f"{did_you_mean(preset, known)} Known: {some_of(known)}. Or give hub: and the folder "
             "of a preset."
         )
@@ -46,6 +48,18 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
             f"The preset {preset!r} of KerasHub could not be loaded. Check the network, or give "
             f"hub: and the folder of a preset. Received: {one_line(error)[:300]}"
         ) from error
+    if weights not in (None, "imagenet", "none"):
+        load_backbone_weights(
+            backbone, weights, preset, f"keras_hub.models.Backbone.from_preset({preset!r})"
+        )
+    chosen = weights or "of the preset"
+    if isinstance(backbone.input, dict) and "token_ids" in backbone.input:
+        if image_size is not None:
+            raise ValueError(
+                "--image-size is for images, and the network takes texts. Received: "
+                f"--model {name} --image-size {image_size}"
+            )
+        return preset_source(keras_hub, name, preset, backbone, chosen)
     try:
         converter = keras_hub.layers.ImageConverter.from_preset(preset)
     except ValueError:  # the preset has none
@@ -58,10 +72,6 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
     if size is None and shape[0] is None and getattr(converter, "image_size", None):
         size = converter.image_size[0]
     backbone, size = in_size(label, backbone, size)
-    if weights not in (None, "imagenet", "none"):
-        load_backbone_weights(
-            backbone, weights, preset, f"keras_hub.models.Backbone.from_preset({preset!r})"
-        )
 
     def preprocess(images: Any) -> Any:
         scale, offset = (
@@ -79,4 +89,4 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
             head=head,
         )
 
-    return Source(name, weights or "of the preset", size, build)
+    return Source(name, chosen, size, build)

@@ -97,12 +97,14 @@ class Evaluation:
         labels: The true classes, int array of shape `(examples,)`.
         probabilities: What the classifier gives, float array of shape `(examples, classes)`.
         names: What each example is called. Defaults to none: by its index.
+        unit: What an example is. Defaults to "image".
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
     names: Sequence[str] = ()
+    unit: str = "image"
 
     @property
     def scores(self) -> dict[str, float]:
@@ -186,7 +188,7 @@ class Evaluation:
         return [
             ConfidentError(
                 index,
-                str(self.names[index]) if len(self.names) else f"image {index}",
+                str(self.names[index]) if len(self.names) else f"{self.unit} {index}",
                 self.class_names[self.labels[index]],
                 self.class_names[predictions[index]],
                 float(self.probabilities[index].max()),
@@ -230,13 +232,13 @@ class Evaluation:
             )
             for s in self.class_scores()
         ]
-        text = table(("class", "precision", "recall", "F1", "images"), scores, numbers=4)
+        text = table(("class", "precision", "recall", "F1", f"{self.unit}s"), scores, numbers=4)
         errors = [
             (e.name, e.true_class, e.predicted_class, f"{e.probability:.3f}")
             for e in self.most_confident_errors()
         ]
         if errors:
-            columns = ("image", "true class", "predicted class", "probability")
+            columns = (self.unit, "true class", "predicted class", "probability")
             text += f"\nthe most confident errors:\n{table(columns, errors, numbers=1)}"
         return text
 

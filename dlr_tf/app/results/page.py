@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # A matrix of more classes has squares without numbers, and one of still more is left out.
 NUMBERS_UP_TO, MATRIX_UP_TO = 20, 100
 MAX_CONFUSIONS = 10
+MAX_TEXT = 300  # characters
 MISSING = "-"
 _METRICS = {"auc_pr": "Area under the precision-recall curve", "mae": "Mean absolute error"}
 # Settings that have an effect only with this value of another one.
@@ -42,7 +43,7 @@ def page_of(
     history: History,
     steps: History,
     evaluation: Any,
-    images: Mapping[int, np.ndarray],
+    images: Mapping[int, Any],
 ) -> str:
     """Return the page of a run.
 
@@ -52,7 +53,7 @@ def page_of(
         steps: `LearningRateLogger.history`: the rates of every step.
         evaluation: The scores on the test images.
         images: The images of the most confident errors by index, uint8 arrays of shape
-            `(height, width, channels)`.
+            `(height, width, channels)`, or the texts.
 
     Raises:
         ImportError: If matplotlib or Jinja2 is not installed.
@@ -60,7 +61,8 @@ def page_of(
     return _template().render(
         title=model_on_data(report["settings"].get("model"), report["data"]["name"]),
         **_overview(report, history, evaluation),
-        comparison=_comparison(report, len(evaluation.labels)),
+        unit=unit_of(evaluation),
+        comparison=_comparison(report, evaluation),
         curves=_curves(report, history, steps),
         groups=[_group(group) for group in report["groups"]],
         **_scores(evaluation),
@@ -118,10 +120,10 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> C
         *evaluation.tiles(),
         (f"{report['test_loss']:.4g}", "test loss"),
         (f"{len(data['class_names'])}", noun),
-        (f"{data['train_images']:,}", "training images"),
+        (f"{data['train_images']:,}", f"training {unit_of(evaluation)}s"),
     ]
     if data["validation_images"]:
-        tiles.append((f"{data['validation_images']:,}", "validation images"))
+        tiles.append((f"{data['validation_images']:,}", f"validation {unit_of(evaluation)}s"))
     tiles.append((duration(report["seconds"]["training"]), "training"))
     epochs = len(history["loss"])
     facts = [
@@ -134,14 +136,16 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> C
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:
         what = "numbers" if kind == "number" else "probabilities"
-        facts.append(f"no finite {what} for {evaluation.n_not_finite:,} test images")
+        count = f"{evaluation.n_not_finite:,} test {unit_of(evaluation)}s"
+        facts.append(f"no finite {what} for {count}")
     return {"tiles": tiles, "facts": facts}
 
 
-def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
+def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
     if "compare" not in report:
         return None
     other = report["compare"]
+    total = len(evaluation.labels)
     score = other.get("score", "accuracy")
     key = "test_accuracies" if score == "accuracy" else f"test_{score}_values"
     ours, theirs = report[key], other[key]
@@ -167,7 +171,8 @@ def _comparison(report: Mapping[str, Any], total: int) -> Context | None:
     ]
     difference = sides[0]["mean"] - sides[1]["mean"]
     text = f"Difference: {difference:+.4f}"
-    text += f", {abs(difference) * total:.0f} of {total} images. " if score == "accuracy" else ". "
+    count = f"{abs(difference) * total:.0f} of {total} {unit_of(evaluation)}s"
+    text += f", {count}. " if score == "accuracy" else ". "
     text += (
         "A dot is one seed. The curves below are those of the first seed."
         if len(ours) > 1
@@ -274,22 +279,27 @@ def _confusion(evaluation: Evaluation) -> Context:
     }
 
 
-def _errors(evaluation: Any, images: Mapping[int, np.ndarray]) -> Context:
+def unit_of(evaluation: Any) -> str:
+    """Return what an example is called."""
+    return str(getattr(evaluation, "unit", "image"))
+
+
+def _errors(evaluation: Any, images: Mapping[int, Any]) -> Context:
     errors = [
         {
             "name": error.name,
             "lines": error.lines,
             "text": ", ".join(f"{line.word} {line.value}" for line in error.lines),
-            "uri": picture_uri(images[error.index]),
-            # Smooth enlarging would blur a picture of few pixels.
-            "is_small": max(images[error.index].shape[:2]) < 64,
+            **_example(images[error.index]),
         }
         for error in evaluation.worst_errors()
     ]
-    is_number = hasattr(evaluation, "scatters")
-    text = f"Every test image is {'predicted exactly' if is_number else 'classified correctly'}."
+    is_number, unit = hasattr(evaluation, "scatters"), unit_of(evaluation)
+    text = f"Every test {unit} is {'predicted exactly' if is_number else 'classified correctly'}."
     if evaluation.n_not_finite:
-        text = f"No prediction for {evaluation.n_not_finite:,} test images; all others are correct."
+        text = (
+            f"No prediction for {evaluation.n_not_finite:,} test {unit}s; all others are correct."
+        )
     return {
         "heading": "Largest errors" if is_number else "Most confident errors",
         "what": "The predictions that are furthest from the truth."
@@ -298,6 +308,15 @@ def _errors(evaluation: Any, images: Mapping[int, np.ndarray]) -> Context:
         "pictures": errors,
         "none": text,
     }
+
+
+def _example(example: Any) -> Context:
+    """Return the picture of an image, or the beginning of a text."""
+    if isinstance(example, str):
+        shown = example if len(example) <= MAX_TEXT else f"{example[:MAX_TEXT]}..."
+        return {"example": shown}
+    # Smooth enlarging would blur a picture of few pixels.
+    return {"uri": picture_uri(example), "is_small": max(example.shape[:2]) < 64}
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, str]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
-def images_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, np.ndarray]:
-    """Return the images of a data set at these indices, as uint8, in one pass."""
-    wanted, found, first = set(indices), dict[int, np.ndarray](), 0
+def examples_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, Any]:
+    """Return the examples of a data set at these indices, in one pass: images as uint8, or texts.
+
+    The two of a pair are separated by a line.
+    """
+    wanted, found, first = set(indices), dict[int, Any](), 0
     if not wanted:
         return found
     for images, *_ in dataset:
         count = len(images)
         for index in wanted.intersection(range(first, first + count)):
+            if images.dtype == tf.string:
+                parts = np.ravel(images[index - first].numpy())
+                found[index] = "\n".join(part.decode() for part in parts)
+                continue
             pixels = np.asarray(images[index - first])
             found[index] = np.clip(pixels.round(), 0, 255).astype(np.uint8)
         first += count

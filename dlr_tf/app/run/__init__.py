@@ -22,6 +22,7 @@ from dlr_tf.app.run.predictions import (
     known_labels,
     outputs_on,
     predict_files,
+    predict_texts,
 )
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished

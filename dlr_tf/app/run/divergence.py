@@ -34,7 +34,7 @@ class StopOnDivergence(keras.callbacks.Callback):
         self._check("its loss", (logs or {}).get("loss", 0.0))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._check("its loss on the validation images", (logs or {}).get("val_loss", 0.0))
+        self._check("its loss on the validation data", (logs or {}).get("val_loss", 0.0))
 
     def _check(self, what: str, value: float) -> None:
         if not math.isfinite(value):

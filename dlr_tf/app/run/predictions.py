@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,38 +13,44 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.data import ImageData, read_image, resize
-from dlr_tf.app.models import example_images, image_shape, to_probabilities, to_scores
+from dlr_tf.app.data import ImageData, TextToPredict, read_image, resize
+from dlr_tf.app.models import example_inputs, image_shape, takes_texts, to_probabilities, to_scores
 from dlr_tf.app.results import Target
 from dlr_tf.app.terminal import one_line
 
 
 class Prediction(NamedTuple):
-    """What a model says of an image file: its outputs, or why it cannot be read."""
+    """What a model says of a file or a text: its outputs, or why it cannot be read.
+
+    Of a text, the path is the place, and the text is there too.
+    """
 
     path: str
     probabilities: np.ndarray | None
     error: str = ""
+    text: Any = None
 
 
 class Classifier:
-    """A model that is called on image files and on batches of images.
+    """A model that is called on image files, and on batches of images or of texts.
 
     Args:
-        model: A model from images with values from 0 to 255 to probabilities or logits, or to
-            numbers.
+        model: A model from images with values from 0 to 255, or from texts, to probabilities or
+            logits, or to numbers.
         kind: The kind of its target. Defaults to "class".
 
     Raises:
-        ValueError: If the model takes no images, or gives no probabilities or logits.
+        ValueError: If the model takes neither, or gives no probabilities or logits.
     """
 
     def __init__(self, model: keras.Model, kind: str = "class") -> None:
-        height, width, self.channels = image_shape(model)
+        self.takes_texts = takes_texts(model)
+        shape = (None, None, 0) if self.takes_texts else image_shape(model)
+        height, width, self.channels = shape
         self.size = None if height is None or width is None else (height, width)
         outputs: Callable[[Any], Any] = tf.identity
         if kind == "class":
-            outputs = to_probabilities(model, "The model", example_images(model)[0])
+            outputs = to_probabilities(model, "The model", example_inputs(model)[0])
         elif kind == "labels":
             outputs = to_scores(model)
 
@@ -58,7 +65,11 @@ class Classifier:
         """Read an image, and resize it as the training does, or raise a `ValueError`."""
         return read_image(path, self.size, channels=self.channels)
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
+    def prepare(self, batch: Any) -> Any:
+        """Return a batch of images in the channels that the model takes; texts as they are."""
+        return batch if self.takes_texts else resize(batch, channels=self.channels)
+
+    def __call__(self, batch: Any) -> np.ndarray:
         """Return the probabilities of the classes or labels, or the numbers: one row per image."""
         return self._predict(tf.convert_to_tensor(batch)).numpy()
 
@@ -70,7 +81,10 @@ def evaluate_data(classify: Classifier, data: ImageData, target: Target) -> Any:
     """
     labels, outputs = outputs_on(classify, data.test)
     labels = known_labels(target, data.class_names, labels)
-    return target.evaluate(labels, outputs, data.test_names)
+    evaluation = target.evaluate(labels, outputs, data.test_names)
+    if data.unit == "image":
+        return evaluation
+    return dataclasses.replace(evaluation, unit=data.unit)
 
 
 def outputs_on(classify: Classifier, batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +92,7 @@ def outputs_on(classify: Classifier, batches: Iterable[Any]) -> tuple[np.ndarray
     labels, outputs = [], []
     for images, some_labels in batches:
         labels.append(np.asarray(some_labels))
-        outputs.append(classify(resize(images, channels=classify.channels)))
+        outputs.append(classify(classify.prepare(images)))
     return np.concatenate(labels), np.concatenate(outputs)
 
 
@@ -123,6 +137,24 @@ def predict_files(
                     yield Prediction(path, next(rows))
                 else:
                     yield Prediction(path, None, image)
+
+
+def predict_texts(
+    classify: Classifier, texts: Iterable[TextToPredict], *, batch_size: int = 32
+) -> Iterator[Prediction]:
+    """Classify texts, in order. One batch of texts is held in memory."""
+    texts = iter(texts)
+    while batch := list(itertools.islice(texts, batch_size)):
+        readable = [one.text for one in batch if not one.error]
+        rows: Iterator[np.ndarray] = iter(())
+        if readable:
+            filled = readable + readable[-1:] * (batch_size - len(readable))
+            rows = iter(classify(np.array(filled, object)))
+        for one in batch:
+            if one.error:
+                yield Prediction(one.place, None, f"{one.place}: {one.error}")
+            else:
+                yield Prediction(one.place, next(rows), text=one.text)
 
 
 def _read_ahead(

@@ -184,7 +184,7 @@ class Run:
             return rates_from_sweep(sweep, ratios)
         except ValueError as error:
             raise UsageError(
-                "No learning rate can be chosen for this model and these images. Give it with "
+                "No learning rate can be chosen for this model and these data. Give it with "
                 f"--learning-rate. {one_line(error.__cause__ or error)}"
             ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.models import MODEL_FILE
+from dlr_tf.app.models import HUB, MODEL_FILE
 from dlr_tf.app.options import in_words, option_name
 from dlr_tf.app.paths import SETTINGS_FILE, TFDS, check_resumable
 from dlr_tf.app.results import json_text, versions, write_text
@@ -82,7 +82,7 @@ def resumed_config(folder: Path, given: Mapping[str, Any]) -> RunConfig:
         own["data"] = given["data"]
     elif is_folder and not Path(own["data"]).exists():
         raise ValueError(
-            f"The images of the run are no longer in {own['data']!r}. Give the place where they "
+            f"The data of the run are no longer in {own['data']!r}. Give the place where they "
             f"are: dlr-tf finetune --resume {shlex.quote(str(folder))} DATA"
         )
     config = RunConfig.of(own)
@@ -130,8 +130,8 @@ def check_same_data(folder: Path, data: ImageData) -> None:
     differs = {name for name, value in stored["data"].items() if now.get(name) != value}
     if differs == {"fingerprint"}:
         raise ValueError(
-            "The data have changed since the run began, so it cannot be resumed: as many images "
-            "as before, but other files, classes of files, or sizes of files. Restore them, or "
+            "The data have changed since the run began, so it cannot be resumed: as many "
+            f"{data.unit}s as before, but other files, classes or sizes of them. Restore them, or "
             "start another run."
         )
     if differs:
@@ -173,4 +173,7 @@ def _from_here(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     for name, is_path in is_there.items():
         if found.get(name) and Path(folder) != Path.cwd() and is_path(Path(folder, found[name])):
             found[name] = str(Path(folder, found[name]))
+    preset = str(found.get("model") or "").removeprefix(HUB)
+    if preset != found.get("model") and preset and Path(folder, preset).is_dir():
+        found["model"] = f"{HUB}{Path(folder, preset)}"
     return found

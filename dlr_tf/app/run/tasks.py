@@ -20,7 +20,7 @@ from dlr_tf.app.run.agreement import all_make
 from dlr_tf.app.run.pretraining import pretrain_on_digits
 from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core.assignment import assign_variables
-from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers
+from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.inner_optimizers import optimizer_from
 from dlr_tf.core.learning_rates import resolve_learning_rates
 from dlr_tf.training.rate_choice import relative_rates
@@ -137,6 +137,11 @@ def _image_task(
         lambda: image_data.find(images, skip_broken=config.skip_broken, columns=columns),
         lambda found: {"target": found.kind, "classes": list(found.class_names)},
     )
+    _check_kinds(config, source, found)
+    if source.texts is not None:
+        length = source.texts.fit(found.training_texts, config.sequence_length)
+        if length:
+            print_stderr(length)
     kind = found.kind
     if kind != "class" and config.class_weights != "none":
         raise ValueError(
@@ -155,7 +160,7 @@ def _image_task(
         "data",
         lambda: image_data.load(
             found,
-            image_size=source.image_size,
+            image_size=source.image_size or 0,
             batch_size=config.batch_size,
             seed=config.seed,
             validation_fraction=config.validation_fraction,
@@ -168,11 +173,13 @@ def _image_task(
         },
     )
     _say_what_was_found(data)
-    resolved = {
+    resolved: dict[str, Any] = {
         "model": source.name,
         "weights": source.weights,
         "image_size": source.image_size,
     }
+    if source.texts is not None:
+        resolved["sequence_length"] = source.texts.length
     means, deviations = data.scaling
     if data.kind == "number" and not config.keep_head:
         models.set_scaling(model, means, deviations)
@@ -185,11 +192,31 @@ def _image_task(
     return Task(data, target, model, groups, group_rates, resolved)
 
 
+def _check_kinds(config: TaskConfig, source: models.Source, found: Any) -> None:
+    """Raise a `ValueError` if the model is not made for the data, or an option is not for them."""
+    has_texts = isinstance(found, image_data.LabelledTexts)
+    if has_texts and source.texts is None:
+        raise ValueError(
+            f"The data {found.name!r} are texts, and the model {source.name!r} takes images. Give "
+            "--model hub:NAME, a preset of KerasHub for texts such as hub:bert_small_en_uncased, "
+            "hub: and the folder of one, or the folder of a run on texts."
+        )
+    if not has_texts and source.texts is not None:
+        raise ValueError(
+            f"The model {source.name!r} takes texts, and the data {found.name!r} are images. Give "
+            "a table with the columns text and label, or another --model."
+        )
+    if has_texts and config.augmentations:
+        raise ValueError("--augment is for images. Leave it out.")
+    if not has_texts and config.sequence_length is not None:
+        raise ValueError("--sequence-length is for texts. Leave it out.")
+
+
 def _say_what_was_found(data: image_data.ImageData) -> None:
     splits = {"training": "train", "validation": "validation", "test": "test"}
     sizes = {part: data.size(split) for part, split in splits.items()}
-    images = ", ".join(f"{count} {part} images" for part, count in sizes.items() if count)
-    print_stderr(f"{data.name}: {images}, {data.found}")
+    examples = ", ".join(f"{count} {part} {data.unit}s" for part, count in sizes.items() if count)
+    print_stderr(f"{data.name}: {examples}, {data.found}")
     if data.kind != "number":
         print_stderr(image_data.class_table(data.class_names, data.class_counts, data.kind))
 
@@ -258,7 +285,9 @@ def split_task(
 
 
 def _default_split(model: keras.Model) -> tuple[LayerGroup, ...]:
-    """Return three groups, or as many as there can be."""
+    """Return three groups, or as many as there can be; for texts one per transformer block."""
+    if models.takes_texts(model):
+        return split_layerwise(model)
     for n_groups in (3, 2):
         with contextlib.suppress(ValueError):
             return split_evenly(model, n_groups)

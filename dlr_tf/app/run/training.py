@@ -136,7 +136,7 @@ def train(
             what = "val_loss and val_acc are those"
             if task.target.score == "loss":
                 what = "val_loss is that"
-            print_stderr(f"{what} of the test images")
+            print_stderr(f"{what} of the test {data.unit}s")
         progress = Progress(config.epochs, first_step=state.step, lines=shown)
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.

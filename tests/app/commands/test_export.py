@@ -16,7 +16,7 @@ from app_helpers import brightness_model, everything_below
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export
 from dlr_tf.app.commands.export import ExportError
-from dlr_tf.app.models import FORMATS, Format, example_images
+from dlr_tf.app.models import FORMATS, Format, example_inputs
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_files(name: str, run_folder: Path) -> None:
 
 
 def test_examples_have_two_sizes_where_any_will_do() -> None:
-    assert [images.shape for images in example_images(brightness_model())] == [
+    assert [images.shape for images in example_inputs(brightness_model())] == [
         (4, 4, 4, 3),
         (4, 7, 3, 3),
     ]
     fixed = keras.Sequential([keras.Input((6, 8, 1)), keras.layers.Flatten()])
-    assert [images.shape for images in example_images(fixed)] == [(4, 6, 8, 1)]
+    assert [images.shape for images in example_inputs(fixed)] == [(4, 6, 8, 1)]
     with pytest.raises(ValueError, match="should take images, .* Received: input shape"):
-        example_images(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]))
+        example_inputs(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]))
 
 
 def test_what_a_converter_prints_is_not_shown(
@@ -98,7 +98,7 @@ def test_an_export_that_is_not_the_same_is_removed(
     Path("wrong.partial").mkdir()
     Path("wrong.partial/precious").write_text("of the user")
     with pytest.raises(ExportError, match=message):
-        export.export(model, wrong, Path("wrong"), example_images(model))
+        export.export(model, wrong, Path("wrong"), example_inputs(model))
     assert everything_below(Path.cwd()) == [
         f"{Path.cwd()}/wrong.partial",
         f"{Path.cwd()}/wrong.partial/precious",

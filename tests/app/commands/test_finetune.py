@@ -284,7 +284,7 @@ def test_a_range_test_that_fails(
     arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "1"]
     assert cli.main([*arguments, "--output", "out"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    message = "No learning rate can be chosen for this model and these images. Give it with "
+    message = "No learning rate can be chosen for this model and these data. Give it with "
     assert last == f"dlr-tf: error: {message}--learning-rate. The loss never falls."
     # The training itself is not lost if there is no rate for the comparison.
     assert cli.main([*arguments, "--learning-rate", "1e-3", "--output", "two"]) == 0
@@ -356,7 +356,7 @@ def test_a_training_that_diverges_late(
     arguments = [*DIVERGING, "--epochs", "5", "--learning-rate", "1e-3", *options]
     assert cli.main(arguments) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "The training diverged: its loss on the validation images is nan at step 6, " in last
+    assert "The training diverged: its loss on the validation data is nan at step 6, " in last
     when = "step 1 of epoch 3" if "--checkpoint-every" in options else "epoch [12]"
     assert re.search(f"The model after {when} is kept: out/last_finite.keras.$", last)
     names = {path.name for path in Path("out").iterdir()}

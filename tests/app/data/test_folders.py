@@ -167,7 +167,7 @@ def test_a_class_that_is_only_in_test(tmp_path: Path) -> None:
     [
         ([], "holds no images in sub-folders: expected one sub-folder of images per class"),
         (["1.png", "2.png"], "holds no images in sub-folders"),
-        (["a/notes.txt", "b/notes.txt"], "have an ending of an image, such as .jpg, .png or .webp"),
+        (["a/notes.md", "b/notes.md"], "have an ending of an image, such as .jpg, .png or .webp"),
         (["a/1.png", "b/notes.txt"], r"class folder '.*/b' holds no images. Add files"),
         (["a/1.png"], r"has only one class, 'a': .* two classes or more\.$"),
         (["set/a/1.png", "set/b/1.png"], r"or give '.*/set', which holds sub-folders\.$"),

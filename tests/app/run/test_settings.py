@@ -27,6 +27,7 @@ def data(**changes: Any) -> Any:
         "train_images": 8,
         "test_images": 2,
         "fingerprint": "a",
+        "unit": "image",
     }
     return types.SimpleNamespace(**{**numbers, **changes})
 
@@ -101,6 +102,12 @@ def test_from_another_working_folder(run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir("elsewhere")
     config = resumed(run="../out")
     assert (config.data, config.weights, config.model) == (str(images), None, "MobileNetV2")
+    settings = json.loads(Path("../out/settings.json").read_text())
+    settings["settings"]["model"] = "hub:preset"
+    Path("../out/settings.json").write_text(json.dumps(settings))
+    assert resumed(run="../out").model == "hub:preset"  # a name
+    Path("../preset").mkdir()
+    assert resumed(run="../out").model == f"hub:{images.parent / 'preset'}"
 
 
 def test_no_run() -> None:
@@ -124,7 +131,9 @@ def test_data_that_changed(run: Path) -> None:
         check_same_data(run, data(train_images=9))
     with pytest.raises(ValueError, match=r"began with the classes .'cat', 'dog'.. Found now: "):
         check_same_data(run, data(class_names=("cat", "mouse")))
-    with pytest.raises(ValueError, match="as many images as before, but other files, classes of f"):
+    with pytest.raises(
+        ValueError, match="as many images as before, but other files, classes or si"
+    ):
         check_same_data(run, data(fingerprint="b"))
 
 
