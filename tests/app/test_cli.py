@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tensorflow as tf
 
 import dlr_tf
 from dlr_tf.app import cli
 from dlr_tf.app.commands import find_lr, schedule
 from dlr_tf.app.results import WriteError
+from dlr_tf.app.run import LostWorkerError
 from dlr_tf.app.terminal import UsageError
 
 AssertMistake = Callable[[list[str], str], None]
@@ -87,10 +87,9 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | Callab
         (UsageError("too\n  long"), 2, "dlr-tf: error: too long"),
         (KeyboardInterrupt(), 130, "dlr-tf: stopped"),
         (
-            tf.errors.UnavailableError(None, None, "worker 1 is gone\nmore"),
-            1,
-            "dlr-tf: error: another worker cannot be reached any more. Start all of them again. "
-            "Received: worker 1 is gone",
+            LostWorkerError("worker 1 is gone\nmore"),
+            75,
+            "dlr-tf: error: worker 1 is gone more",
         ),
     ],
     ids=["mistake", "ctrl-c", "worker"],

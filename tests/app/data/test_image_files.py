@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +110,16 @@ def test_the_split_is_stratified_and_needs_no_order_of_files(
     class Reversed:
         def __init__(self, path: str) -> None:
             with scan(path) as entries:
-                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+                self.entries = iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
-        def __enter__(self) -> list[object]:
-            return self.entries
+        def __iter__(self) -> Iterator[Any]:
+            return self
+
+        def __next__(self) -> Any:
+            return next(self.entries)
+
+        def __enter__(self) -> Iterator[Any]:
+            return self
 
         def __exit__(self, *_: object) -> None:
             pass
