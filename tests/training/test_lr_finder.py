@@ -486,6 +486,7 @@ def test_mixed_precision_goes_on_as_if_never_swept():
     assert_equal(*twins)
 
 
+@pytest.mark.slow
 def test_a_strategy_goes_on_as_if_never_swept():
     twins = []
     for sweep in (None, sweep_all):
