@@ -176,6 +176,8 @@ class RunConfig(TaskConfig):
     Args:
         epochs (N): Number of epochs, the frozen ones included (default: 7; without DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
+        head_start: Train the head to convergence before the first epoch, on what the other layers
+            compute of each image; the rates that are chosen are then the usual ones of Adam.
         schedule: How the rates change over the steps.
         warmup (N|SHARE): Steps of a linear rise from 0 before the schedule, or their share of all
             steps, such as 0.1; the schedule fills the rest.
@@ -204,6 +206,7 @@ class RunConfig(TaskConfig):
 
     epochs: Count = 7
     frozen_epochs: FromZero = 0
+    head_start: bool = False
     schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"
     warmup: StepsOrShare = 0
     cycle_epochs: Positive | None = None

@@ -27,7 +27,12 @@ from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.head_start import cut_at_head, start_head
 from dlr_tf.training.losses import choose_loss
-from dlr_tf.training.rate_choice import rates_from_sweep, relative_rates, typical_adam_rates
+from dlr_tf.training.rate_choice import (
+    has_usual_rates,
+    rates_from_sweep,
+    relative_rates,
+    typical_adam_rates,
+)
 from dlr_tf.training.scheduled_rates import (
     ScheduledRates,
     TrainingLength,
@@ -233,8 +238,12 @@ def fine_tune(
         print(choice.note)
     fit = {**fit, "validation_split": length.validation_split}
     cut = cut_at_head(model, groups, choice) if head_start else None
-    if head_start and is_auto:
-        _check_usual_rates(multi_group)
+    if head_start and is_auto and not has_usual_rates(multi_group):
+        raise ValueError(
+            "With `head_start`, `learning_rate='auto'` takes the usual rates of Adam. Pass the "
+            "learning rates for another optimizer. "
+            f"Received: {type(multi_group.group_optimizers[-1]).__name__}"
+        )
     if is_auto and not head_start:
         if verbose != 0:
             print("Range test of the learning rate")
@@ -316,17 +325,6 @@ class _Seconds:
         now = time.perf_counter()
         self.parts[part] = self.parts.get(part, 0.0) + now - self._since
         self._since = now
-
-
-def _check_usual_rates(optimizer: MultiGroupOptimizer) -> None:
-    """Raise if the usual rates of an optimizer are not known."""
-    kinds = (keras.optimizers.Adam, keras.optimizers.Nadam)
-    if not all(isinstance(one, kinds) for one in optimizer.group_optimizers):
-        raise ValueError(
-            "With `head_start`, `learning_rate='auto'` takes the usual rates of Adam. Pass the "
-            "learning rates for another optimizer. "
-            f"Received: {type(optimizer.group_optimizers[-1]).__name__}"
-        )
 
 
 def _check_trainable(model: keras.Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +24,11 @@ from dlr_tf.training.training_data import (
 )
 
 # From strong to weak. Each is solved from the weights that the one before reached.
-PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 N_FOLDS = 5
 MAX_ITERATIONS = 500
+TOLERANCE = 1e-9
+ROUGH_TOLERANCE = 1e-6  # for losses that are only compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +173,19 @@ def require_scipy() -> Any:
     return optimize
 
 
+def one_thread() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which linear algebra outside of TensorFlow uses one thread.
+
+    The vectors of L-BFGS are so short that more threads take ten times longer. Scikit-learn
+    installs threadpoolctl.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    return threadpool_limits(1)
+
+
 def read_examples(body: keras.Model, train_data: Any, fit: Mapping[str, Any]) -> Examples:
     """Compute the features of all training examples, and collect their labels and weights.
 
@@ -290,12 +306,13 @@ class HeadSolver:
 
         self._losses = losses
 
-    def solve(self, examples: Examples, factor: float) -> None:
+    def solve(self, examples: Examples, factor: float, tolerance: float = TOLERANCE) -> None:
         """Train the tail on examples.
 
         Args:
             examples: The examples.
             factor: Float, 0 or more: of half the squares of the kernels.
+            tolerance: The relative change of the loss at which it ends.
 
         Raises:
             ValueError: If the loss is not finite.
@@ -308,13 +325,14 @@ class HeadSolver:
             )
             return float(total), gradient.numpy().astype(float)
 
-        found = require_scipy().minimize(
-            objective,
-            self._flat(),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": MAX_ITERATIONS},
-        )
+        with one_thread():
+            found = require_scipy().minimize(
+                objective,
+                self._flat(),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": MAX_ITERATIONS, "ftol": tolerance},
+            )
         if not np.all(np.isfinite(found.x)) or not np.isfinite(found.fun):
             raise ValueError(
                 "`head_start` found no head: the loss on the features is not finite. Check the "
@@ -356,7 +374,7 @@ class HeadSolver:
             losses.append(0.0)
             for number, (rest, held_out) in enumerate(parts):
                 self.tail.set_weights(weights[number])
-                self.solve(rest, penalty * unit)
+                self.solve(rest, penalty * unit, ROUGH_TOLERANCE)
                 weights[number] = self.tail.get_weights()
                 losses[-1] += self.loss(held_out) * len(held_out) / len(examples)
             if losses[-1] > min(losses):

@@ -6,9 +6,11 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from dlr_tf.core.learning_rates import resolve_learning_rates
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.lr_finder import LearningRateSweep
 
 # What follows is measured in `benchmarks/transfer`.
@@ -24,24 +26,25 @@ class RateChoice:
     Args:
         rates: The peak rate of each group, the head's last.
         suggestion: The head's rate that the sweep suggests; `None` if the loss falls at no rate.
+        is_tested: Whether there was a sweep. Defaults to `True`.
     """
 
     rates: tuple[float, ...]
     suggestion: float | None
+    is_tested: bool = True
 
     def line(self) -> str:
         """Return one line that says what was chosen and why."""
         rates = sorted({*self.rates})
         shown = rates if len(rates) <= 4 else [rates[0], rates[-1]]
         each = (" / " if shown is rates else " to ").join(f"{rate:.2g}" for rate in shown)
+        several = len(rates) > 1
         if self.suggestion is None:
-            return (
-                f"the range test found no rate at which the loss falls: taking {each}, which "
-                f"{'are' if len(rates) > 1 else 'is'} usual for Adam"
-            )
+            what = "the range test found no rate at which the loss falls: taking"
+            what = what if self.is_tested else f"peak learning rate{'s' if several else ''}"
+            return f"{what} {each}, which {'are' if several else 'is'} usual for Adam"
         low, high = self.suggestion / MAX_FACTOR, self.suggestion * MAX_FACTOR
         usual = typical_adam_rates(self.rates)[-1]
-        several = len(rates) > 1
         return (
             f"peak learning rate{'s' if several else ''} {each}: {'for the head, ' * several}"
             f"{usual:.2g} is usual for Adam, and a range test allows {low:.2g} to {high:.2g}"
@@ -59,6 +62,12 @@ def typical_adam_rates(ratios: Sequence[float]) -> tuple[float, ...]:
     """
     head = TYPICAL_ADAM_RATE / statistics.geometric_mean(ratios)
     return tuple(head * ratio for ratio in ratios)
+
+
+def has_usual_rates(optimizer: MultiGroupOptimizer) -> bool:
+    """Return whether the usual rates of Adam are usual for the optimizers of all groups."""
+    kinds = (keras.optimizers.Adam, keras.optimizers.Nadam)
+    return all(isinstance(one, kinds) for one in optimizer.group_optimizers)
 
 
 def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:

@@ -82,6 +82,9 @@ from dlr_tf.app.terminal import (
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import plotting
 from dlr_tf.training.distribution import make_strategy
+from dlr_tf.training.head_start import cut_at_head
+from dlr_tf.training.losses import LossChoice
+from dlr_tf.training.rate_choice import has_usual_rates
 from dlr_tf.training.workers import Workers
 
 
@@ -159,7 +162,9 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)
-        MultiGroupOptimizer(task.groups, [*map(schedule, rates)], optimizer_argument(config))
+        made = MultiGroupOptimizer(task.groups, [*map(schedule, rates)], optimizer_argument(config))
+        if config.head_start:
+            _check_head_start(config, task, made)
     run = Run(folder, config, task, workers, stop, watch)
     if given.resume is not None:
         check_same_data(folder, task.data)
@@ -171,6 +176,16 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
     stop.any_worker = workers.any
     until_the_end.enter_context(stop)
     return run
+
+
+def _check_head_start(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> None:
+    """Raise a `ValueError` if the head cannot be trained alone, or its rates are not known."""
+    cut_at_head(task.model, task.groups, LossChoice(task.target.loss, None))
+    if task.rates is None and not has_usual_rates(optimizer):
+        raise ValueError(
+            "--head-start takes the usual rates of Adam. Give --learning-rate with "
+            f"--optimizer {config.optimizer}."
+        )
 
 
 def _same_for_all(config: RunConfig) -> dict[str, Any]:
@@ -224,7 +239,7 @@ def _train_and_write(run: Run) -> None:
                 other = _compare(run, start, label, result)
     if other is not None:
         ours, theirs = other.our_scores, other.their_scores
-        for line in comparison_lines(label, ours, theirs, other.score):
+        for line in comparison_lines(label, ours, theirs, other.score, other.head_scores):
             print_result(line)
     print_stderr("writing the report")
     with messages_to_stderr():
@@ -345,6 +360,7 @@ def _report(run: Run, task: Task, result: Result, other: Comparison | None) -> d
         "groups": describe_groups(task.model, task.groups, result.rates),
         f"test_{task.target.score}": result.score,
         "test_loss": result.loss,
+        "head_alone": result.head_alone,
         "kept_epoch": result.kept_epoch,
         "pretraining_accuracy": task.pretraining_accuracy,
         "seed": config.seed,

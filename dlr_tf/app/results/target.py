@@ -43,6 +43,10 @@ class Target:
         """Return the line about a training that has ended."""
         return f"test {self.score_words} {score:.4f} on {total} images with {label}"
 
+    def head_alone_line(self, score: float) -> str:
+        """Return the line about a head that was trained alone."""
+        return f"the head alone: test {self.score_words} {score:.4f}"
+
     def evaluate(self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()) -> Any:
         """Return the scores of a model whose outputs are known."""
         raise NotImplementedError

@@ -17,12 +17,13 @@ import tensorflow as tf
 
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.results import append_text
+from dlr_tf.app.results import Target, append_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import check_finite
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import TrainingState, log_text
+from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core._keras import build_metrics
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 
@@ -64,6 +65,21 @@ class EpochState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._state.end_epoch(logs or {}, self._score)
+
+
+class ScoreHeadAlone(keras.callbacks.Callback):
+    """Score the model after the head start, before its other layers are trained."""
+
+    def __init__(self, state: TrainingState, target: Target, data: ImageData) -> None:
+        super().__init__()
+        self._state = state
+        self._target = target
+        self._test = data.test
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        scores = self.model.evaluate(self._test, verbose=0, return_dict=True)
+        self._state.head_alone = float(scores[self._target.score])
+        print_stderr(self._target.head_alone_line(self._state.head_alone))
 
 
 class EarlyStop(keras.callbacks.Callback):

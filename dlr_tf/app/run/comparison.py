@@ -38,6 +38,11 @@ class Comparison:
         return [result.score for result in self.ours]
 
     @property
+    def head_scores(self) -> list[float]:
+        """The test scores of the head alone; empty without a head start."""
+        return [result.head_alone for result in self.ours if result.head_alone is not None]
+
+    @property
     def their_scores(self) -> list[float]:
         """The test scores of the trainings with one rate."""
         return [result.score for result in self.theirs]
@@ -112,7 +117,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
     return Comparison(seeds, ours, theirs, task.target.score)
 
 
-_NUMBERS = ("rates", "history", "score", "loss", "kept_epoch")
+_NUMBERS = ("rates", "history", "score", "loss", "kept_epoch", "head_alone")
 
 
 def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[keras.Variable]:
@@ -143,9 +148,15 @@ def scores_name(score: str) -> str:
 
 
 def comparison_lines(
-    label: str, ours: Sequence[float], theirs: Sequence[float], score: str = "accuracy"
+    label: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    score: str = "accuracy",
+    heads: Sequence[float] = (),
 ) -> list[str]:
     """Return what a comparison found: one score per seed. Nothing in it is called better.
+
+    With a head start, `heads` are the scores of the head alone.
 
     >>> found = comparison_lines("differential rates", [0.96, 0.95, 0.97], [0.94, 0.96, 0.97])
     >>> print(*found, sep="\\n")
@@ -162,6 +173,7 @@ def comparison_lines(
     if not is_share:
         difference = _spread(differences, "+.4f")
     rows = [(label, ours), (ONE_RATE, theirs)]
+    rows = [("the head alone", heads), *rows] if heads else rows
     width = max(len(name) for name, _ in rows)
     several = len(ours) > 1
     return [

@@ -33,7 +33,7 @@ from dlr_tf.app.run.tasks import Task, optimizer_argument
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_sweep
-from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep
+from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep, typical_adam_rates
 from dlr_tf.training.workers import Workers, number_of_workers
 
 TRAINING, COMPARISON = "training", "comparison"
@@ -152,11 +152,15 @@ class Run:
         """Return the peak rates that a range test chooses for the training of this name.
 
         They keep their ratios to that of the head. They are stored, since on a GPU the choice may
-        differ from one process to the next.
+        differ from one process to the next. With a head start, they are the usual ones of Adam.
 
         Raises:
             UsageError: If the loss is not finite.
         """
+        if config.head_start:  # from there the loss of a range test could only rise
+            choice = RateChoice(typical_adam_rates(ratios), None, is_tested=False)
+            print_stderr(choice.line())
+            return list(choice.rates)
         stored = self.stored(f"{name}-rates")
         if stored is None:
             print_stderr(f"choosing the learning rate by a range test of {SWEEP.steps} steps")

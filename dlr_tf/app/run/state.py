@@ -24,6 +24,7 @@ class TrainingState:
         is_finished: Whether nothing is left to train.
         history: The logs of the epochs before.
         best_epoch: Int from 1: the best epoch so far; 0 before the first ends.
+        head_alone: The score on the test images after the head start; `None` without one.
         seconds: How long the training took, over all processes.
     """
 
@@ -32,6 +33,7 @@ class TrainingState:
     is_finished: bool = False
     history: History = dataclasses.field(default_factory=dict)
     best_epoch: int = 0
+    head_alone: float | None = None
     seconds: Seconds = dataclasses.field(default_factory=Seconds)
 
     @classmethod

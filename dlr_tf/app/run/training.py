@@ -20,6 +20,7 @@ from dlr_tf.app.run.callbacks import (
     EarlyStop,
     EpochLog,
     EpochState,
+    ScoreHeadAlone,
 )
 from dlr_tf.app.run.divergence import StopOnDivergence
 from dlr_tf.app.run.run import TRAINING, Run
@@ -50,6 +51,7 @@ class Result:
         kept_epoch: Int from 1: the epoch after which the model is as it is kept.
         earlier_seconds: The time of the training in earlier processes.
         steps: The rates of every step: `LearningRateLogger.history`.
+        head_alone: The score after the head start; `None` without one.
     """
 
     rates: Sequence[float]
@@ -59,6 +61,7 @@ class Result:
     kept_epoch: int
     earlier_seconds: Seconds = dataclasses.field(default_factory=Seconds)
     steps: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)
+    head_alone: float | None = None
 
 
 def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
@@ -142,6 +145,8 @@ def train(
         # keep something; the progress shows an epoch also if the training ends there.
         own = [logger, StopOnDivergence(), *run.tensorboard(name), progress]
         own += [CutEpoch(state, steps), EpochState(state, task.target.score)]
+        starts = config.head_start and not (state.epoch or state.step)
+        own += [ScoreHeadAlone(state, task.target, data)] if starts else []
         own += [EarlyStop(state, config.patience)] if config.patience is not None else []
         own += [best] if config.keep == "best" else []
         own += [EpochLog(log, state)] if log is not None else []
@@ -159,6 +164,7 @@ def train(
                 initial_epoch=state.epoch,
                 steps_per_epoch=steps,
                 frozen_epochs=config.frozen_epochs,
+                head_start=starts,
                 validation_data=data.validation,
                 optimizer=optimizer_argument(config),
                 batch_norm=config.batch_norm,
@@ -190,6 +196,7 @@ def train(
         kept_epoch,
         earlier_seconds,
         logger.history,
+        state.head_alone,
     )
 
 

@@ -111,6 +111,41 @@ def test_a_killed_run_goes_on(
     assert "--epochs 9 differs from the run's 3. A run is resumed with" in capsys.readouterr().err
 
 
+def test_a_head_start_goes_on_after_a_kill(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", "--epochs", "2", "--batch-size", "50", "--checkpoint-every", "1"]
+    arguments += ["--head-start", "--no-compare"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    shown = capsys.readouterr().err
+    report = json.loads(Path("whole/report.json").read_text())
+    alone = report["head_alone"]
+    assert f"the head alone: test accuracy {alone:.4f}\n" in shown
+    assert "peak learning rates 0.0001 / 0.00032 / 0.001, which are usual for Adam\n" in shown
+    # Checkpoints: the start, and one for each step. The first kill comes before the first step.
+    for count in (1, 2):
+        started = Path("out/settings.json").exists()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+            kill_after(patch, count)
+            cli.main(
+                ["finetune", "--resume", "out"] if started else [*arguments, "--output", "out"]
+            )
+    capsys.readouterr()
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert "the head alone" not in capsys.readouterr().err  # it was trained once
+    assert json.loads(Path("out/report.json").read_text())["head_alone"] == alone
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+def test_a_head_start_has_no_rates_for_other_optimizers(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["finetune", "--head-start", "--optimizer", "sgd", "--output", "out"]) == 2
+    message = "--head-start takes the usual rates of Adam. Give --learning-rate with --optimizer"
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on(quick_digits: None) -> None:
     arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "2"]
