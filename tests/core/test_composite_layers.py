@@ -490,7 +490,10 @@ def test_what_no_group_claims_is_named_by_its_path_inside():
 
 
 @pytest.mark.parametrize("kind", [pytest.param(subclassed, marks=pytest.mark.slow), sequential])
-@pytest.mark.parametrize("how", ["keras", "weights", "checkpoint"])
+@pytest.mark.parametrize(
+    "how",
+    ["keras", *(pytest.param(how, marks=pytest.mark.slow) for how in ("weights", "checkpoint"))],
+)
 def test_training_goes_on_bit_for_bit(kind, how, tmp_path):
     keras.utils.set_random_seed(1)
     model = compiled(kind(), use_ema=True)

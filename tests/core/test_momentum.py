@@ -52,7 +52,8 @@ FAMILY = {
         keras.optimizers.SGD(momentum=0.9, nesterov=True), "momentum"
     ),
 }
-MODES = ["eager", "graph", pytest.param("xla", marks=pytest.mark.slow)]
+SLOW = pytest.mark.slow
+MODES = ["eager", "graph", pytest.param("xla", marks=SLOW)]
 
 
 def gradients() -> np.ndarray:
@@ -83,7 +84,13 @@ def test_it_equals_pytorchs_one_cycle_with_adam(way, mode):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("FusedAdam", "Adam", "Lamb", "SGD") else pytest.param(kind, marks=SLOW)
+        for kind in FAMILY
+    ],
+)
 def test_a_compiled_step_equals_an_eager_one(kind):
     models = {}
     for mode in ("eager", "graph"):

@@ -126,7 +126,17 @@ def test_each_variable_has_the_rate_and_the_decay_of_its_group():
         np.testing.assert_allclose(variable.numpy(), start - rate, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("way", ["archive", "weights", "checkpoint", "set_weights", "other order"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "archive",
+        "other order",
+        *(
+            pytest.param(way, marks=pytest.mark.slow)
+            for way in ("weights", "checkpoint", "set_weights")
+        ),
+    ],
+)
 def test_training_goes_on_bit_for_bit(tmp_path, way):
     model = small()
     optimizer = optimizer_of(model)

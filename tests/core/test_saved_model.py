@@ -34,10 +34,10 @@ class Trainer(tf.Module):
 @pytest.mark.parametrize(
     ("rates", "arguments"),
     [
-        ([1e-2, 1e-1], {"optimizer": keras.optimizers.Adam()}),
+        pytest.param([1e-2, 1e-1], {"optimizer": keras.optimizers.Adam()}, marks=pytest.mark.slow),
         ([1e-2, SGDR(1e-1, 3)], {"use_ema": True, "ema_overwrite_frequency": 2}),
         ([1e-2, 1e-1], {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0}),
-        ([1e-2, 1e-1], {"optimizer": keras.optimizers.Nadam()}),
+        pytest.param([1e-2, 1e-1], {"optimizer": keras.optimizers.Nadam()}, marks=pytest.mark.slow),
     ],
     ids=["plain", "schedule and averages", "accumulation", "Nadam"],
 )

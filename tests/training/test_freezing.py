@@ -277,11 +277,11 @@ def test_a_group_that_never_trained_costs_no_optimizer_memory(samples, template)
     ("kind", "traced"),
     [
         ("sequential", True),
-        ("functional", False),
+        pytest.param("functional", False, marks=pytest.mark.slow),
         ("nested", False),
         ("subclassed", True),
-        ("shared", False),
-        ("attention", False),
+        pytest.param("shared", False, marks=pytest.mark.slow),
+        pytest.param("attention", False, marks=pytest.mark.slow),
     ],
 )
 def test_unfreezing_in_the_middle_of_fit_keeps_the_optimizer_and_its_state(samples, kind, traced):

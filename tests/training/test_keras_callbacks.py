@@ -347,7 +347,11 @@ class FreezeTo(keras.callbacks.Callback):
         freeze_to(self.model, unwrap(self.model.optimizer).groups, self.firsts[epoch])
 
 
-@pytest.mark.parametrize("plan", [(0, 1, 0), (1, 0, 0)], ids=["frozen late", "unfrozen late"])
+@pytest.mark.parametrize(
+    "plan",
+    [(0, 1, 0), pytest.param((1, 0, 0), marks=pytest.mark.slow)],
+    ids=["frozen late", "unfrozen late"],
+)
 def test_averages_stay_with_their_weights_when_layers_freeze_and_unfreeze(policy, plan):
     """Both layers have one shape: an average in the other's place would raise nothing."""
     # Up to Keras 3.14 the callback leaves out the weights that are frozen now.

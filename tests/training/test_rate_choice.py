@@ -130,6 +130,7 @@ def data_of_kind(kind: str) -> Any:
     return Batches()
 
 
+@pytest.mark.slow
 def test_all_kinds_of_data() -> None:
     for kind in ("arrays", "dataset", "py_dataset"):
         model = small_model()
@@ -248,6 +249,7 @@ def test_the_usual_rates_where_the_loss_falls_at_no_rate() -> None:
             rates_from_sweep(LearningRateSweep(rates, losses), ratios)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_learn_more(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -330,6 +330,7 @@ def test_groups_may_follow_the_cycles_at_their_own_peaks_or_at_constant_rates(tm
     assert len(snapshots.members) == 3
 
 
+@pytest.mark.slow
 def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
     ensemble(make_model(SCHEDULE), tmp_path, epochs=2)
     contents = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -400,7 +401,13 @@ def test_the_averaged_model_has_the_mean_of_the_weights(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["array", "pair", "dataset", "sequence"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "array",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pair", "dataset", "sequence")),
+    ],
+)
 def test_its_statistics_are_computed_afresh(tmp_path, kind):
     """As PyTorch's `update_bn`: the mean over the batches of what each gives."""
     model = with_norm()
@@ -460,7 +467,7 @@ class Dies(keras.callbacks.Callback):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("way", ["fit", "fine_tune"])
+@pytest.mark.parametrize("way", [pytest.param("fit", marks=pytest.mark.slow), "fine_tune"])
 def test_the_average_of_a_resumed_training_is_the_same(tmp_path, way):
     """Killed in the middle of a cycle and of an epoch, after a member that is written again."""
     x, y = data(28)

@@ -256,6 +256,7 @@ def test_linear_decay_after_a_warm_up(quick_digits: None) -> None:
     assert [inner.weight_decay for inner in loaded.group_optimizers] == [0.02] * 3
 
 
+@pytest.mark.slow
 def test_rates_that_a_range_test_chooses(
     quick_digits: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,7 +335,14 @@ def test_a_training_that_diverges_at_once(
     )
 
 
-@pytest.mark.parametrize("options", [[], ["--keep", "best"], ["--checkpoint-every", "1"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["--keep", "best"], marks=pytest.mark.slow),
+        pytest.param(["--checkpoint-every", "1"], marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_that_diverges_late(
     quick_digits: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -428,6 +436,7 @@ def test_a_folder_of_images(tiny_applications: None, image_folder: Callable[...,
     assert probabilities.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_a_kept_head_whose_classes_are_numbers() -> None:
     """As text, the classes would be 0, 1, 10, 11, 2, ..."""
     for number in range(12):
@@ -447,6 +456,7 @@ def test_a_kept_head_whose_classes_are_numbers() -> None:
     assert report_of(Path("out"))["test_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_class_weights_reach_the_training(
     quick_digits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def badly_named(image_folder: Callable[..., Path]) -> Path:
     return images
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(
     tiny_applications: None, badly_named: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -280,6 +280,7 @@ def test_a_run_on_the_model_of_another_run_goes_on(
     assert seconds["total"] >= seconds["training"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_images_have_moved(
     tiny_applications: None, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -372,6 +373,7 @@ def test_the_best_epoch_is_kept(quick_digits: None, capsys: pytest.CaptureFixtur
     assert_equal(Path("out"), results(Path("whole")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["tags", "price,size"])
 def test_labels_and_numbers_go_on_after_a_kill(tiny_applications: None, columns: str) -> None:
     table = write_garments(Path("garments"))

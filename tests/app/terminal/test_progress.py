@@ -116,7 +116,9 @@ def test_rates_come_from_the_optimizer_if_they_are_not_in_the_logs() -> None:
     assert stream.getvalue().splitlines()[-1].endswith("  1e-04 / 1e-02")
 
 
-@pytest.mark.parametrize("columns", [80, 200, 50])
+@pytest.mark.parametrize(
+    "columns", [80, *(pytest.param(width, marks=pytest.mark.slow) for width in (200, 50))]
+)
 def test_on_a_terminal_no_line_is_wider_than_80_columns(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
