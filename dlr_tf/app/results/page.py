@@ -132,6 +132,8 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> C
         f"optimizer {settings['optimizer']}",
         f"schedule {settings['schedule']}",
     ]
+    if report.get("head_alone") is not None:
+        facts.append(f"the head alone reached {report['head_alone']:.4g} before the first epoch")
     if report["kept_epoch"] != epochs:
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:

@@ -121,6 +121,7 @@ def test_a_head_start_goes_on_after_a_kill(
     report = json.loads(Path("whole/report.json").read_text())
     alone = report["head_alone"]
     assert f"the head alone: test accuracy {alone:.4f}\n" in shown
+    assert f"the head alone reached {alone:.4g}" in Path("whole/report.html").read_text()
     assert "peak learning rates 0.0001 / 0.00032 / 0.001, which are usual for Adam\n" in shown
     # Checkpoints: the start, and one for each step. The first kill comes before the first step.
     for count in (1, 2):
