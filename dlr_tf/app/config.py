@@ -35,6 +35,13 @@ FORMATS = ("saved-model", "tflite", "onnx")
 # A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
 WITHOUT_DATA: Mapping[str, Any] = {"epochs": 31, "compare": True, "model": None}
 
+
+class Usual(int):
+    """A default for images. `FOR_TEXTS` has those for texts."""
+
+
+BATCH_SIZE, EPOCHS = Usual(16), Usual(7)
+FOR_TEXTS: Mapping[str, Any] = {"batch_size": 32, "epochs": 4}
 Config = TypeVar("Config", bound="CommandConfig")
 
 
@@ -121,7 +128,7 @@ class TaskConfig(NetworkConfig):
         optimizer (NAME): The optimizer, in upper or lower case.
         weight_decay (X): Decoupled weight decay of all weights, at the rate of their group
             (default: that of the optimizer: 0.004 for adamw and muon, else none).
-        batch_size (N): Images in a batch, over all devices.
+        batch_size (N): Examples in a batch, over all devices (default: 16; for texts 32).
         batch_norm: Frozen: batch normalization keeps its weights and statistics; train: it is
             trained with its group.
         seed (N): Seed of all random numbers.
@@ -143,7 +150,7 @@ class TaskConfig(NetworkConfig):
     learning_rate: str = AUTO
     optimizer: Annotated[str, Typed(type=str.lower, choices=OPTIMIZERS)] = "adam"
     weight_decay: NotNegative | None = None
-    batch_size: Count = 16
+    batch_size: Count = BATCH_SIZE
     batch_norm: Annotated[str, Typed(choices=BATCH_NORM)] = "frozen"
     seed: Seed = 0
     validation_fraction: float = 0.0  # of the training images; follows from other options
@@ -174,7 +181,8 @@ class RunConfig(TaskConfig):
     """A run of `finetune`. It is stored in the file `settings.json` of the run.
 
     Args:
-        epochs (N): Number of epochs, the frozen ones included (default: 7; without DATA 31).
+        epochs (N): Number of epochs, the frozen ones included (default: 7; for texts 4; without
+            DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers
             compute of each image; the rates that are chosen are then the usual ones of Adam.
@@ -204,7 +212,7 @@ class RunConfig(TaskConfig):
     True
     """
 
-    epochs: Count = 7
+    epochs: Count = EPOCHS
     frozen_epochs: FromZero = 0
     head_start: bool = False
     schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"

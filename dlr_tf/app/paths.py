@@ -14,8 +14,8 @@ def check_data(source: str) -> None:
     """Raise a `ValueError` if there is no such folder or file. A package may know other names."""
     if not source.startswith(TFDS) and not Path(source).exists():
         raise ValueError(
-            f"The data folder {source!r} does not exist: expected one sub-folder of images per "
-            "class, or a CSV file with the columns path and label, or text and label."
+            f"The data {source!r} do not exist: expected a folder with one sub-folder per class, "
+            "or a table with the columns path and label, or text and label."
         )
 
 

@@ -27,11 +27,13 @@ class RateChoice:
         rates: The peak rate of each group, the head's last.
         suggestion: The head's rate that the sweep suggests; `None` if the loss falls at no rate.
         is_tested: Whether there was a sweep. Defaults to `True`.
+        typical: As for `typical_adam_rates`.
     """
 
     rates: tuple[float, ...]
     suggestion: float | None
     is_tested: bool = True
+    typical: float = TYPICAL_ADAM_RATE
 
     def line(self) -> str:
         """Return one line that says what was chosen and why."""
@@ -44,23 +46,26 @@ class RateChoice:
             what = what if self.is_tested else f"peak learning rate{'s' if several else ''}"
             return f"{what} {each}, which {'are' if several else 'is'} usual for Adam"
         low, high = self.suggestion / MAX_FACTOR, self.suggestion * MAX_FACTOR
-        usual = typical_adam_rates(self.rates)[-1]
+        usual = typical_adam_rates(self.rates, self.typical)[-1]
         return (
             f"peak learning rate{'s' if several else ''} {each}: {'for the head, ' * several}"
             f"{usual:.2g} is usual for Adam, and a range test allows {low:.2g} to {high:.2g}"
         )
 
 
-def typical_adam_rates(ratios: Sequence[float]) -> tuple[float, ...]:
+def typical_adam_rates(
+    ratios: Sequence[float], typical: float = TYPICAL_ADAM_RATE
+) -> tuple[float, ...]:
     """Return rates in these ratios whose geometric mean is the usual rate of Adam, 3.2e-4.
 
     Args:
         ratios: The rates of the groups in relation to each other, above 0.
+        typical: Another usual rate, above 0.
 
     >>> [f"{rate:.1e}" for rate in typical_adam_rates([0.1, 1.0])]
     ['1.0e-04', '1.0e-03']
     """
-    head = TYPICAL_ADAM_RATE / statistics.geometric_mean(ratios)
+    head = typical / statistics.geometric_mean(ratios)
     return tuple(head * ratio for ratio in ratios)
 
 
@@ -70,7 +75,9 @@ def has_usual_rates(optimizer: MultiGroupOptimizer) -> bool:
     return all(isinstance(one, kinds) for one in optimizer.group_optimizers)
 
 
-def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
+def rates_near(
+    suggestion: float, ratios: Sequence[float], typical: float = TYPICAL_ADAM_RATE
+) -> tuple[float, ...]:
     """Return the rates that are nearest to the usual ones and near what a sweep suggests.
 
     The usual rates of Adam have the geometric mean 3.2e-4. The head's rate is at most 3 times and
@@ -79,18 +86,21 @@ def rates_near(suggestion: float, ratios: Sequence[float]) -> tuple[float, ...]:
     Args:
         suggestion: Float above 0: the head's rate that a sweep suggests.
         ratios: The ratio of the rate of each group to that of the head.
+        typical: As for `typical_adam_rates`.
 
     >>> [f"{rate:.1e}" for rate in rates_near(5e-4, [0.01, 0.1, 1.0])]
     ['1.5e-05', '1.5e-04', '1.5e-03']
     >>> [f"{rates_near(suggestion, [1.0])[0]:.1e}" for suggestion in (1e-5, 2e-4, 1.0)]
     ['3.0e-05', '3.2e-04', '3.3e-01']
     """
-    usual = typical_adam_rates(ratios)[-1] / ratios[-1]
+    usual = typical_adam_rates(ratios, typical)[-1] / ratios[-1]
     head = min(max(usual, suggestion / MAX_FACTOR), suggestion * MAX_FACTOR)
     return tuple(head * ratio for ratio in ratios)
 
 
-def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateChoice:
+def rates_from_sweep(
+    sweep: LearningRateSweep, ratios: Sequence[float], typical: float = TYPICAL_ADAM_RATE
+) -> RateChoice:
     """Choose the peak rates from a range test.
 
     It suggests a tenth of the head's rate with the lowest loss. Of the rates within a factor of 3
@@ -100,6 +110,7 @@ def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateC
     Args:
         sweep: The sweep.
         ratios: The ratio of the rate of each group to that of the head.
+        typical: As for `typical_adam_rates`.
 
     Raises:
         ValueError: If the loss is not finite at the usual rate, or below.
@@ -107,7 +118,7 @@ def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateC
     try:
         suggestion = sweep.suggest("minimum")
     except ValueError:
-        rates = typical_adam_rates(ratios)
+        rates = typical_adam_rates(ratios, typical)
         lost = sweep.learning_rates[~np.isfinite(sweep.losses)]
         if len(lost) and lost[0] <= rates[-1]:
             reason = f"The loss is not finite at the rate {lost[0]:.1e}."
@@ -115,8 +126,9 @@ def rates_from_sweep(sweep: LearningRateSweep, ratios: Sequence[float]) -> RateC
                 "`learning_rate='auto'` finds no learning rate for this model and these data. "
                 f"{reason} Check the data and the loss, or pass `learning_rate`."
             ) from ValueError(reason)
-        return RateChoice(rates, None)
-    return RateChoice(rates_near(suggestion, ratios), suggestion)
+        return RateChoice(rates, None, typical=typical)
+    rates = rates_near(suggestion, ratios, typical)
+    return RateChoice(rates, suggestion, typical=typical)
 
 
 def relative_rates(n_groups: int) -> list[float]:

@@ -66,7 +66,7 @@ def test_verbose_shows_where_a_mistake_was_found(capsys: pytest.CaptureFixture[s
     assert cli.main(["finetune", "nowhere", "--weights", "none", "--verbose"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.splitlines()[-1].startswith("dlr-tf: error: The data folder 'nowhere'")
+    assert err.splitlines()[-1].startswith("dlr-tf: error: The data 'nowhere' do not exist")
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app.config import EvaluateConfig
-from dlr_tf.app.models import TrainedModel, load_trained, text_columns
+from dlr_tf.app.models import KnownTarget, TrainedModel, load_trained, text_columns
 from dlr_tf.app.paths import TFDS
 from dlr_tf.app.results import (
     Evaluation,
@@ -45,7 +45,7 @@ from dlr_tf.core._validation import warn_user
 from dlr_tf.training import plotting
 
 FOLDER = "evaluation"
-NOUNS = {"class": "one class", "labels": "several labels", "number": "numbers"}
+FOUND = {"class": "one class", "labels": "several labels", "number": "numbers"}
 
 
 def run(config: EvaluateConfig) -> int:
@@ -75,10 +75,10 @@ def run(config: EvaluateConfig) -> int:
                 raise ValueError("--text-column is for a model of texts. Leave it out.")
         if found.kind != target.kind:
             raise ValueError(
-                f"{found.name} tells {NOUNS[found.kind]} of each image, and the model "
-                f"{config.run!r} {NOUNS[target.kind]}. Give other DATA."
+                f"{found.name} tells {FOUND[found.kind]} of each example, and the model "
+                f"{config.run!r} {FOUND[target.kind]}. Give other DATA."
             )
-        check_class_names(found, trained.class_names)
+        check_names(found, trained.known)
     unreadable: list[str] = []
     with messages_to_stderr():
         if isinstance(found, image_data.ImageData):
@@ -97,7 +97,7 @@ def run(config: EvaluateConfig) -> int:
         )
         print_stderr(
             f"the model's {what} are not finite for {evaluation.n_not_finite} of {total} "
-            f"{getattr(evaluation, 'unit', 'image')}s, which {then}. Its training diverged: train "
+            f"{evaluation.unit}s, which {then}. Its training diverged: train "
             "again at lower rates, such as those of dlr-tf find-lr"
         )
     for folder in (*reversed(output.parents), output):
@@ -229,7 +229,7 @@ def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.Imag
         )
     trained_on = settings.get("data") or ""
     was_trained_on = os.path.realpath(source) == os.path.realpath(trained_on)
-    columns = image_data.Columns.of(settings)
+    columns = columns_of(trained, settings)
     if config.text_column is not None:
         columns = dataclasses.replace(columns, text_column=config.text_column)
     found = image_data.find(
@@ -260,20 +260,20 @@ def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.Imag
     return loaded
 
 
-def check_class_names(found: Any, known: Sequence[str]) -> None:
-    """Check that a model knows all classes of the images. It may know more.
+def check_names(found: Any, model: KnownTarget) -> None:
+    """Check that a model knows all classes, labels or numbers of the data. It may know more.
 
     Raises:
         ValueError: If it does not.
     """
-    used = list(found.class_names)
+    used, known = list(found.class_names), model.names
     if isinstance(found, image_data.ImageData) and found.kind != "number":
         counts = zip(found.class_names, found.class_counts["test"], strict=True)
         used = [name for name, count in counts if count]
     unknown = [name for name in used if name not in known]
     if unknown:
         raise ValueError(
-            f"{found.name} has classes that the model does not know: {some_of(unknown)}."
+            f"{found.name} has {model.nouns} that the model does not know: {some_of(unknown)}."
             f"{did_you_mean(unknown[0], known)} The model knows {some_of(known)}. Rename or remove "
             "the others."
         )
@@ -281,7 +281,7 @@ def check_class_names(found: Any, known: Sequence[str]) -> None:
     if absent:
         unit = getattr(found, "unit", "image")
         print_stderr(
-            f"{found.name} has no {unit}s of {len(absent)} of {len(known)} classes: "
+            f"{found.name} has no {unit}s of {len(absent)} of {len(known)} {model.nouns}: "
             f"{some_of(absent)}"
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from dlr_tf._names import AUTO
 from dlr_tf.app.config import FindLrConfig, TaskConfig
 from dlr_tf.app.results import check_new_file
-from dlr_tf.app.run import load_task, optimizer_argument, parse_rates
+from dlr_tf.app.run import load_task, optimizer_argument, parse_rates, suited
 from dlr_tf.app.terminal import (
     messages_to_stderr,
     model_on_data,
@@ -48,7 +48,7 @@ def run(config: FindLrConfig) -> int:
         output = Path(config.output)
         check_new_file(output)
         plotting.require_matplotlib()
-        task = load_task(config)
+        task = load_task(suited(config))
         rates = task.rates or task.ratios
         if not rates[-1] > 0:
             raise ValueError(
@@ -75,7 +75,7 @@ def run(config: FindLrConfig) -> int:
         print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, config.steps))
     suggestions: dict[str, float] = {}
     try:
-        choice = rates_from_sweep(sweep, ratios)
+        choice = rates_from_sweep(sweep, ratios, task.typical_rate)
         suggestions[RECOMMENDED] = choice.rates[-1]
         if choice.suggestion is None:
             print_stderr(choice.line())
@@ -98,7 +98,7 @@ def run(config: FindLrConfig) -> int:
     print_result(written_line(output))
     if RECOMMENDED not in suggestions:
         return 1
-    learning_rate = rates_with_head(config.learning_rate, suggestions[RECOMMENDED])
+    learning_rate = rates_with_head(config.learning_rate, suggestions[RECOMMENDED], ratios[0])
     task_config = TaskConfig.of({**config.as_dict(), "learning_rate": learning_rate})
     print_result(next_line(["finetune", *task_config.as_typed()]))
     return 0
@@ -136,17 +136,17 @@ def why_it_stopped(learning_rates: np.ndarray, losses: np.ndarray, steps: int) -
     )
 
 
-def rates_with_head(text: str, head: float) -> str:
+def rates_with_head(text: str, head: float, first: float = 1.0 / RATIO) -> str:
     """Return a value of --learning-rate with another rate of the head, and the same ratios to it.
 
-    The rate of the head in `text` is above 0.
+    The rate of the head in `text` is above 0. For auto, `first` is the ratio of the first group.
 
     >>> [rates_with_head(text, 0.02) for text in ("1e-5:1e-3", ":1e-3", "1e-4,1e-3", "auto")]
     ['2.0e-04:2.0e-02', ':2.0e-02', '2.0e-03,2.0e-02', '2.0e-03:2.0e-02']
     """
     rates = parse_rates(text)
     if rates == AUTO:
-        rates = slice(1.0 / RATIO, 1.0)
+        rates = slice(first, 1.0)
     if isinstance(rates, slice):
         low = "" if rates.start is None else f"{rates.start * head / rates.stop:.1e}"
         return f"{low}:{head:.1e}"

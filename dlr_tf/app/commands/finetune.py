@@ -65,6 +65,7 @@ from dlr_tf.app.run import (
     schedule_of,
     scores_name,
     steps_made,
+    suited,
     train,
     write_place_of_data,
     write_settings,
@@ -133,7 +134,7 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
     """Check everything, and then create the folder of the run, or lock it."""
     watch, stop = Stopwatch(), StopRequests()
     if given.resume is None:
-        config = given.new_run
+        config = suited(given.new_run)
         folder = Path(given.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}")
         check_output_folder(folder)
     else:
@@ -221,7 +222,7 @@ def _train_and_write(run: Run) -> None:
                 if not run.has_model:
                     run.save_model(run.folder / MODEL_FILE, target)
     label, total = name_of_rates(config, rates), task.data.test_images
-    print_result(task.target.result_line(result.score, total, label))
+    print_result(task.target.result_line(result.score, total, label, task.data.unit))
     if not run.writes:
         run.workers.gather()  # until the chief has written everything
         return

@@ -13,6 +13,7 @@ import keras
 from dlr_tf.app import models
 from dlr_tf.app.config import LayersConfig
 from dlr_tf.app.options import option_name
+from dlr_tf.app.results import target_of
 from dlr_tf.app.run import split_task
 from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
@@ -87,16 +88,20 @@ def _network(config: LayersConfig) -> tuple[str, keras.Model]:
                 )
         backbone = models.digits_backbone()
         return "the network for the digits of scikit-learn", models.classifier(backbone, 5)
-    is_file = models.model_file(config.model) is not None
+    file = models.model_file(config.model)
+    known = models.KnownTarget(()) if file is None else models.known_target(file)
     source = models.open_source(
         config.model,
-        weights=None if is_file else "none",
+        weights="none" if file is None else None,
         image_size=config.image_size,
         keep_head=config.keep_head,
     )
-    n_classes = source.own_classes or CLASSES
-    model = source.build(source.kept_classes or [str(index) for index in range(n_classes)])
-    head = "its own head" if config.keep_head else f"a head for {n_classes} classes"
+    count = len(known.names) or source.own_classes or CLASSES
+    names = source.kept_classes or [str(index) for index in range(count)]
+    kind = models.Head(target_of(known.kind, class_names=()).activation)
+    model = source.build(names, kind)
+    nouns = known.nouns if count > 1 else known.nouns.removesuffix("s")
+    head = f"{'its own' if config.keep_head else 'a'} head for {count} {nouns}"
     takes = f"images of {source.image_size} x {source.image_size}"
     if source.texts is not None:
         takes = "texts"

@@ -17,4 +17,4 @@ from dlr_tf.app.data.predicted_texts import STDIN, TextToPredict, named_texts
 from dlr_tf.app.data.scan import list_images
 from dlr_tf.app.data.sources import find, load
 from dlr_tf.app.data.targets import Columns
-from dlr_tf.app.data.texts import LabelledTexts, shown
+from dlr_tf.app.data.texts import LabelledTexts, are_texts, shown

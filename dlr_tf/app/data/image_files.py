@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import warnings
@@ -17,16 +16,14 @@ from dlr_tf._names import some_of
 from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
 from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels, resize
 from dlr_tf.app.data.labelled_files import LabelledFiles
-from dlr_tf.app.data.splits import complete_splits
-from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, strata
+from dlr_tf.app.data.splits import splits_of_targets
+from dlr_tf.app.data.targets import CLASS
 from dlr_tf.app.terminal import print_stderr, printable_name
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training.training_data import without_autotuning
 
 # Bytes of decoded images that are kept in memory. More than these are read again in each epoch.
 KEPT_BYTES = 200 * 2**20
-# Of the training images, where there are no images to choose the thresholds of labels on.
-FOR_THRESHOLDS = 0.1
 WORKERS = min(os.cpu_count() or 1, 16)
 _CHUNK = 256  # files that one thread checks at a time
 _BLANK = np.zeros((1, 1, 3), np.uint8)
@@ -51,17 +48,8 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
         print_stderr(f"{found.name}: ignored: {found.ignored}")
     files = ImageFiles(found.root, found.files, settings.image_size)
     readable = _readable(found, files)
-    if found.kind == LABELS and not settings.validation_fraction:
-        # The thresholds of the labels are chosen on images that are not trained on.
-        settings = dataclasses.replace(settings, validation_fraction=FOR_THRESHOLDS)
-    splits = complete_splits(
-        {split: indices[readable[indices]] for split, indices in found.splits.items()},
-        strata(found.kind, found.labels),
-        found.class_names if found.kind == CLASS else (),
-        found.name,
-        settings,
-    )
-    _check_trained(found, found.labels[splits["train"]])
+    readable_of = {split: indices[readable[indices]] for split, indices in found.splits.items()}
+    splits = splits_of_targets(found, readable_of, settings)
     return indexed_data(
         files.batches,
         found.labels,
@@ -74,27 +62,6 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
         test_names=[printable_name(files.path(index)) for index in splits["test"]],
         fingerprint=_fingerprint(found, splits),
     )
-
-
-def _check_trained(found: LabelledFiles, trained: np.ndarray) -> None:
-    """Raise a `ValueError` if something is to be learnt of which there are no training images."""
-    every = range(len(found.class_names))
-    if found.kind == NUMBER:
-        constant = [found.class_names[i] for i in every if len(set(trained[:, i].tolist())) < 2]
-        if constant:
-            raise ValueError(
-                f"The data {found.name!r} have the same number in every training image: "
-                f"{some_of(constant)}. Leave it out with --label-column."
-            )
-        return
-    present = set(np.flatnonzero(trained.any(0)) if found.kind == LABELS else trained.tolist())
-    untrained = [found.class_names[label] for label in every if label not in present]
-    if untrained:
-        noun = "classes" if found.kind == CLASS else "labels"
-        raise ValueError(
-            f"The data {found.name!r} have {noun} without an image to train on: "
-            f"{some_of(untrained)}. Add images, or remove these {noun}."
-        )
 
 
 def _readable(found: LabelledFiles, files: ImageFiles) -> np.ndarray:

@@ -13,7 +13,7 @@ from dlr_tf.app.data.image_files import load_files
 from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.targets import CLASS, Columns
-from dlr_tf.app.data.texts import LabelledTexts, holds_texts, load_texts, read_texts
+from dlr_tf.app.data.texts import LabelledTexts, are_texts, load_texts, read_texts
 from dlr_tf.app.data.tfds import TfdsSource, find_tfds, load_tfds
 from dlr_tf.app.paths import TFDS, check_data
 
@@ -60,7 +60,7 @@ def find(
                 f"{name!r}"
             )
         return find_tfds(name.removeprefix(TFDS))
-    if path.exists() and holds_texts(path, columns):
+    if are_texts(name, columns):
         return read_texts(path, columns=columns, skip_broken=skip_broken, to_score=to_score)
     if columns.text_column is not None:
         raise ValueError(

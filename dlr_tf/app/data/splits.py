@@ -6,12 +6,15 @@ that is resumed, or a model that is scored later, must never test on what it was
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dlr_tf._names import some_of
 from dlr_tf.app.data.image_data import Settings
+from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, strata
 from dlr_tf.core._validation import warn_user
 
 # In any case, and with "_set" or "-set" at the end.
@@ -22,6 +25,7 @@ _NAMES = {
 }
 # What the examples of a split are for.
 PURPOSE = {"train": "train on", "validation": "validate on", "test": "test on"}
+FOR_THRESHOLDS = 0.1  # of the training examples, for the thresholds of labels
 # Which split a model is scored on, the first one that there is.
 TO_SCORE = ("test", "validation", "train")
 
@@ -116,9 +120,46 @@ def complete_splits(
     for split in ("test", "validation"):
         if split in splits and not len(splits[split]):
             needed = "two" if settings.validation_fraction == 0 else "three"
+            each = f": every class needs {needed} or more" if class_names else ""
             raise ValueError(
                 f"The data {name!r} hold {sum(map(len, splits.values()))} {unit}s that can be "
-                f"read, too few to keep some for the {split}. Add {unit}s: every class needs "
-                f"{needed} or more."
+                f"read, too few to keep some for the {split}. Add {unit}s{each}."
             )
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+
+
+def splits_of_targets(
+    found: Any, given: Mapping[str, np.ndarray], settings: Settings, unit: str = "image"
+) -> dict[str, np.ndarray]:
+    """Return complete splits of what was found, for its kind of target: see `complete_splits`.
+
+    Raises:
+        ValueError: If a split would be empty, or something is to be learned of which there are no
+            training examples.
+    """
+    if found.kind == LABELS and not settings.validation_fraction:
+        # The thresholds of the labels are chosen on examples that are not trained on.
+        settings = dataclasses.replace(settings, validation_fraction=FOR_THRESHOLDS)
+    names = found.class_names if found.kind == CLASS else ()
+    labels = strata(found.kind, found.labels)
+    splits = complete_splits(given, labels, names, found.name, settings, unit=unit)
+    trained = found.labels[splits["train"]]
+    every = range(len(found.class_names))
+    if found.kind == NUMBER:
+        constant = [found.class_names[i] for i in every if len(set(trained[:, i].tolist())) < 2]
+        if constant:
+            raise ValueError(
+                f"The data {found.name!r} have the same number in every training {unit}: "
+                f"{some_of(constant)}. Leave it out with --label-column."
+            )
+        return splits
+    present = set(np.flatnonzero(trained.any(0)) if found.kind == LABELS else trained.tolist())
+    untrained = [found.class_names[label] for label in every if label not in present]
+    if untrained:
+        noun = "classes" if found.kind == CLASS else "labels"
+        article = "an" if unit == "image" else "a"
+        raise ValueError(
+            f"The data {found.name!r} have {noun} without {article} {unit} to train on: "
+            f"{some_of(untrained)}. Add {unit}s, or remove these {noun}."
+        )
+    return splits

@@ -92,8 +92,8 @@ def _csv_rows(reader: Iterator[list[str]], names: list[str]) -> Iterator[Row]:
         problem = ""
         if len(cells) != len(names):
             problem = (
-                f"it has {len(cells)} cells, and the first line names {len(names)} columns; a text "
-                "with a separator needs quotation marks"
+                f"it has {len(cells)} cell{'s' * (len(cells) != 1)}, and the first line names "
+                f"{len(names)} columns; a text with a separator needs quotation marks"
             )
         yield Row(line, dict(zip(names, cells)), problem)
 
@@ -110,9 +110,9 @@ def _json_rows(text: str) -> Iterator[Row]:
             yield Row(line, {}, "it is no JSON object")
             continue
         cells = {
-            name.lower(): "" if value is None else str(value)
+            name.lower(): "|".join(map(str, value)) if isinstance(value, list) else str(value)
             for name, value in found.items()
-            if not isinstance(value, (dict, list))
+            if value is not None and not isinstance(value, dict)
         }
         yield Row(line, cells)
 

@@ -77,6 +77,7 @@ class Columns:
         if missing:
             other = any(separator in name for name in lower for separator in ";\t")
             hint = " Separate the columns by commas." if other else ""
+            hint += " Texts: text, or --text-column." if "path" in missing else ""
             raise ValueError(
                 f"The first line of {table} should name the columns path and label, and perhaps "
                 "split, or those of --path-column, --label-column and --split-column. Missing: "
@@ -122,7 +123,7 @@ def kind_of(rows: Sequence[Sequence[str]]) -> str:
     ('number', 'class', 'labels')
     """
     cells = [cell for row in rows for cell in row if cell]
-    if len(rows[0]) > 1:
+    if rows and len(rows[0]) > 1:
         return LABELS if all(cell.lower() in _IS_SET for cell in cells) else NUMBER
     numbers = [_number(cell.replace(",", ".", 1)) for cell in cells]
     finite = [number for number in numbers if number is not None]

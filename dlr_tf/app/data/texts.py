@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,9 +16,18 @@ import tensorflow as tf
 from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data import images, tables
 from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
-from dlr_tf.app.data.splits import PURPOSE, TO_SCORE, complete_splits, split_named
+from dlr_tf.app.data.splits import PURPOSE, TO_SCORE, split_named, splits_of_targets
 from dlr_tf.app.data.tables import Row, missing_column, read_table, read_utf8
-from dlr_tf.app.data.targets import CLASS, USUAL, Columns, class_name, in_order
+from dlr_tf.app.data.targets import (
+    CLASS,
+    USUAL,
+    Columns,
+    Targets,
+    class_name,
+    in_order,
+    kind_of,
+    read_targets,
+)
 from dlr_tf.app.terminal import print_stderr, printable_name
 from dlr_tf.core._validation import warn_user
 
@@ -31,7 +40,7 @@ _PAIRS = (
     *(("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2")),
     *(("premise", "hypothesis"), ("text", "text_pair")),
 )
-_LABEL = ("label", "class", "category", "sentiment", "target")
+_LABEL = (*USUAL["label"], "sentiment", "target")
 _SHOWN = 60  # characters of a text in a line
 
 
@@ -39,20 +48,21 @@ class _Example(NamedTuple):
     split: str
     place: str
     text: tuple[str, ...]
-    class_name: str
+    target: Any  # the name of a class, or a row of numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts:
-    """Texts with their classes, read and checked.
+    """Texts with their classes, labels or numbers, read and checked.
 
     Args:
         name: The table or the folder.
-        class_names: The names of the classes, sorted: numbers as numbers.
+        class_names: The names of the classes, sorted: numbers as numbers; or as in `LabelledFiles`.
         texts: Array of strings, of shape `(texts,)`, or `(texts, 2)` for pairs.
         places: Where each text is: its file, or its line.
-        labels: The class of each text.
+        labels: The class of each text, or its labels or numbers.
         splits: As in `LabelledFiles`.
+        kind: The kind of target. Defaults to "class".
     """
 
     name: str
@@ -74,8 +84,9 @@ class LabelledTexts:
         return self.texts[self.splits["train"]]
 
 
-def holds_texts(path: Path, columns: Columns) -> bool:
+def are_texts(source: str, columns: Columns) -> bool:
     """Return whether a source holds texts: a table with such a column, or `.txt` files alone."""
+    path = Path(source)
     if path.is_file():
         ending = path.suffix.lower()
         if ending != ".csv":
@@ -110,14 +121,11 @@ def read_texts(
             train on.
     """
     name, broken = printable_name(str(path)), dict[str, str]()
-    if columns.target not in (None, CLASS):
-        raise ValueError(
-            f"A text has one class: leave --target out. Received: --target {columns.target}"
-        )
+    targets = None
     if path.is_dir():
         examples = [*_folder_examples(path, broken)]
     else:
-        examples = [*_table_examples(path, columns, broken)]
+        targets, examples = _table_examples(path, columns, broken)
     for place, reason in broken.items():
         print_stderr(f"{place}: {reason}")
     if broken and not (skip_broken or to_score):
@@ -138,19 +146,35 @@ def read_texts(
             f"The splits of {name!r} should be train, and test or validation. Received: "
             f"{some_of(sorted(splits))}."
         )
-    return _labelled(name, examples, "test" if to_score else "train")
+    class_names = targets.names if targets else _checked_classes(name, examples, to_score)
+    numbers = {one: number for number, one in enumerate(class_names)}
+    labels = [numbers[e.target] if targets is None else e.target for e in examples]
+    texts = np.array([e.text for e in examples], object)
+    return LabelledTexts(
+        name=name,
+        class_names=class_names,
+        texts=texts[:, 0] if texts.shape[1] == 1 else texts,
+        places=[e.place for e in examples],
+        labels=np.array(labels, "int32" if targets is None else "float32"),
+        splits={
+            split: np.array([index for index, e in enumerate(examples) if e.split == split])
+            for split in dict.fromkeys(e.split for e in examples)
+        },
+        kind=targets.kind if targets else CLASS,
+    )
 
 
-def _labelled(name: str, examples: Sequence[_Example], learned: str) -> LabelledTexts:
-    class_names = in_order({e.class_name for e in examples if e.split == learned})
+def _checked_classes(name: str, examples: Sequence[_Example], to_score: bool) -> tuple[str, ...]:
+    """Return the names of the classes of the training texts, which every split should know."""
+    learned = "test" if to_score else "train"
+    class_names = in_order({e.target for e in examples if e.split == learned})
     if learned == "train" and len(class_names) < 2:
         raise ValueError(
             f"The data {name!r} have only one class to train on, {class_names[0]!r}. Expected: two "
             "classes or more."
         )
-    splits = {}
     for split in dict.fromkeys(example.split for example in examples):
-        present = {e.class_name for e in examples if e.split == split}
+        present = {e.target for e in examples if e.split == split}
         unknown = sorted(present - {*class_names})
         if unknown:
             raise ValueError(
@@ -164,34 +188,40 @@ def _labelled(name: str, examples: Sequence[_Example], learned: str) -> Labelled
                 f"There are no texts to {PURPOSE[split]} for {len(absent)} of {len(class_names)} "
                 f"classes: {some_of(absent)}."
             )
-        indices = [index for index, e in enumerate(examples) if e.split == split]
-        splits[split] = np.array(indices, "int64")
-    numbers = {one: number for number, one in enumerate(class_names)}
-    texts = np.array([e.text for e in examples], object)
-    return LabelledTexts(
-        name=name,
-        class_names=tuple(class_names),
-        texts=texts[:, 0] if texts.shape[1] == 1 else texts,
-        places=[e.place for e in examples],
-        labels=np.array([numbers[e.class_name] for e in examples], "int32"),
-        splits=splits,
-    )
+    return tuple(class_names)
 
 
-def _table_examples(path: Path, columns: Columns, broken: dict[str, str]) -> Iterator[_Example]:
+def _table_examples(
+    path: Path, columns: Columns, broken: dict[str, str]
+) -> tuple[Targets | None, list[_Example]]:
+    """Return the labels or numbers of a table, `None` for one class of each text, and its rows."""
     names, rows = read_table(path)
     texts = text_columns_of(path, names, columns.text_column)
-    split = _named(path, names, "--split-column", columns.split_column)
-    split = split or next((name for name in USUAL["split"] if name in _lower(names)), None)
-    label = _named(path, names, "--label-column", columns.label_column)
-    label = label or _label_column(path, names, {*texts, split})
-    for row in rows:
+    splits = _named(path, names, "--split-column", columns.split_column)
+    split = next((name for name in splits or USUAL["split"] if name in _lower(names)), None)
+    labels = _named(path, names, "--label-column", columns.label_column)
+    labels = labels or [_label_column(path, names, {*texts, split})]
+    cells = [
+        ["" if row.problem else row.cells.get(label, "").strip() for label in labels]
+        for row in rows
+    ]
+    kind, targets = columns.target or kind_of(cells), None
+    if kind != CLASS:
+        spelled = dict(zip(_lower(names), names, strict=True))
+        targets = read_targets(kind, [spelled[label] for label in labels], cells)
+    elif len(labels) > 1:
+        raise ValueError(
+            f"--target class needs one label column. Received: --label-column {','.join(labels)}"
+        )
+    examples = []
+    for index, row in enumerate(rows):
         place = f"{path}:{row.line}"
         problem, text = problem_of(row, texts)
-        name = row.cells.get(label, "").strip()
         part = split_named(row.cells.get(split, "").strip()) if split else "train"
-        if not problem and not name:
-            problem = f"it has no {label}"
+        if not problem and targets:
+            problem = targets.broken.get(index, "")
+        elif not problem and not cells[index][0]:
+            problem = f"it has no {labels[0]}"
         if not problem and part is None:
             problem = (
                 f"its split is {row.cells.get(str(split), '')!r}; expected: train, test or val"
@@ -199,7 +229,9 @@ def _table_examples(path: Path, columns: Columns, broken: dict[str, str]) -> Ite
         if problem:
             broken[place] = problem
         else:
-            yield _Example(str(part), place, text, class_name(name))
+            target = targets.values[index] if targets else class_name(cells[index][0])
+            examples.append(_Example(str(part), place, text, target))
+    return targets, examples
 
 
 def problem_of(row: Row, columns: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -243,16 +275,15 @@ def _lower(names: Sequence[str]) -> list[str]:
     return [name.lower() for name in names]
 
 
-def _named(path: Path, names: Sequence[str], option: str, wanted: str | None) -> str | None:
-    """Return the column that an option names, in lower case, `None` if it is not given."""
-    if wanted is None:
-        return None
-    if wanted.lower() not in _lower(names):
+def _named(path: Path, names: Sequence[str], option: str, wanted: str | None) -> list[str]:
+    """Return the columns that an option names, in lower case, none if it is not given."""
+    columns = [name.strip().lower() for name in wanted.split(",")] if wanted else []
+    if not {*columns} <= {*_lower(names)}:
         raise ValueError(
-            f"{option} should name a column of {str(path)!r}: {some_of(list(names))}. Received: "
+            f"{option} should name columns of {str(path)!r}: {some_of(list(names))}. Received: "
             f"{option} {wanted}"
         )
-    return wanted.lower()
+    return columns
 
 
 def _label_column(path: Path, names: Sequence[str], taken: set[str | None]) -> str:
@@ -291,9 +322,7 @@ def load_texts(found: LabelledTexts, settings: Settings) -> ImageData:
     """Return the batches of texts, of dtype string."""
     splits = dict(found.splits)
     if "train" in splits:
-        splits = complete_splits(
-            splits, found.labels, found.class_names, found.name, settings, unit="text"
-        )
+        splits = splits_of_targets(found, splits, settings, "text")
     else:
         splits["train"] = np.array([], "int64")  # a model is scored
     with tf.device("CPU:0"):
@@ -303,6 +332,7 @@ def load_texts(found: LabelledTexts, settings: Settings) -> ImageData:
         found.labels,
         splits,
         settings,
+        found.kind,
         name=found.name,
         class_names=found.class_names,
         image_shape=(),
@@ -316,7 +346,7 @@ def _fingerprint(found: LabelledTexts, splits: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for split, indices in sorted(splits.items()):
         for index in indices:
-            example = [split, found.texts[index], int(found.labels[index])]
+            example = [split, found.texts[index], found.labels[index].tolist()]
             digest.update(json.dumps(example, default=list).encode())
     return digest.hexdigest()
 

@@ -20,6 +20,7 @@ from dlr_tf.app.models.trained import (
     MODEL_FILE,
     KnownTarget,
     TrainedModel,
+    known_target,
     load_model_file,
     load_trained,
     model_path,

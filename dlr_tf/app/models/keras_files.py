@@ -91,7 +91,12 @@ def file_source(path: Path, *, image_size: int | None = None, keep_head: bool = 
 
 
 def _kept_outputs(
-    path: Path, label: str, network: keras.Model, size: int, notes: Sequence[str]
+    path: Path,
+    label: str,
+    network: keras.Model,
+    size: int | None,
+    notes: Sequence[str],
+    texts: TextInput | None = None,
 ) -> Source:
     """Return a network that keeps its head for labels or for numbers."""
     known = known_target(path)
@@ -112,6 +117,7 @@ def _kept_outputs(
         note="; ".join([*notes, f"the head of {str(path)!r} is kept"]),
         own_classes=len(known.names),
         kept_classes=known.names,
+        texts=texts,
     )
 
 
@@ -122,13 +128,15 @@ def _text_source(
     if image_size is not None:
         raise ValueError(f"{label} takes texts: leave --image-size out.")
     texts = TextInput(label, columns=text_columns(model))
+    if keep_head and known_target(path).kind != "class":
+        return _kept_outputs(path, label, model, None, [], texts)
     if keep_head:
         kept = KeptHead.of(path, label, model)
         return Source(
             name=str(path),
             weights=WEIGHTS,
             image_size=None,
-            build=lambda class_names: _with_probabilities(kept.build(class_names)),
+            build=lambda names, new=CLASSES: _with_probabilities(kept.build(names, new)),
             note=kept.note(),
             own_classes=kept.n_classes,
             kept_classes=kept.classes,

@@ -129,6 +129,8 @@ def model_path(run: str) -> Path:
             hint = "Give a folder that `dlr-tf finetune` wrote, or a .keras file."
             if (path / CHECKPOINTS).is_dir():
                 hint = f"The run is not finished: dlr-tf finetune --resume {shlex.quote(run)}"
+            elif (path / "metadata.json").is_file():
+                hint = f"It looks like a preset of KerasHub: give hub:{run}"
             raise ValueError(f"The folder {run!r} holds no {MODEL_FILE}. {hint}")
         return path / MODEL_FILE
     check_run(run)

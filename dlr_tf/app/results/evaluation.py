@@ -30,7 +30,7 @@ class OneClass(Target):
     def metrics(self) -> Sequence[str]:
         return ["accuracy"]
 
-    def result_line(self, score: float, total: int, label: str) -> str:
+    def result_line(self, score: float, total: int, label: str, unit: str = "image") -> str:
         return f"test accuracy {score:.4f} ({round(score * total)} of {total}) with {label}"
 
     def evaluate(

@@ -10,7 +10,13 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
+from dlr_tf.app.results.target import (
+    ErrorLine,
+    Target,
+    TargetEvaluation,
+    WorstError,
+    score_text,
+)
 from dlr_tf.app.terminal import table
 
 
@@ -117,29 +123,17 @@ class LabelScore:
     support: int
 
 
-@dataclasses.dataclass(frozen=True)
-class LabelsEvaluation:
-    """What a model predicts for examples whose labels are known.
+class LabelsEvaluation(TargetEvaluation):
+    """What a model predicts for examples whose labels, 0 or 1 for each, are known.
 
     Where a probability is not finite, the model predicts no label.
-
-    Args:
-        target: The labels and their thresholds.
-        labels: 0 or 1, array of shape `(examples, labels)`.
-        probabilities: What the model gives, float array of the same shape.
-        names: What each example is called.
     """
-
-    target: SeveralLabels
-    labels: np.ndarray
-    probabilities: np.ndarray
-    names: Sequence[str] = ()
 
     @functools.cached_property
     def finite(self) -> np.ndarray:
         """The probabilities, 0 where an example has one that is not finite."""
-        is_finite = np.isfinite(self.probabilities).all(axis=1, keepdims=True)
-        return np.where(is_finite, self.probabilities, 0.0)
+        is_finite = np.isfinite(self.outputs).all(axis=1, keepdims=True)
+        return np.where(is_finite, self.outputs, 0.0)
 
     @property
     def predictions(self) -> np.ndarray:
@@ -149,7 +143,7 @@ class LabelsEvaluation:
     @property
     def n_not_finite(self) -> int:
         """The number of examples for which a probability is not finite."""
-        return int((~np.isfinite(self.probabilities).all(axis=1)).sum())
+        return int((~np.isfinite(self.outputs).all(axis=1)).sum())
 
     @functools.cached_property
     def label_scores(self) -> list[LabelScore]:
@@ -184,10 +178,6 @@ class LabelsEvaluation:
             "exact_match": float((truth == found).all(axis=1).mean()),
         }
 
-    def headline(self, name: str) -> str:
-        """Return the first line of the scores."""
-        return f"scores on {name}, of {len(self.labels)} images: {self.summary()}"
-
     def summary(self) -> str:
         """Return the scores of all labels together, in one line."""
         s = self.scores
@@ -203,12 +193,12 @@ class LabelsEvaluation:
         return [
             (score_text(s["mean_average_precision"]), "mean average precision"),
             (score_text(s["f1_micro"]), f"F1 micro (macro {score_text(s['f1_macro'])})"),
-            (f"{s['exact_match']:.3f}", "of the test images have all labels right"),
+            (f"{s['exact_match']:.3f}", f"of the test {self.unit}s have all labels right"),
         ]
 
     def worst_errors(self, count: int = 10) -> list[WorstError]:
         """Return the examples with the wrong label of which the model is most sure."""
-        wrong = (self.predictions != (self.labels > 0)) & np.isfinite(self.probabilities)
+        wrong = (self.predictions != (self.labels > 0)) & np.isfinite(self.outputs)
         distance = np.where(wrong, abs(self.labels - self.finite), -1.0)
         order = np.argsort(-distance.max(axis=1, initial=-1), kind="stable")[:count]
         found = []
@@ -227,10 +217,6 @@ class LabelsEvaluation:
             found.append(WorstError(index, self.name(index), lines))
         return found
 
-    def name(self, index: int) -> str:
-        """Return what an example is called."""
-        return str(self.names[index]) if len(self.names) else f"image {index}"
-
     def rows(self) -> list[tuple[str, ...]]:
         """Return the scores of each label as text."""
         return [
@@ -244,15 +230,11 @@ class LabelsEvaluation:
             for s in self.label_scores
         ]
 
-    columns: ClassVar[Sequence[str]] = (
-        "label",
-        "images",
-        "average precision",
-        "threshold",
-        "precision",
-        "recall",
-        "F1",
-    )
+    @property
+    def columns(self) -> Sequence[str]:
+        """What `rows` hold."""
+        area = "average precision"
+        return "label", f"{self.unit}s", area, "threshold", "precision", "recall", "F1"
 
     def text(self) -> str:
         """Return the scores of each label and the most confident errors, as tables."""
@@ -262,7 +244,7 @@ class LabelsEvaluation:
             for e in self.worst_errors()
         ]
         if errors:
-            rows = table(("image", "error", "true labels"), errors, numbers=0)
+            rows = table((self.unit, "error", "true labels"), errors, numbers=0)
             text += f"\nthe most confident errors:\n{rows}"
         return text
 

@@ -9,7 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
+from dlr_tf.app.results.target import (
+    ErrorLine,
+    Target,
+    TargetEvaluation,
+    WorstError,
+    score_text,
+)
 from dlr_tf.app.terminal import table
 from dlr_tf.training.losses import ScaledSquaredError
 
@@ -79,23 +85,11 @@ class NumberScore:
     r2_of_the_mean: float
 
 
-@dataclasses.dataclass(frozen=True)
-class NumbersEvaluation:
-    """What a model predicts for examples whose numbers are known.
+class NumbersEvaluation(TargetEvaluation):
+    """What a model predicts for examples whose numbers, one or more for each, are known.
 
     Predictions that are not finite are left out of the scores.
-
-    Args:
-        target: The columns.
-        labels: The true numbers, float array of shape `(examples, columns)`.
-        outputs: What the model gives, of the same shape.
-        names: What each example is called.
     """
-
-    target: Numbers
-    labels: np.ndarray
-    outputs: np.ndarray
-    names: Sequence[str] = ()
 
     @functools.cached_property
     def is_finite(self) -> np.ndarray:
@@ -129,10 +123,6 @@ class NumbersEvaluation:
             name: float(np.mean([getattr(score, name) for score in self.number_scores]))
             for name in names
         }
-
-    def headline(self, name: str) -> str:
-        """Return the first line of the scores."""
-        return f"scores on {name}, of {len(self.labels)} images: {self.summary()}"
 
     def summary(self) -> str:
         """Return the most important score of each column."""
@@ -171,10 +161,6 @@ class NumbersEvaluation:
                 found.append(WorstError(index, self.name(index), lines))
         return found
 
-    def name(self, index: int) -> str:
-        """Return what an example is called."""
-        return str(self.names[index]) if len(self.names) else f"image {index}"
-
     columns: ClassVar[Sequence[str]] = (
         "number",
         "mean absolute error",
@@ -208,7 +194,7 @@ class NumbersEvaluation:
             for e in self.worst_errors()
         ]
         if errors:
-            columns = ("image", "number", "predicted", "true")
+            columns = (self.unit, "number", "predicted", "true")
             text += f"\nthe largest errors:\n{table(columns, errors, numbers=2)}"
         return text
 

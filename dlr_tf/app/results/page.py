@@ -61,7 +61,7 @@ def page_of(
     return _template().render(
         title=model_on_data(report["settings"].get("model"), report["data"]["name"]),
         **_overview(report, history, evaluation),
-        unit=unit_of(evaluation),
+        unit=evaluation.unit,
         comparison=_comparison(report, evaluation),
         curves=_curves(report, history, steps),
         groups=[_group(group) for group in report["groups"]],
@@ -115,15 +115,15 @@ def duration(seconds: float) -> str:
 def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> Context:
     data, settings = report["data"], report["settings"]
     kind = data.get("target", "class")
-    noun = {"class": "classes", "labels": "labels"}.get(kind, "numbers per image")
+    noun = {"class": "classes", "labels": "labels"}.get(kind, f"numbers per {evaluation.unit}")
     tiles = [
         *evaluation.tiles(),
         (f"{report['test_loss']:.4g}", "test loss"),
         (f"{len(data['class_names'])}", noun),
-        (f"{data['train_images']:,}", f"training {unit_of(evaluation)}s"),
+        (f"{data['train_images']:,}", f"training {evaluation.unit}s"),
     ]
     if data["validation_images"]:
-        tiles.append((f"{data['validation_images']:,}", f"validation {unit_of(evaluation)}s"))
+        tiles.append((f"{data['validation_images']:,}", f"validation {evaluation.unit}s"))
     tiles.append((duration(report["seconds"]["training"]), "training"))
     epochs = len(history["loss"])
     facts = [
@@ -138,7 +138,7 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> C
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:
         what = "numbers" if kind == "number" else "probabilities"
-        count = f"{evaluation.n_not_finite:,} test {unit_of(evaluation)}s"
+        count = f"{evaluation.n_not_finite:,} test {evaluation.unit}s"
         facts.append(f"no finite {what} for {count}")
     return {"tiles": tiles, "facts": facts}
 
@@ -173,7 +173,7 @@ def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
     ]
     difference = sides[0]["mean"] - sides[1]["mean"]
     text = f"Difference: {difference:+.4f}"
-    count = f"{abs(difference) * total:.0f} of {total} {unit_of(evaluation)}s"
+    count = f"{abs(difference) * total:.0f} of {total} {evaluation.unit}s"
     text += f", {count}. " if score == "accuracy" else ". "
     text += (
         "A dot is one seed. The curves below are those of the first seed."
@@ -281,11 +281,6 @@ def _confusion(evaluation: Evaluation) -> Context:
     }
 
 
-def unit_of(evaluation: Any) -> str:
-    """Return what an example is called."""
-    return str(getattr(evaluation, "unit", "image"))
-
-
 def _errors(evaluation: Any, images: Mapping[int, Any]) -> Context:
     errors = [
         {
@@ -296,7 +291,7 @@ def _errors(evaluation: Any, images: Mapping[int, Any]) -> Context:
         }
         for error in evaluation.worst_errors()
     ]
-    is_number, unit = hasattr(evaluation, "scatters"), unit_of(evaluation)
+    is_number, unit = hasattr(evaluation, "scatters"), evaluation.unit
     text = f"Every test {unit} is {'predicted exactly' if is_number else 'classified correctly'}."
     if evaluation.n_not_finite:
         text = (

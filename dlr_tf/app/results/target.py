@@ -39,9 +39,9 @@ class Target:
         """Return the target with what is chosen on examples that were not trained on."""
         return self
 
-    def result_line(self, score: float, total: int, label: str) -> str:
+    def result_line(self, score: float, total: int, label: str, unit: str = "image") -> str:
         """Return the line about a training that has ended."""
-        return f"test {self.score_words} {score:.4f} on {total} images with {label}"
+        return f"test {self.score_words} {score:.4f} on {total} {unit}s with {label}"
 
     def head_alone_line(self, score: float) -> str:
         """Return the line about a head that was trained alone."""
@@ -88,6 +88,37 @@ class WorstError:
         """Return it for JSON."""
         lines = {line.word: f"{line.value}{line.rest}" for line in self.lines}
         return {"index": self.index, "name": self.name, **lines}
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetEvaluation:
+    """What a model predicts for examples of which the truth is known.
+
+    Args:
+        target: What the model is trained for.
+        labels: The truth: for each example a class, or a row of labels or numbers.
+        outputs: What the model gives, float array with one row per example.
+        names: What each example is called. Defaults to none: by its index.
+        unit: What an example is. Defaults to "image".
+    """
+
+    target: Any
+    labels: np.ndarray
+    outputs: np.ndarray
+    names: Sequence[str] = ()
+    unit: str = "image"
+
+    def summary(self) -> str:
+        """Return the most important scores in one line."""
+        raise NotImplementedError
+
+    def headline(self, name: str) -> str:
+        """Return the first line of the scores."""
+        return f"scores on {name}, of {len(self.labels)} {self.unit}s: {self.summary()}"
+
+    def name(self, index: int) -> str:
+        """Return what an example is called."""
+        return str(self.names[index]) if len(self.names) else f"{self.unit} {index}"
 
 
 def score_text(value: float) -> str:

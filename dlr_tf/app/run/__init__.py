@@ -36,5 +36,12 @@ from dlr_tf.app.run.settings import (
     write_place_of_data,
     write_settings,
 )
-from dlr_tf.app.run.tasks import Task, load_task, optimizer_argument, parse_rates, split_task
+from dlr_tf.app.run.tasks import (
+    Task,
+    load_task,
+    optimizer_argument,
+    parse_rates,
+    split_task,
+    suited,
+)
 from dlr_tf.app.run.training import Result, schedule_of, train

@@ -82,8 +82,6 @@ def evaluate_data(classify: Classifier, data: ImageData, target: Target) -> Any:
     labels, outputs = outputs_on(classify, data.test)
     labels = known_labels(target, data.class_names, labels)
     evaluation = target.evaluate(labels, outputs, data.test_names)
-    if data.unit == "image":
-        return evaluation
     return dataclasses.replace(evaluation, unit=data.unit)
 
 

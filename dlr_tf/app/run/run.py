@@ -158,7 +158,8 @@ class Run:
             UsageError: If the loss is not finite.
         """
         if config.head_start:  # from there the loss of a range test could only rise
-            choice = RateChoice(typical_adam_rates(ratios), None, is_tested=False)
+            typical = self.task.typical_rate
+            choice = RateChoice(typical_adam_rates(ratios, typical), None, is_tested=False)
             print_stderr(choice.line())
             return list(choice.rates)
         stored = self.stored(f"{name}-rates")
@@ -185,7 +186,7 @@ class Run:
                 verbose=1 if on_terminal() else 0,
                 optimizer=optimizer_argument(config),
             )
-            return rates_from_sweep(sweep, ratios)
+            return rates_from_sweep(sweep, ratios, self.task.typical_rate)
         except ValueError as error:
             raise UsageError(
                 "No learning rate can be chosen for this model and these data. Give it with "

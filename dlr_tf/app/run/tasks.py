@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -14,7 +15,8 @@ import tensorflow as tf
 from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
-from dlr_tf.app.config import TaskConfig
+from dlr_tf.app.config import FOR_TEXTS, TaskConfig, Usual
+from dlr_tf.app.data import Columns, are_texts
 from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run.agreement import all_make
 from dlr_tf.app.run.pretraining import pretrain_on_digits
@@ -22,9 +24,13 @@ from dlr_tf.app.terminal import print_stderr
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.inner_optimizers import optimizer_from
-from dlr_tf.core.learning_rates import resolve_learning_rates
-from dlr_tf.training.rate_choice import relative_rates
+from dlr_tf.core.learning_rates import layerwise_rates, resolve_learning_rates
+from dlr_tf.training.rate_choice import TYPICAL_ADAM_RATE, relative_rates
 from dlr_tf.training.workers import Workers
+
+# For texts: docs/choosing-rates.md says why.
+TEXT_HEAD_RATE, TEXT_DECAY = 3e-4, 0.8
+Config = TypeVar("Config", bound=TaskConfig)
 
 # The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
 OPTIMIZERS: dict[str, Any] = {
@@ -57,6 +63,7 @@ class Task:
             were not given. Defaults to none.
         pretraining_accuracy: The accuracy of the embedded network's pretraining. `None` for a model
             of `keras.applications`.
+        by_block: Whether the groups are the blocks of a network for texts. Defaults to `False`.
     """
 
     data: image_data.ImageData
@@ -66,11 +73,29 @@ class Task:
     rates: list[float] | None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     pretraining_accuracy: float | None = None
+    by_block: bool = False
 
     @property
     def ratios(self) -> list[float]:
         """The ratio of the rate of each group to that of the head, if a range test chooses."""
+        if self.by_block:
+            return layerwise_rates(self.groups, head=1.0, decay=TEXT_DECAY)
         return relative_rates(len(self.groups))
+
+    @property
+    def typical_rate(self) -> float:
+        """The usual rate of Adam for this task, on average over the groups."""
+        if self.data.unit == "image":
+            return TYPICAL_ADAM_RATE
+        return TEXT_HEAD_RATE * statistics.geometric_mean(self.ratios)
+
+
+def suited(config: Config) -> Config:
+    """Return the options with the defaults for texts, if the data are texts."""
+    if config.data is None or not are_texts(config.data, Columns.of(config.as_dict())):
+        return config
+    usual = {n: v for n, v in FOR_TEXTS.items() if isinstance(getattr(config, n, None), Usual)}
+    return dataclasses.replace(config, **usual)
 
 
 def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:
@@ -144,10 +169,11 @@ def _image_task(
             print_stderr(length)
     kind = found.kind
     if kind != "class" and config.class_weights != "none":
+        why = "of which rare ones get a lower threshold" if kind == "labels" else "without classes"
         raise ValueError(
-            f"--class-weights {config.class_weights} is for one class per image. The data "
-            f"{images!r} hold {'several labels' if kind == 'labels' else 'numbers'}: leave it "
-            "out."
+            f"--class-weights {config.class_weights} is for one class of each example. The data "
+            f"{images!r} hold {'several labels' if kind == 'labels' else 'numbers'}, {why}: leave "
+            "it out."
         )
     model = source.build(found.class_names, models.Head(target_of(kind, class_names=()).activation))
     if source.note:
@@ -189,7 +215,8 @@ def _image_task(
         means=tuple(means),
         deviations=tuple(deviations),
     )
-    return Task(data, target, model, groups, group_rates, resolved)
+    by_block = source.texts is not None and config.groups is None and boundaries is None
+    return Task(data, target, model, groups, group_rates, resolved, by_block=by_block)
 
 
 def _check_kinds(config: TaskConfig, source: models.Source, found: Any) -> None:

@@ -393,7 +393,7 @@ def test_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes(photos: Path, assert_mistake: Callable[[list[str], str], None]) -> None:
     write_run("run")
     assert_mistake(["evaluate", "run"], "not known what 'run/model.keras' was trained on")
-    assert_mistake(["evaluate", "run", "missing"], "The data folder 'missing' does not exist")
+    assert_mistake(["evaluate", "run", "missing"], "The data 'missing' do not exist")
     Path("empty").mkdir()
     assert_mistake(
         ["evaluate", "run", "empty"], "'empty' holds no images in sub-folders: expected one"

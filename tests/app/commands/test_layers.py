@@ -72,7 +72,7 @@ def test_a_file_with_its_own_head(capsys: pytest.CaptureFixture[str]) -> None:
     layers = [keras.layers.Flatten(), keras.layers.Dense(3, "softmax", name="mine")]
     keras.Sequential([keras.Input((4, 4, 3)), *layers], name="net").save("net.keras")
     out = listed(capsys, "net.keras", "--keep-head")
-    assert out.startswith("net.keras, images of 4 x 4, its own head: ")
+    assert out.startswith("net.keras, images of 4 x 4, its own head for 3 classes: ")
     assert re.search(r"\nmine +3 +147 +head\n", out)
     assert "probabilities" not in out
 

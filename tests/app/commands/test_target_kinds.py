@@ -74,7 +74,7 @@ def test_several_labels(tiny_applications: None, capsys: pytest.CaptureFixture[s
     assert "scores on garments/other.csv, of 2 images:" in capsys.readouterr().out
     Path("garments/other.csv").write_text("file,tags\n000.png,blue\n001.png,red\n")
     assert cli.main(other) == 2
-    assert "classes that the model does not know: ['blue']" in capsys.readouterr().err
+    assert "labels that the model does not know: ['blue']" in capsys.readouterr().err
 
 
 def test_numbers(tiny_applications: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_mistakes(
     table = str(write_garments(Path("garments")))
     start = ["finetune", table, *OPTIONS]
     balanced = [*start, "--label-column", "tags", "--class-weights", "balanced"]
-    assert_mistake(balanced, "--class-weights balanced is for one class per image")
+    assert_mistake(balanced, "--class-weights balanced is for one class of each example")
     assert_mistake([*start, "--label-column", "prise"], "Missing: ['prise']")
     text = [*start, "--target", "number", "--label-column", "tags"]
     assert_mistake(text, "24 files of the data 'garments/garments.csv' cannot be read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from text_helpers import write_preset, write_texts
+from text_helpers import CLASSES, OTHERS, write_preset, write_texts
 
 from dlr_tf.app import cli, models
 from dlr_tf.app.run import checkpoint
@@ -144,6 +145,63 @@ def test_mistakes(place: Path, assert_mistake: Mistake) -> None:
         assert_mistake(finetune(place, data="wrong.csv"), message)
 
 
+def write_targets(path: Path) -> Path:
+    """Write texts with labels, and a number that their words tell."""
+    rows = []
+    for name, text in CLASSES.items():
+        for number, other in enumerate(OTHERS):
+            labels = f"{name}|loud" if "loud" in other else name
+            rows.append(f"{text.format(other)},{labels},{10 * (name == 'cat') + number / 4}")
+    path.write_text("\n".join(["review,tags,price", *rows, ""]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "line", "item"),
+    [
+        ("tags", "several labels: 3, of which a row has 1 to 2", "labels"),
+        pytest.param("price", "numbers: price from 0 to 11.75", "values", marks=pytest.mark.slow),
+    ],
+)
+def test_labels_and_numbers_of_texts(
+    place: Path, capsys: pytest.CaptureFixture[str], column: str, line: str, item: str
+) -> None:
+    table = write_targets(Path("texts.csv"))
+    options = ["--label-column", column, "--output", "run", "--epochs", "2"]
+    assert cli.main([*finetune(place, data=str(table.absolute())), *options]) == 0
+    out, err = capsys.readouterr()
+    assert line in err
+    assert "texts with one rate, 0.01" in out
+    assert "image" not in out
+    assert " image" not in Path("run/report.html").read_text().partition("</style>")[2]
+    report = json.loads(Path("run/report.json").read_text())
+    assert cli.main(["evaluate", "run"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"scores on {table.absolute()}, of ")
+    assert " image" not in out
+    written = json.loads(Path("run/evaluation/evaluation.json").read_text())
+    assert written["scores"] == pytest.approx(report["scores"])
+    assert cli.main(["predict", "run", str(table), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 16
+    assert item in found[0]
+    assert cli.main(["layers", "run"]) == 0
+    count = "3 labels" if column == "tags" else "1 number"
+    assert f", texts, a head for {count}: " in capsys.readouterr().out
+    assert cli.main(["layers", "run", "--keep-head"]) == 0
+    assert f", texts, its own head for {count}: " in capsys.readouterr().out
+    again = ["finetune", str(table), "--label-column", column, "--model", "run", "--keep-head"]
+    rest = ["--epochs", "1", "--learning-rate", "0", "--output", "again"]
+    assert cli.main([*again, *rest]) == 0
+    kept = json.loads(Path("again/report.json").read_text())["scores"]
+    assert kept == pytest.approx(report["scores"], abs=1e-5)
+    capsys.readouterr()
+    Path("other.csv").write_text("review,tags,price\na cat,cow,x\n")
+    assert cli.main(["evaluate", "run", "other.csv"]) == 2
+    err = capsys.readouterr().err
+    assert ("has labels that the model does not know" if column == "tags" else "hold no") in err
+
+
 def test_layers(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["layers", f"hub:{place / 'preset'}"]) == 0
     out = capsys.readouterr().out
@@ -182,3 +240,29 @@ def test_export(place: Path, assert_mistake: Mistake) -> None:
     (found,) = loaded.signatures["serving_default"](texts).values()
     expected = models.load_model_file(place / "run/model.keras")(texts, training=False)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_task_of_the_page_on_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/text.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_preset(Path("minilm"))
+    rows = [
+        f"{split},{name},{text.format(other)}"
+        for split in ("train", "validation", "test")
+        for name, text in CLASSES.items()
+        for other in OTHERS
+    ]
+    Path("debian_sections.csv").write_text("\n".join(["split,section,text", *rows, ""]))
+    page_names: dict[str, Any] = {}
+    exec(block, page_names)
+    out = capsys.readouterr().out
+    assert "test: {'loss': " in out
+    assert out.splitlines()[-1] in json.loads(Path("sections.json").read_text()) == ["cat", "dog"]
+    texts = ["the loud cat meows", "a small old dog barks"]
+    first, again = (page_names[name].predict(texts, verbose=0) for name in ("task", "again"))
+    np.testing.assert_allclose(again, first, rtol=1e-5)
+    assert first.shape == (2, 2)

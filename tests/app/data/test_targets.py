@@ -10,7 +10,7 @@ from app_helpers import write_garments
 from data_helpers import table, touch
 
 from dlr_tf.app.data import Columns, find, load
-from dlr_tf.app.data.image_files import FOR_THRESHOLDS
+from dlr_tf.app.data.splits import FOR_THRESHOLDS
 from dlr_tf.app.data.targets import kind_of, strata
 
 

@@ -131,6 +131,53 @@ def test_broken_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"{lines}:2: it is no JSON object" in capsys.readouterr().err
 
 
+def test_several_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "text,labels\na,red|big\nb,\nc,red\n,red\n"
+    path = written(tmp_path, text)
+    found = find(path, skip_broken=True)
+    assert (found.kind, found.class_names) == ("labels", ("big", "red"))
+    np.testing.assert_array_equal(found.labels, [[1, 1], [0, 0], [0, 1]])
+    assert capsys.readouterr().err == f"{path}:5: its text is empty\n"
+    columns = "text,Red,big\na,1,1\nb,0,0\nc,1,\nd,0,1\n"
+    path = written(tmp_path, columns)
+    found = find(path, columns=Columns(label_column="red,big"), skip_broken=True)
+    assert found.class_names == ("Red", "big")
+    np.testing.assert_array_equal(found.labels, [[1, 1], [0, 0], [0, 1]])
+    assert "csv:4: no big: expected 0 or 1" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--target class needs one label column"):
+        find(path, columns=Columns("class", "red,big"))
+    one = find(path, columns=Columns("class", "red"))
+    assert (one.kind, one.class_names) == ("class", ("0", "1"))
+    lines = '{"text": "a", "tags": ["x", "y"]}\n{"text": "b", "tags": []}\n{"text": "c"}'
+    found = find(written(tmp_path, lines, "a.jsonl"))
+    assert found.class_names == ("x", "y")
+    np.testing.assert_array_equal(found.labels, [[1, 1], [0, 0], [0, 0]])
+    rows = ["text,labels,split", *["a,x|y,train"] * 9, "b,x|z,test", ""]
+    with pytest.raises(ValueError, match=r"labels without a text to train on: \['z'\]\. Add"):
+        load(written(tmp_path, "\n".join(rows)))
+
+
+def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"text {number},{number / 4},{number}" for number in range(10)]
+    path = written(
+        tmp_path, "\n".join(["text,Price,stars", *rows, "more,5 dollars,2", "last,1,", ""])
+    )
+    columns = Columns(label_column="price,stars")
+    with pytest.raises(ValueError, match="2 texts of the data"):
+        find(path, columns=columns)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}:12: the Price '5 dollars' is not a number",
+        f"{path}:13: the stars '' is not a number",
+    ]
+    data = load(path, columns=columns, skip_broken=True, batch_size=4)
+    assert (data.kind, data.class_names, data.train_images) == ("number", ("Price", "stars"), 8)
+    texts, labels = next(iter(data.train))
+    for text, row in zip(texts.numpy(), labels.numpy(), strict=True):
+        number = int(text.decode().split()[1])
+        assert row.tolist() == [number / 4, number]
+    assert data.found == "numbers: Price from 0 to 2.25, stars from 0 to 9"
+
+
 def test_batches(tmp_path: Path) -> None:
     rows = [f"text {number},{'xy'[number % 2]}" for number in range(10)]
     path = written(tmp_path, "\n".join(["text,label", *rows, ""]))
