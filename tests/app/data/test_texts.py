@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +149,11 @@ def test_several_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         find(path, columns=Columns("class", "red,big"))
     one = find(path, columns=Columns("class", "red"))
     assert (one.kind, one.class_names) == ("class", ("0", "1"))
-    lines = '{"text": "a", "tags": ["x", "y"]}\n{"text": "b", "tags": []}\n{"text": "c"}'
+    tags = {"a": ["x", "y"], "b": [], "c": ["x"]}
+    lines = "\n".join(json.dumps({"text": text, "tags": some}) for text, some in tags.items())
     found = find(written(tmp_path, lines, "a.jsonl"))
     assert found.class_names == ("x", "y")
-    np.testing.assert_array_equal(found.labels, [[1, 1], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(found.labels, [[1, 1], [0, 0], [1, 0]])
     rows = ["text,labels,split", *["a,x|y,train"] * 9, "b,x|z,test", ""]
     with pytest.raises(ValueError, match=r"labels without a text to train on: \['z'\]\. Add"):
         load(written(tmp_path, "\n".join(rows)))
