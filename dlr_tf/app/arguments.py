@@ -101,9 +101,9 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
         for name in NEED_DATA:
             if name in given:
                 raise UsageError(
-                    f"{option_name(name)} needs DATA: give a folder of images, a CSV file "
-                    "or tfds:NAME. Without DATA, a small network is trained on the digits of "
-                    "scikit-learn."
+                    f"{option_name(name)} needs DATA: give a folder of images, a table of "
+                    "images or of texts, or tfds:NAME. Without DATA, a small network is trained on "
+                    "the digits of scikit-learn."
                 )
     if given.get("strategy") == "multi-worker":
         _check_multi_worker(given)

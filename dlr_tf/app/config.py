@@ -101,11 +101,11 @@ class TaskConfig(NetworkConfig):
             split, or tfds:NAME; for texts a .csv, .tsv or .jsonl file with the columns text, label
             and perhaps split, or a folder of .txt files (default: the digits of scikit-learn, which
             need no network).
-        target: What a CSV file tells of each image: one class, several labels, or numbers (default:
-            what the values look like).
+        target: What a table tells of each image or text: one class, several labels, or numbers
+            (default: what the values look like).
         label_column (A,B): Column with the class, the labels or the number; or one 0/1 column per
             label, or columns with numbers, separated by commas (default: label, labels, class,
-            category or tags).
+            category or tags; of texts also sentiment, target, or the only column left).
         path_column (NAME): Column with the paths (default: path, file, filename, image, ...).
         split_column (NAME): Column that says train, val or test (default: split or subset).
         text_column (A,B): Column of a table with the texts, or the two of a pair (default: one with

@@ -240,7 +240,8 @@ def _train_and_write(run: Run) -> None:
                 other = _compare(run, start, label, result)
     if other is not None:
         ours, theirs = other.our_scores, other.their_scores
-        for line in comparison_lines(label, ours, theirs, other.score, other.head_scores):
+        words, heads = task.target.score_words, other.head_scores
+        for line in comparison_lines(label, ours, theirs, words, heads):
             print_result(line)
     print_stderr("writing the report")
     with messages_to_stderr():

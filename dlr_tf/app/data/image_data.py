@@ -238,5 +238,6 @@ def class_table(
     if len(rows) > MAX_NAMES:
         rest = {split: numbers[MAX_NAMES:] for split, numbers in counts.items()}
         ranges = ", ".join(f"{min(n)} to {max(n)} in {split}" for split, n in rest.items())
-        text += f"\nand {len(rows) - MAX_NAMES} more classes: {ranges}"
+        more = "labels" if kind == LABELS else "classes"
+        text += f"\nand {len(rows) - MAX_NAMES} more {more}: {ranges}"
     return text

@@ -180,7 +180,7 @@ def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
         if len(ours) > 1
         else "Each was trained with one seed, and another seed gives another result."
     )
-    return {"sides": sides, "text": text, "score": score}
+    return {"sides": sides, "text": text, "score": _METRICS.get(score, score).lower()}
 
 
 def _curves(

@@ -102,7 +102,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
             # The weights of a training that is finished are of no more use.
             run.remove_checkpoint(name)
         found = Result(**stored[1])
-        print_stderr(f"test {task.target.score} {found.score:.4f}")
+        print_stderr(f"test {task.target.score_words} {found.score:.4f}")
         return found
 
     # Without its frozen epochs if it has no others, or the other layers would never move.

@@ -12,7 +12,7 @@ from typing import Any
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.models import HUB, MODEL_FILE
+from dlr_tf.app.models import HUB, MODEL_FILE, KnownTarget
 from dlr_tf.app.options import in_words, option_name
 from dlr_tf.app.paths import SETTINGS_FILE, TFDS, check_resumable
 from dlr_tf.app.results import json_text, versions, write_text
@@ -120,24 +120,24 @@ def write_place_of_data(folder: Path, config: RunConfig) -> None:
 
 def check_same_data(folder: Path, data: ImageData) -> None:
     """Raise a `ValueError` if the images are not those that a run began with."""
-    stored = read_settings(folder)
+    stored, nouns = read_settings(folder), KnownTarget(data.class_names, data.kind).nouns
     if tuple(stored["class_names"]) != data.class_names:
         raise ValueError(
             "The data have changed since the run began, so it cannot be resumed. It began with "
-            f"the classes {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
+            f"the {nouns} {some_of(stored['class_names'])}. Found now: {some_of(data.class_names)}"
         )
     now = _numbers(data)
     differs = {name for name, value in stored["data"].items() if now.get(name) != value}
     if differs == {"fingerprint"}:
         raise ValueError(
             "The data have changed since the run began, so it cannot be resumed: as many "
-            f"{data.unit}s as before, but other files, classes or sizes of them. Restore them, or "
+            f"{data.unit}s as before, but other ones, or with other {nouns}. Restore them, or "
             "start another run."
         )
     if differs:
         before, after = (
             ", ".join(
-                f"{name.replace('_', ' ')}: {count}"
+                f"{name.replace('_images', f' {data.unit}s')}: {count}"
                 for name, count in numbers.items()
                 if name != "fingerprint"
             )

@@ -35,10 +35,11 @@ def train(columns: str, *more: str) -> dict[str, Any]:
 
 
 def test_several_labels(tiny_applications: None, capsys: pytest.CaptureFixture[str]) -> None:
-    report = train("tags")
+    report = train("tags", "--compare", "--compare-seeds", "1")
     out, err = capsys.readouterr()
     assert "several labels: 2, of which a row has 0 to 2\nlabel " in err
     assert out.splitlines()[1].startswith("mean average precision ")
+    assert "\ntest area under the precision-recall curve with one seed" in out
     known = json.loads(Path("run/classes.json").read_text())
     assert (known["kind"], known["names"]) == ("labels", ["bright", "red"])
     scores = report["scores"]

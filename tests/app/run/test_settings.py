@@ -28,6 +28,7 @@ def data(**changes: Any) -> Any:
         "test_images": 2,
         "fingerprint": "a",
         "unit": "image",
+        "kind": "class",
     }
     return types.SimpleNamespace(**{**numbers, **changes})
 
@@ -132,7 +133,7 @@ def test_data_that_changed(run: Path) -> None:
     with pytest.raises(ValueError, match=r"began with the classes .'cat', 'dog'.. Found now: "):
         check_same_data(run, data(class_names=("cat", "mouse")))
     with pytest.raises(
-        ValueError, match="as many images as before, but other files, classes or si"
+        ValueError, match="as many images as before, but other ones, or with other classes"
     ):
         check_same_data(run, data(fingerprint="b"))
 
