@@ -258,7 +258,7 @@ def _train_and_write(run: Run) -> None:
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
-    example = "photo.jpg" if task.data.unit == "image" else "text.txt"
+    example = "photo.jpg" if task.data.unit == "image" else "texts.csv"
     predict = ["predict", str(run.folder), example]
     print_result(next_line(["finetune", "PHOTOS"] if config.data is None else predict))
 

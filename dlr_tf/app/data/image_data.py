@@ -186,7 +186,8 @@ def indexed_data(
 
     test = evaluation("test")
     # In float64, where the mean of many equal numbers is that number.
-    trained_on = np.asarray(labels[splits["train"]] if kind == NUMBER else np.zeros((1, 0)), float)
+    has_scaling = kind == NUMBER and len(splits["train"])  # none to train on: a model is scored
+    trained_on = np.asarray(labels[splits["train"]] if has_scaling else np.zeros((1, 0)), float)
     return ImageData(
         train_from=train_from,
         steps_per_epoch=steps_per_epoch(len(splits["train"]), settings.batch_size),

@@ -89,7 +89,8 @@ def _lines(stream: Iterable[bytes], n_columns: int) -> Iterator[TextToPredict]:
             yield TextToPredict(place, "", "the line is not in UTF-8")
             continue
         cells = text.split("\t", n_columns - 1) if n_columns > 1 else [text]
-        yield _checked(place, Row(number, dict(zip(columns, cells))), columns)
+        problem = "" if len(cells) == n_columns else "it has no tab between two texts"
+        yield _checked(place, Row(number, dict(zip(columns, cells)), problem), columns)
 
 
 def _checked(place: str, row: Row, columns: Sequence[str]) -> TextToPredict:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dlr_tf.app.data import Columns, LabelledTexts, find, load
+from dlr_tf.app.data import Columns, LabelledTexts, find, load, named_texts
 
 
 def texts_of(found: LabelledTexts) -> dict[str, dict[str, list[Any]]]:
@@ -178,6 +180,18 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         number = int(text.decode().split()[1])
         assert row.tolist() == [number / 4, number]
     assert data.found == "numbers: Price from 0 to 2.25, stars from 0 to 9"
+    scored = load(find(path, columns=columns, to_score=True))
+    assert (scored.train_images, scored.test_images) == (0, 10)
+
+
+def test_pairs_on_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"a\tb\nno tab\n\tx\n"))
+    monkeypatch.setattr(sys, "stdin", lines)
+    assert [*named_texts(["-"], 2)] == [
+        ("-:1", ["a", "b"], ""),
+        ("-:2", ["no tab", ""], "it has no tab between two texts"),
+        ("-:3", ["", "x"], "its text is empty"),
+    ]
 
 
 def test_batches(tmp_path: Path) -> None:
