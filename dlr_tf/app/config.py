@@ -37,11 +37,16 @@ WITHOUT_DATA: Mapping[str, Any] = {"epochs": 31, "compare": True, "model": None}
 
 
 class Usual(int):
-    """A default for images. `FOR_TEXTS` has those for texts."""
+    """A default that depends on the data.
+
+    The values here are those for images; `FOR_TEXTS` has those for texts. Where so many epochs are
+    fewer steps than `USUAL_STEPS`, there are up to three times as many.
+    """
 
 
 BATCH_SIZE, EPOCHS = Usual(16), Usual(7)
-FOR_TEXTS: Mapping[str, Any] = {"batch_size": 32, "epochs": 4}
+FOR_TEXTS: Mapping[str, Any] = {"batch_size": 32, "epochs": Usual(4)}
+USUAL_STEPS = {"image": 270, "text": 110}
 Config = TypeVar("Config", bound="CommandConfig")
 
 
@@ -181,7 +186,8 @@ class RunConfig(TaskConfig):
     """A run of `finetune`. It is stored in the file `settings.json` of the run.
 
     Args:
-        epochs (N): Number of epochs, the frozen ones included (default: 7; for texts 4; without
+        epochs (N): Number of epochs, the frozen ones included (default: 7; up to 21
+            where these are fewer than 270 steps; for texts 4, or up to 12 for 110 steps; without
             DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers

@@ -67,6 +67,7 @@ from dlr_tf.app.run import (
     steps_made,
     suited,
     train,
+    with_usual_epochs,
     write_place_of_data,
     write_settings,
 )
@@ -160,6 +161,7 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
     all_make(workers, "settings or versions", lock, lambda _: _same_for_all(config))
     with watch.part("reading"), strategy.scope():
         task = load_task(config, workers=workers)
+        config = with_usual_epochs(config, task.data)
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)

@@ -43,5 +43,6 @@ from dlr_tf.app.run.tasks import (
     parse_rates,
     split_task,
     suited,
+    with_usual_epochs,
 )
 from dlr_tf.app.run.training import Result, schedule_of, train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import tensorflow as tf
 from dlr_tf._names import AUTO, some_of
 from dlr_tf.app import data as image_data
 from dlr_tf.app import models
-from dlr_tf.app.config import FOR_TEXTS, TaskConfig, Usual
+from dlr_tf.app.config import FOR_TEXTS, USUAL_STEPS, RunConfig, TaskConfig, Usual
 from dlr_tf.app.data import Columns, are_texts
 from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run.agreement import all_make
@@ -96,6 +97,29 @@ def suited(config: Config) -> Config:
         return config
     usual = {n: v for n, v in FOR_TEXTS.items() if isinstance(getattr(config, n, None), Usual)}
     return dataclasses.replace(config, **usual)
+
+
+def with_usual_epochs(config: RunConfig, data: image_data.ImageData) -> RunConfig:
+    """Return the options with a default number of epochs that gives enough steps for the data."""
+    if not isinstance(config.epochs, Usual):
+        return config
+    epochs = usual_epochs(config.epochs, data.steps_per_epoch, USUAL_STEPS[data.unit])
+    if epochs > config.epochs:
+        steps = config.epochs * data.steps_per_epoch
+        print_stderr(
+            f"training for {epochs} epochs: {config.epochs} would be only {steps} steps (--epochs "
+            "gives another number)"
+        )
+    return dataclasses.replace(config, epochs=epochs)
+
+
+def usual_epochs(least: int, steps_per_epoch: int, steps: int) -> int:
+    """Return a number of epochs from `least` to three times as many that gives so many steps.
+
+    >>> usual_epochs(7, 13, 270), usual_epochs(7, 30, 270), usual_epochs(7, 1000, 270)
+    (21, 9, 7)
+    """
+    return min(3 * least, max(least, math.ceil(steps / steps_per_epoch)))
 
 
 def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:

@@ -515,6 +515,20 @@ def test_the_default_without_network(capsys: pytest.CaptureFixture[str]) -> None
     assert "one rate" in capsys.readouterr().out
 
 
+def test_few_images_get_more_epochs(
+    tiny_applications: None, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three images for each of two classes make one step in an epoch."""
+    image_folder("images/train", count=3)
+    image_folder("images/test", count=2)
+    arguments = ["--weights", "none", "--image-size", "16", "--learning-rate", "1e-3"]
+    assert cli.main(["finetune", "images", *arguments, "--output", "out"]) == 0
+    shown = capsys.readouterr().err
+    assert "training for 21 epochs: 7 would be only 7 steps (--epochs" in shown
+    assert "\n21/21 " in shown
+    assert json.loads(Path("out/settings.json").read_text())["settings"]["epochs"] == 21
+
+
 @pytest.mark.slow
 def test_a_folder_of_images_with_a_model_of_keras(image_folder: Callable[..., Path]) -> None:
     image_folder("images", count=6)
