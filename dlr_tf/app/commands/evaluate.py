@@ -240,9 +240,10 @@ def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.Imag
     )
     n_columns = text_columns(trained.model)
     if not isinstance(found, image_data.LabelledTexts) or found.n_columns != n_columns:
+        nouns = "single texts" if n_columns == 1 else "pairs of texts"
         raise ValueError(
-            f"The model {config.run!r} takes {n_columns} text(s) per example, and {source!r} holds "
-            "something else. Give other DATA, or --text-column."
+            f"The model {config.run!r} takes {nouns}, and {source!r} holds something else. Give "
+            "other DATA, or --text-column."
         )
     split = {name: settings.get(name, 0) for name in ("seed", "validation_fraction")}
     loaded = image_data.load(found, evaluation_batch_size=config.batch_size, **split)

@@ -48,9 +48,10 @@ def named_texts(
             names, rows = read_table(path)
             columns = text_columns_of(path, names, text_column)
             if len(columns) != n_columns:
+                nouns = "single texts" if n_columns == 1 else "pairs of texts"
                 raise ValueError(
-                    f"The model takes {n_columns} text(s) per example, and {name!r} has "
-                    f"{len(columns)}: {', '.join(columns)}. Give --text-column."
+                    f"The model takes {nouns}, and {name!r} has other columns: "
+                    f"{', '.join(columns)}. Give --text-column."
                 )
             parts.append(_row(name, row, columns) for row in rows)
         elif n_columns > 1:

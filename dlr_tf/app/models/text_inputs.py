@@ -10,6 +10,7 @@ import tensorflow as tf
 
 LIMIT = 512  # tokens, for a network that has no limit of its own
 _SHORTEST = 8
+_NOUNS = ("single texts", "pairs of texts")
 _HELD = 0.99  # the share of the texts that are read to their end
 
 
@@ -58,9 +59,9 @@ class TextInput:
                     f"{self.label} reads texts of a fixed length: leave --sequence-length out."
                 )
             if columns != self.columns:
+                known, given = (_NOUNS[count - 1] for count in (self.columns, columns))
                 raise ValueError(
-                    f"{self.label} takes {self.columns} text(s) per example, and DATA has "
-                    f"{columns}. Give --text-column."
+                    f"{self.label} takes {known}, and DATA has {given}. Give --text-column."
                 )
             return ""
         if length is not None and not _SHORTEST <= length <= self.limit:
