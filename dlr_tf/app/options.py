@@ -7,10 +7,12 @@ the help, to which the default is added if the text does not tell it.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import inspect
 import math
 import re
+import sys
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -88,7 +90,17 @@ def option_name(name: str) -> str:
 
 def summary(config: type) -> str:
     """Return what the docstring of a dataclass says before its fields."""
-    return (inspect.getdoc(config) or "").partition("\n\nArgs:")[0]
+    return _docstring(config).partition("\n\nArgs:")[0]
+
+
+def _docstring(described: type) -> str:
+    """Return the docstring of a class. `python -OO` drops it, so there the source is read."""
+    if sys.flags.optimize < 2 or described is object:
+        return inspect.getdoc(described) or ""
+    source = inspect.getsource(sys.modules[described.__module__])
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    named = {node.name: ast.get_docstring(node) for node in classes}
+    return named.get(described.__name__) or ""
 
 
 def described(config: type) -> dict[str, tuple[str | None, str]]:
@@ -109,7 +121,7 @@ def described(config: type) -> dict[str, tuple[str | None, str]]:
     """
     found = {}
     for base in reversed(config.__mro__):
-        _, _, text = (inspect.getdoc(base) or "").partition("Args:\n")
+        _, _, text = _docstring(base).partition("Args:\n")
         for name, metavar, words in re.findall(
             r"^    (\w+)(?: \(([^)]+)\))?: (.+(?:\n {6,}.+)*)", text, re.MULTILINE
         ):
