@@ -239,6 +239,23 @@ def test_another_backend_is_refused():
     assert result.stderr.rstrip().endswith("Received: 'jax'")
 
 
+def test_options_are_there_without_docstrings():
+    """Under `python -OO`, the options are read from the source."""
+    code = "from dlr_tf.app.arguments import make_parser; print(make_parser().format_help())"
+    code = code.replace(
+        "make_parser()", "make_parser()._subparsers._actions[2].choices['finetune']"
+    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    texts = [
+        subprocess.run(
+            [sys.executable, *flags, "-c", code], env=env, capture_output=True, text=True
+        )
+        for flags in ([], ["-OO"])
+    ]
+    assert "--learning-rate LO:HI" in texts[0].stdout, texts[0].stderr
+    assert texts[1].stdout == texts[0].stdout, texts[1].stderr
+
+
 LOADED = "; print(sorted({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
 
 

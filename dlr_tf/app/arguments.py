@@ -28,6 +28,7 @@ from dlr_tf.app.config import (
     TaskConfig,
     TriangularConfig,
 )
+from dlr_tf.app.config_files import typed_options
 from dlr_tf.app.options import Parser, add_options, option_name, summary
 from dlr_tf.app.terminal import UsageError
 
@@ -43,9 +44,14 @@ KINDS: tuple[type[ScheduleConfig], ...] = (SgdrConfig, OneCycleConfig, Triangula
 TEXTS = ("text_column", "sequence_length")
 COLUMNS = ("target", "label_column", "path_column", "split_column")
 MODEL = ("model", "weights", "image_size", "keep_head")
-NEED_DATA = (*COLUMNS, *TEXTS, *MODEL, "augment", "skip_broken")
+NEED_DATA = (*COLUMNS, *TEXTS, *MODEL, "augment", "skip_broken", "limit")
 # Of the training images, where the epochs are compared and there are no images for it.
 VALIDATION_FRACTION = 0.1
+CONFIG = (
+    "JSON or YAML file with options by name, or settings.json of a run; what is typed counts "
+    "instead (default: none)"
+)
+QUIET = "print results, warnings and errors alone (default: off)"
 VERBOSE = "show the traceback of an error, and what TensorFlow says of the machine (default: off)"
 
 
@@ -66,7 +72,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
     command_line = list(sys.argv[1:] if argv is None else argv)
     _check_not_empty(command_line)
     given = vars(make_parser().parse_args(command_line))
-    kind: type[CommandConfig] = given.pop("config")
+    kind: type[CommandConfig] = given.pop("described_by")
+    if "config" in given:
+        given = _with_file(given.pop("config"), kind, given)
     if "resume" in given:  # such a run has its own settings
         return FinetuneConfig.of({**given, "given": given})
     options = _completed(given) if issubclass(kind, TaskConfig) else given
@@ -76,12 +84,30 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
             "--frozen-epochs should not be above --epochs, which counts all epochs. Received: "
             f"--frozen-epochs {config.frozen_epochs} --epochs {config.epochs}"
         )
+    if isinstance(config, ExportConfig) and config.quantize and config.format != "tflite":
+        raise UsageError(
+            f"--quantize is for --format tflite. Received: --quantize {config.quantize} --format "
+            f"{config.format}"
+        )
     if isinstance(config, FindLrConfig) and not config.start < config.end:
         raise UsageError(
             "--start should be below --end. Received: "
             f"--start {config.start:g} --end {config.end:g}"
         )
     return config
+
+
+def _with_file(path: str, kind: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was typed, with the options of a file where they were not."""
+    if "resume" in given:
+        raise UsageError("--config is for a new run: one that is resumed has its own settings.")
+    words = typed_options(path, kind, given)
+    try:
+        found = vars(make_parser().parse_args([kind.command, *words]))
+    except UsageError as error:
+        raise UsageError(f"In the file {path!r}: {error}") from error
+    del found["described_by"]
+    return {**found, **given}
 
 
 def _check_not_empty(command_line: Sequence[str]) -> None:
@@ -144,8 +170,11 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_command(parsers: Any, name: str, config: type[CommandConfig]) -> None:
     parser = _add_parser(parsers, name, config)
     add_options(parser, config)
+    parser.add_argument("--quiet", action="store_true", help=QUIET)
     parser.add_argument("--verbose", action="store_true", help=VERBOSE)
-    parser.set_defaults(config=config)
+    if issubclass(config, TaskConfig):
+        parser.add_argument("--config", metavar="FILE", help=CONFIG)
+    parser.set_defaults(described_by=config)
 
 
 def _add_parser(parsers: Any, name: str, config: type[CommandConfig]) -> argparse.ArgumentParser:

@@ -8,15 +8,17 @@ TensorFlow, which takes seconds to load.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from dlr_tf.app.arguments import parse_arguments
+from dlr_tf.app.arguments import make_parser, parse_arguments
 from dlr_tf.app.paths import check_paths
 from dlr_tf.app.startup import load_tensorflow, stop_at_once
 from dlr_tf.app.terminal import (
     CommandError,
+    notes,
     one_line,
     print_stderr,
     silence_stdout,
@@ -37,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         another worker has ended, and the same command can be tried again; 130 for Ctrl-C; 143 for
         SIGTERM.
     """
-    verbose = "--verbose" in (sys.argv if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what can be typed next
+        importlib.import_module("argcomplete").autocomplete(make_parser())
+    typed = sys.argv if argv is None else argv
+    verbose = "--verbose" in typed
     try:
         with stop_at_once():
             config = parse_arguments(argv)
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(
                 f"dlr_tf.app.commands.{config.command.replace('-', '_')}"
             )
-        with warnings_in_one_line():
+        with warnings_in_one_line(), notes(shown="--quiet" not in typed):
             return int(command.run(config))
     except SystemExit as error:  # `--help` and `--version`
         return int(error.code or 0)

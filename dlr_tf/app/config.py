@@ -21,6 +21,7 @@ from dlr_tf.app.options import (
     NotNegative,
     Positive,
     Seed,
+    Share,
     StepsOrShare,
     Typed,
     described,
@@ -29,7 +30,9 @@ from dlr_tf.app.options import (
 )
 
 OPTIMIZERS = ("adam", "adamw", "lion", "muon", "nadam", "rmsprop", "sgd")
-AUGMENTATIONS = ("flip", "crop", "colour")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+AUGMENTATIONS = ("flip", "crop", "colour", "rotation", "mixup")
+USUAL_AUGMENTATIONS = "flip,crop,colour"
 TARGETS = ("class", "labels", "number")
 FORMATS = ("saved-model", "tflite", "onnx")
 # A network pretrained on a million photographs needs fewer epochs than one on 720 digits.
@@ -117,14 +120,19 @@ class TaskConfig(NetworkConfig):
             a usual name, such as text, sentence or review).
         sequence_length (N): Tokens of a text that are read; longer texts are cut (default: chosen
             from the data).
+        limit (N): A quick try: use at most N examples of each class in each split, chosen by
+            --seed; of several labels, N per rarest label; of numbers, N in all (default: all).
         weights (imagenet|none|PATH): Weights to start from; none: random; PATH: a file made with
             include_top=False (default: imagenet; for hub:NAME those of the preset; a .keras file
             has its own).
         augment (A,B): Change the training images at random: flip (left to right), crop (a part of
-            0.7 to 1 of the sides), colour (brightness, contrast, saturation), or several separated
-            by commas; --augment alone: all of them.
+            0.7 to 1 of the sides), colour (brightness, contrast, saturation), rotation (up to 15
+            degrees), mixup (with another image and its class, labels or numbers), or several
+            separated by commas; --augment alone: flip, crop and colour.
         class_weights: Balanced: an image counts the more, the fewer its class has, so that all
             classes count the same.
+        label_smoothing (X): Train on 1 - X for the true class and X shared by all classes, or on
+            X / 2 and 1 - X / 2 for labels; from 0 to below 1.
         skip_broken: Go on without the image files that cannot be read (default: stop and name
             them).
         learning_rate (LO:HI): Auto: the first group has a tenth of the rate of the head, which
@@ -134,6 +142,8 @@ class TaskConfig(NetworkConfig):
         weight_decay (X): Decoupled weight decay of all weights, at the rate of their group
             (default: that of the optimizer: 0.004 for adamw and muon, else none).
         batch_size (N): Examples in a batch, over all devices (default: 16; for texts 32).
+        precision: Of the layers; the mixed ones compute in 16 bits and keep their weights in 32,
+            which is faster on a GPU with tensor cores or a TPU, and slower on most CPUs.
         batch_norm: Frozen: batch normalization keeps its weights and statistics; train: it is
             trained with its group.
         seed (N): Seed of all random numbers.
@@ -148,14 +158,17 @@ class TaskConfig(NetworkConfig):
     split_column: str | None = None
     text_column: str | None = None
     sequence_length: Count | None = None
+    limit: Count | None = None
     weights: str | None = None
-    augment: Annotated[str, some_names(AUGMENTATIONS)] = "none"
+    augment: Annotated[str, some_names(AUGMENTATIONS, USUAL_AUGMENTATIONS)] = "none"
     class_weights: Annotated[str, Typed(choices=("none", "balanced"))] = "none"
+    label_smoothing: Share = 0.0
     skip_broken: bool = False
     learning_rate: str = AUTO
     optimizer: Annotated[str, Typed(type=str.lower, choices=OPTIMIZERS)] = "adam"
     weight_decay: NotNegative | None = None
     batch_size: Count = BATCH_SIZE
+    precision: Annotated[str, Typed(choices=PRECISIONS)] = "float32"
     batch_norm: Annotated[str, Typed(choices=BATCH_NORM)] = "frozen"
     seed: Seed = 0
     validation_fraction: float = 0.0  # of the training images; follows from other options
@@ -314,7 +327,11 @@ class PredictConfig(CommandConfig):
             the training, or one with a usual name).
         csv: Print a table as CSV (default: text).
         json: Print a JSON list (default: text).
+        output (FILE): New file to write instead of stdout; .csv and .json at its end are as --csv
+            and --json (default: stdout).
         top (N): Number of classes to print for each image; labels and numbers are all printed.
+        tta: Test-time augmentation: average what the model gives for each image and for its mirror
+            image, left to right, which takes twice as long.
         batch_size (N): Number of images that are classified together.
     """
 
@@ -327,7 +344,9 @@ class PredictConfig(CommandConfig):
     text_column: str | None = None
     csv: bool = False
     json: bool = False
+    output: str | None = None
     top: Count = 3
+    tta: bool = False
     batch_size: Count = 32
 
 
@@ -346,6 +365,8 @@ class EvaluateConfig(CommandConfig):
         text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
             the training, or one with a usual name).
         output (DIR): New or empty folder (default: a new folder RUN/evaluation).
+        tta: Test-time augmentation: average what the model gives for each image and for its mirror
+            image, left to right, which takes twice as long.
         batch_size (N): Number of images that are classified together.
     """
 
@@ -356,6 +377,7 @@ class EvaluateConfig(CommandConfig):
     data: str | None = None
     text_column: str | None = None
     output: str | None = None
+    tta: bool = False
     batch_size: Count = 32
 
 
@@ -364,13 +386,16 @@ class ExportConfig(CommandConfig):
     """Write a model in a format of another tool.
 
     What was written is loaded again, and its predictions are compared with those of the model.
+    TFLite takes one image of one size, as phones need it.
 
     Args:
         run (RUN): Folder that finetune wrote, or a .keras file.
         format: Saved-model: a folder for TensorFlow; tflite: a file for LiteRT; onnx: a file for
             ONNX Runtime.
         output (PATH): New file or folder (default: RUN/saved_model, RUN/model.tflite or
-            RUN/model.onnx).
+            RUN/model.onnx; with --quantize, RUN/model_float16.tflite or RUN/model_int8.tflite).
+        quantize: Of tflite: float16: weights of half the size; int8: integers, a quarter of the
+            size and faster on phones, calibrated on training images (default: float32).
     """
 
     command = "export"
@@ -379,6 +404,7 @@ class ExportConfig(CommandConfig):
     run: str
     format: Annotated[str, Typed(type=str.lower, choices=FORMATS)] = "saved-model"
     output: str | None = None
+    quantize: Annotated[str, Typed(type=str.lower, choices=("float16", "int8"))] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -191,6 +191,10 @@ Positive = Annotated[
 NotNegative = Annotated[
     float, Typed(type=_number(float, "a number, 0 or more", lambda x: 0 <= x < math.inf))
 ]
+Share = Annotated[
+    float,
+    Typed(type=_number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)),
+]
 _STEPS_OR_SHARE = "a number of steps, or a share of all steps below 1"
 StepsOrShare = Annotated[
     float,
@@ -198,8 +202,8 @@ StepsOrShare = Annotated[
 ]
 
 
-def some_names(known: tuple[str, ...]) -> Typed:
-    """Names of these, separated by commas, or `none`. The option alone means all of them."""
+def some_names(known: tuple[str, ...], usual: str) -> Typed:
+    """Names of these, separated by commas, or `none`. The option alone means the usual ones."""
 
     def parse(text: str) -> str:
         names = [name.strip().lower() for name in text.split(",")]
@@ -209,4 +213,4 @@ def some_names(known: tuple[str, ...]) -> Typed:
             )
         return ",".join(name for name in known if name in names) or "none"
 
-    return Typed(type=parse, nargs="?", const=",".join(known))
+    return Typed(type=parse, nargs="?", const=usual)

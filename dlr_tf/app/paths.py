@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 TFDS = "tfds:"
+HUB = "hub:"
 SETTINGS_FILE = "settings.json"  # of a run
+MODEL_FILE = "model.keras"
 
 
 def check_data(source: str) -> None:
@@ -66,3 +68,25 @@ def check_paths(config: Any) -> None:
         value = getattr(config, name, None)
         if value is not None:
             check(value)
+
+
+def paths_from_here(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return settings whose paths begin at this working folder.
+
+    Args:
+        settings: The settings.
+        folder: The working folder in which the run began.
+    """
+    found = dict(settings)
+    is_there = {
+        "data": Path.exists,
+        "weights": Path.is_file,
+        "model": lambda path: path.is_file() or (path / MODEL_FILE).is_file(),
+    }
+    for name, is_path in is_there.items():
+        if found.get(name) and Path(folder) != Path.cwd() and is_path(Path(folder, found[name])):
+            found[name] = str(Path(folder, found[name]))
+    preset = str(found.get("model") or "").removeprefix(HUB)
+    if preset != found.get("model") and preset and Path(folder, preset).is_dir():
+        found["model"] = f"{HUB}{Path(folder, preset)}"
+    return found

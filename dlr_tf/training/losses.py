@@ -233,6 +233,81 @@ def last_label_of(loss: Any, model: keras.Model) -> int | None:
 
 
 @keras.saving.register_keras_serializable("dlr_tf")
+class ClassCrossentropy(keras.losses.Loss):
+    """The cross-entropy of class numbers, or of the shares of all classes, with label smoothing.
+
+    Of Keras' own, the one for class numbers has no label smoothing.
+
+    Args:
+        label_smoothing: Float in [0, 1): the share that all classes get in equal parts.
+
+    Example:
+
+    >>> loss = ClassCrossentropy(0.2)
+    >>> numbers, shares = (float(loss(y, [[0.7, 0.3]])) for y in ([0], [[1.0, 0.0]]))
+    >>> numbers == shares, round(numbers, 4)  # -(0.9 * log(0.7) + 0.1 * log(0.3))
+    (True, 0.4414)
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str = "sum_over_batch_size",
+        name: str = "class_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each example."""
+        found = keras.ops.convert_to_tensor(y_pred)
+        truth = keras.ops.convert_to_tensor(y_true)
+        if truth.shape[-1:] != found.shape[-1:] or len(truth.shape) < 2:
+            truth = keras.ops.one_hot(
+                keras.ops.cast(keras.ops.reshape(truth, [-1]), "int32"), found.shape[-1]
+            )
+        return keras.losses.categorical_crossentropy(
+            truth, found, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+
+@keras.saving.register_keras_serializable("dlr_tf")
+class ClassAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """The accuracy for class numbers, or for the shares of classes, of which the largest counts.
+
+    Example:
+
+    >>> accuracy = ClassAccuracy("accuracy")
+    >>> for labels in ([1], [[0.4, 0.6]]):
+    ...     accuracy.update_state(labels, [[0.2, 0.8]])
+    >>> float(accuracy.result())
+    1.0
+    """
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Add the examples of a batch."""
+        truth = keras.ops.convert_to_tensor(y_true)
+        if len(truth.shape) > 1 and truth.shape[-1] != 1:
+            truth = keras.ops.argmax(truth, axis=-1)
+        return super().update_state(truth, y_pred, sample_weight)
+
+
+@keras.saving.register_keras_serializable("dlr_tf")
+class LabelsAUC(keras.metrics.AUC):
+    """The area under the curve for labels that are mixed: a share of half or more counts as 1."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Add the examples of a batch."""
+        truth = keras.ops.convert_to_tensor(y_true) >= 0.5
+        return super().update_state(truth, y_pred, sample_weight)
+
+
+@keras.saving.register_keras_serializable("dlr_tf")
 class ScaledSquaredError(keras.losses.Loss):
     """The squared error of numbers of different units, each in relation to its spread.
 

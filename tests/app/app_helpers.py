@@ -13,6 +13,7 @@ from dlr_tf.app.models import classifier
 
 NAMES = ["dark", "middle", "bright"]
 FILES = [
+    "README.md",
     "classes.json",
     "log.csv",
     "model.keras",

@@ -11,7 +11,7 @@ import pytest
 
 from dlr_tf.app import config
 from dlr_tf.app.arguments import make_parser, parse_arguments
-from dlr_tf.app.data.augmentation import AUGMENTATIONS
+from dlr_tf.app.data.augmentation import AUGMENTATIONS, MIXUP
 from dlr_tf.app.models import FORMATS
 from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.app.terminal import UsageError
@@ -93,7 +93,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 def test_every_option_has_help_with_its_default() -> None:
     n_options = 0
     for parser in parsers(make_parser()):
-        config = parser.get_default("config")
+        config = parser.get_default("described_by")
         for field in dataclasses.fields(config) if config else ():
             (action,) = [a for a in parser._actions if a.dest == field.name] or [None]
             if action is None:
@@ -143,7 +143,7 @@ def test_options_for_images() -> None:
     assert (args.augment, args.class_weights, args.skip_broken) == ("none", "none", False)
     assert parse_arguments(["finetune", "photos", "--augment"]).augment == "flip,crop,colour"
     assert parse_arguments(["find-lr", "photos", "--augment", "Crop,flip"]).augment == "flip,crop"
-    with pytest.raises(UsageError, match="--augment: expected names of flip, crop, colour"):
+    with pytest.raises(UsageError, match="--augment: expected names of flip, crop, colour, rot"):
         parse_arguments(["finetune", "--augment", "photos"])
     for option in ("--augment", "--skip-broken"):
         with pytest.raises(UsageError, match=f"{option} needs DATA: give a folder"):
@@ -158,7 +158,7 @@ def test_optimizers_and_formats_in_any_case() -> None:
 def test_what_can_be_typed_is_what_there_is() -> None:
     """`config` imports no TensorFlow, so it cannot read these names where they are used."""
     assert tuple(FORMATS) == config.FORMATS
-    assert tuple(AUGMENTATIONS) == config.AUGMENTATIONS
+    assert (*AUGMENTATIONS, MIXUP) == config.AUGMENTATIONS
     assert set(config.OPTIMIZERS) == set(OPTIMIZERS)
 
 

@@ -36,6 +36,7 @@ from dlr_tf.app.run import (
 )
 from dlr_tf.app.terminal import (
     messages_to_stderr,
+    print_note,
     print_stderr,
     printable_name,
     usage_errors,
@@ -65,7 +66,7 @@ def run(config: EvaluateConfig) -> int:
         check_output_folder(output)
         plotting.require_matplotlib()
         target = target_of(**trained.described)
-        classify = Classifier(trained.model, target.kind)
+        classify = Classifier(trained.model, target.kind, tta=config.tta)
         found: image_data.ImageData | image_data.LabelledFiles
         if classify.takes_texts:
             found = find_texts(trained, config)
@@ -89,6 +90,8 @@ def run(config: EvaluateConfig) -> int:
     if not total:
         print_stderr(f"none of the {len(unreadable)} images can be read")
         return 1
+    if config.tta:
+        print("each image and its mirror image, averaged (--tta):")
     print(evaluation.headline(found.name))
     print(evaluation.text())
     if evaluation.n_not_finite:
@@ -107,6 +110,7 @@ def run(config: EvaluateConfig) -> int:
         {
             "model": printable_name(str(trained.path)),
             "data": found.name,
+            "tta": config.tta,
             **evaluation.as_dict(),
             "unreadable": [*map(printable_name, unreadable)],
             "versions": versions(),
@@ -169,7 +173,7 @@ def find_images(
     if not is_tfds and not was_trained_on:
         found = image_data.find(source, to_score=True, columns=columns)
         if found.ignored:
-            print_stderr(f"{found.name}: ignored: {found.ignored}")
+            print_note(f"{found.name}: ignored: {found.ignored}")
         return found
     if size is None or size[0] != size[1]:
         received = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
@@ -184,6 +188,7 @@ def find_images(
         evaluation_batch_size=batch_size,
         skip_broken=not is_tfds and settings.get("skip_broken", False),
         columns=image_data.Columns.of(settings),
+        limit=settings.get("limit") if was_trained_on else None,
         **split,
     )
     if was_trained_on:
@@ -196,7 +201,7 @@ def find_images(
                 "it."
             )
     if not is_tfds:
-        print_stderr(
+        print_note(
             f"the {loaded.test_images} images of {source} that the training kept for testing"
         )
     return loaded
@@ -246,6 +251,7 @@ def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.Imag
             "other DATA, or --text-column."
         )
     split = {name: settings.get(name, 0) for name in ("seed", "validation_fraction")}
+    split["limit"] = settings.get("limit") if was_trained_on else None
     loaded = image_data.load(found, evaluation_batch_size=config.batch_size, **split)
     if was_trained_on:
         try:
@@ -255,9 +261,7 @@ def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.Imag
                 f"The texts of {loaded.name!r} have changed since the training, so another part of "
                 "them is kept for testing now, and the model may have been trained on some of it."
             )
-        print_stderr(
-            f"the {loaded.test_images} texts of {source} that the training kept for testing"
-        )
+        print_note(f"the {loaded.test_images} texts of {source} that the training kept for testing")
     return loaded
 
 
@@ -281,7 +285,7 @@ def check_names(found: Any, model: KnownTarget) -> None:
     absent = [name for name in known if name not in used]
     if absent:
         unit = getattr(found, "unit", "image")
-        print_stderr(
+        print_note(
             f"{found.name} has no {unit}s of {len(absent)} of {len(known)} {model.nouns}: "
             f"{some_of(absent)}"
         )

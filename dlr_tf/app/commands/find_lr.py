@@ -18,6 +18,7 @@ from dlr_tf.app.terminal import (
     model_on_data,
     next_line,
     one_line,
+    print_note,
     print_result,
     print_stderr,
     table,
@@ -78,7 +79,7 @@ def run(config: FindLrConfig) -> int:
         choice = rates_from_sweep(sweep, ratios, task.typical_rate)
         suggestions[RECOMMENDED] = choice.rates[-1]
         if choice.suggestion is None:
-            print_stderr(choice.line())
+            print_note(choice.line())
     except ValueError as error:
         print_stderr(f"no rate can be recommended. {one_line(error.__cause__ or error)}")
     for method in SUGGESTIONS:

@@ -22,6 +22,7 @@ from dlr_tf.app.config import FinetuneConfig, RunConfig
 from dlr_tf.app.models import CHECKPOINTS, MODEL_FILE
 from dlr_tf.app.results import (
     WriteError,
+    card_of,
     check_output_folder,
     check_writable,
     describe_groups,
@@ -76,6 +77,7 @@ from dlr_tf.app.terminal import (
     messages_to_stderr,
     next_line,
     one_line,
+    print_note,
     print_result,
     print_stderr,
     usage_errors,
@@ -245,11 +247,12 @@ def _train_and_write(run: Run) -> None:
         words, heads = task.target.score_words, other.head_scores
         for line in comparison_lines(label, ours, theirs, words, heads):
             print_result(line)
-    print_stderr("writing the report")
+    print_note("writing the report")
     with messages_to_stderr():
         report = {"label": label, **_report(run, task, result, other)}
         report["scores"] = evaluation.scores
         write_report(run.folder / "report.json", report | _seconds(run, result))
+        write_text(run.folder / "README.md", card_of(report, evaluation))
         with watch.part("page"):
             now = report | _seconds(run, result)
             page = page_of(now, result.history, result.steps, evaluation, images)
@@ -318,7 +321,7 @@ def _strategy(config: RunConfig) -> tf.distribute.Strategy:
             # TensorFlow has put a handler of its own there, which only takes note.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
     devices = strategy.num_replicas_in_sync
-    print_stderr(f"training on {devices} device{'s' if devices > 1 else ''}")
+    print_note(f"training on {devices} device{'s' if devices > 1 else ''}")
     if config.batch_size % devices:
         multiple = math.ceil(config.batch_size / devices) * devices
         raise ValueError(
@@ -340,11 +343,11 @@ class ShowGroups(keras.callbacks.Callback):
         optimizer = unwrap_optimizer(self.model.optimizer, MultiGroupOptimizer)
         peak = self._rates[-1]
         share = f" ({optimizer.learning_rates[-1] / peak:.2g} of the peak)" if peak else ""
-        print_stderr(
+        print_note(
             "the groups, and their learning rates in the next step, step "
             f"{steps_made(optimizer) + 1} of the schedule {self._schedule}{share}:"
         )
-        optimizer.summary(print_fn=print_stderr)
+        optimizer.summary(print_fn=print_note)
 
 
 def _report(run: Run, task: Task, result: Result, other: Comparison | None) -> dict[str, Any]:

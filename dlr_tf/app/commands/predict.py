@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from dlr_tf.app.config import PredictConfig
 from dlr_tf.app.data import ENDINGS, STDIN, list_images, named_texts, require_pillow, shown
 from dlr_tf.app.models import TrainedModel, load_trained, text_columns
-from dlr_tf.app.results import Target, target_of
+from dlr_tf.app.results import Target, atomic_write, check_new, target_of
 from dlr_tf.app.run import Classifier, Prediction, predict_files, predict_texts, run_settings
-from dlr_tf.app.terminal import messages_to_stderr, print_stderr, printable_name, usage_errors
+from dlr_tf.app.terminal import (
+    messages_to_stderr,
+    print_stderr,
+    printable_name,
+    usage_errors,
+    written_line,
+)
 
 # Wider paths do not move the columns.
 _MAX_WIDTH = 60
@@ -35,17 +43,35 @@ def run(config: PredictConfig) -> int:
         UsageError: If there is no such model, a path does not exist, or there are no images.
     """
     with messages_to_stderr(), usage_errors():
+        output = None if config.output is None else Path(config.output)
+        if output is not None:
+            check_new(output)
         trained = load_trained(config.run)
-        classify = Classifier(trained.model, trained.known.kind)
+        classify = Classifier(trained.model, trained.known.kind, tta=config.tta)
         if classify.takes_texts:
             found = _texts(config, trained, classify)
         else:
             found = _images(config, classify)
     unit = "text" if classify.takes_texts else "image"
     predicted = _Predicted(found)
-    write = _write_csv if config.csv else _write_json if config.json else _write_text
-    write(iter(predicted), target_of(**trained.described), config.top, unit)
-    sys.stdout.flush()
+    ending = "" if output is None or config.csv or config.json else output.suffix.lower()
+    write = _write_text
+    if config.csv or ending == ".csv":
+        write = _write_csv
+    elif config.json or ending == ".json":
+        write = _write_json
+    target = target_of(**trained.described)
+    if output is None:
+        write(iter(predicted), target, config.top, unit)
+        sys.stdout.flush()
+    else:
+        with (
+            atomic_write(output) as partial,
+            partial.open("w", encoding="utf-8", newline="\n") as file,
+            contextlib.redirect_stdout(file),
+        ):
+            write(iter(predicted), target, config.top, unit)
+        print(written_line(output))
     if predicted.n_failed:
         print_stderr(f"{predicted.n_failed} of {predicted.n_found} {unit}s have no prediction")
     return 1 if predicted.n_failed else 0

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf._names import MAX_NAMES
-from dlr_tf.app.data.augmentation import augment
+from dlr_tf.app.data.augmentation import MIXUP, augment, mixup
 from dlr_tf.app.data.order import index_batches, steps_per_epoch
 from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, target_words
 from dlr_tf.app.terminal import table
@@ -122,6 +122,7 @@ class Settings:
             is `test`.
         augmentations: Random changes of the training images, names from
             `augmentation.AUGMENTATIONS`. Defaults to none.
+        limit: The most examples of each class in each split. Defaults to `None`: all.
     """
 
     image_size: int = 0
@@ -131,6 +132,7 @@ class Settings:
     test_fraction: float = 0.2
     validation_fraction: float = 0.0
     augmentations: Collection[str] = ()
+    limit: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -172,7 +174,8 @@ def indexed_data(
     def train_from(step: int, seed: int = settings.seed) -> tf.data.Dataset:
         order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
         train = batches("train", order, settings.batch_size)
-        return training_batches(train, settings.augmentations, seed, step)
+        n_classes = len(described["class_names"]) if kind == CLASS else None
+        return training_batches(train, settings.augmentations, seed, step, n_classes)
 
     def evaluation(split: str) -> tf.data.Dataset:
         count, size = len(splits[split]), settings.images_per_evaluation_batch
@@ -203,13 +206,29 @@ def indexed_data(
 
 
 def training_batches(
-    batches: tf.data.Dataset, augmentations: Collection[str], seed: int, step: int
+    batches: tf.data.Dataset,
+    augmentations: Collection[str],
+    seed: int,
+    step: int,
+    n_classes: int | None = None,
 ) -> tf.data.Dataset:
-    """Return batches of a training from a step on, without end, with their random changes."""
+    """Return batches of a training from a step on, without end, with their random changes.
+
+    `n_classes` is for class numbers: their number.
+    """
+
+    def changed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, Any]:
+        images, labels = augment(batch[0], augmentations, [seed, step]), batch[1]
+        return (
+            mixup(images, labels, [seed, step], n_classes)
+            if MIXUP in augmentations
+            else (images, labels)
+        )
+
     if augmentations:
         steps = tf.data.Dataset.counter(step)
         batches = tf.data.Dataset.zip((steps, batches)).map(
-            lambda step, batch: (augment(batch[0], augmentations, [seed, step]), batch[1]),
+            changed,
             num_parallel_calls=_PREFETCHED,
             deterministic=True,
         )

@@ -18,7 +18,7 @@ from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels, resi
 from dlr_tf.app.data.labelled_files import LabelledFiles
 from dlr_tf.app.data.splits import splits_of_targets
 from dlr_tf.app.data.targets import CLASS
-from dlr_tf.app.terminal import print_stderr, printable_name
+from dlr_tf.app.terminal import print_note, print_stderr, printable_name
 from dlr_tf.core._validation import warn_user
 from dlr_tf.training.training_data import without_autotuning
 
@@ -45,7 +45,7 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
     for warning in found.warnings:
         warn_user(warning)
     if found.ignored:
-        print_stderr(f"{found.name}: ignored: {found.ignored}")
+        print_note(f"{found.name}: ignored: {found.ignored}")
     files = ImageFiles(found.root, found.files, settings.image_size)
     readable = _readable(found, files)
     readable_of = {split: indices[readable[indices]] for split, indices in found.splits.items()}
@@ -67,7 +67,7 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
 def _readable(found: LabelledFiles, files: ImageFiles) -> np.ndarray:
     """Check all files, print those that cannot be read, and return which can be read."""
     if not files.are_few:
-        print_stderr(f"{found.name}: checking {len(files)} files")
+        print_note(f"{found.name}: checking {len(files)} files")
     unreadable = files.check()
     reasons = {files.path(index): reason for index, reason in unreadable.items()}
     reasons.update(found.broken)
@@ -83,7 +83,7 @@ def _readable(found: LabelledFiles, files: ImageFiles) -> np.ndarray:
             f"{some_of(sorted(reasons), 3)}. Repair or remove what is broken, or give "
             "--skip-broken to go on without."
         )
-    print_stderr(f"{found.name}: {count} left out (--skip-broken)")
+    print_note(f"{found.name}: {count} left out (--skip-broken)")
     return readable
 
 

@@ -12,6 +12,7 @@ from dlr_tf.app.data.image_data import ImageData, Settings
 from dlr_tf.app.data.image_files import load_files
 from dlr_tf.app.data.images import require_pillow
 from dlr_tf.app.data.labelled_files import LabelledFiles
+from dlr_tf.app.data.limits import limited
 from dlr_tf.app.data.targets import CLASS, Columns
 from dlr_tf.app.data.texts import LabelledTexts, are_texts, load_texts, read_texts
 from dlr_tf.app.data.tfds import TfdsSource, find_tfds, load_tfds
@@ -98,7 +99,8 @@ def load(
     found = source
     if not isinstance(source, (LabelledFiles, LabelledTexts, TfdsSource)):
         found = find(source, skip_broken=skip_broken, columns=columns)
+    how = Settings(**settings)
+    found = limited(found, how.limit, how.seed)
     if isinstance(found, LabelledTexts):
-        return load_texts(found, Settings(**settings))
-    read = load_tfds if isinstance(found, TfdsSource) else load_files
-    return read(found, Settings(**settings))
+        return load_texts(found, how)
+    return load_tfds(found, how) if isinstance(found, TfdsSource) else load_files(found, how)

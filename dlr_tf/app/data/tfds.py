@@ -93,7 +93,9 @@ def load_tfds(found: TfdsSource, settings: Settings) -> ImageData:
 
         spec = epoch(0, order_seed).element_spec
         endless = tf.data.Dataset.from_generator(batches, output_signature=spec)
-        return training_batches(decoded(endless), settings.augmentations, order_seed, step)
+        return training_batches(
+            decoded(endless), settings.augmentations, order_seed, step, len(found.class_names)
+        )
 
     def evaluation(split: str) -> tf.data.Dataset:
         size = settings.images_per_evaluation_batch

@@ -11,9 +11,11 @@ from dlr_tf.app.models.heads import HEAD, Head, classifier, head_paths, set_scal
 from dlr_tf.app.models.inputs import image_shape
 from dlr_tf.app.models.keras_hub import HUB
 from dlr_tf.app.models.outputs import to_probabilities, to_scores
+from dlr_tf.app.models.precision import in_float32
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.sources import model_file, open_source
-from dlr_tf.app.models.texts import takes_texts, text_columns
+from dlr_tf.app.models.texts import of_tokens, takes_texts, text_columns
+from dlr_tf.app.models.tflite import line_of_python
 from dlr_tf.app.models.trained import (
     CHECKPOINTS,
     CLASSES_FILE,

@@ -15,9 +15,8 @@ from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.texts import preset_source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
+from dlr_tf.app.paths import HUB
 from dlr_tf.app.terminal import one_line
-
-HUB = "hub:"
 
 
 def hub_source(name: str, weights: str | None, image_size: int | None) -> Source:
@@ -39,9 +38,11 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
             f"{did_you_mean(preset, known)} Known: {some_of(known)}. Or give hub: and the folder "
             "of a preset."
         )
+    policy = keras.config.dtype_policy().name
+    precision = {} if policy == "float32" else {"dtype": policy}  # else that of the preset
     try:
         backbone = keras_hub.models.Backbone.from_preset(
-            preset, load_weights=weights in (None, "imagenet")
+            preset, load_weights=weights in (None, "imagenet"), **precision
         )
     except Exception as error:  # whatever the library behind the preset's address raises
         raise ValueError(

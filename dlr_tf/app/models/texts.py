@@ -68,6 +68,25 @@ def text_columns(model: keras.Model) -> int:
     return int(shape[1]) if len(shape) == 2 else 1
 
 
+def of_tokens(model: keras.Model) -> tuple[Tokens, keras.Model] | None:
+    """Return the layer that makes tokens of strings, and the model from these to the outputs.
+
+    `None` if a model has no such layer.
+    """
+    layer = next((layer for layer in model.layers if isinstance(layer, Tokens)), None)
+    if layer is None:
+        return None
+    # Keras gives the tensors without their names.
+    tokens = keras.tree.pack_sequence_as(
+        dict.fromkeys(layer.outputs, 0), keras.tree.flatten(layer.output)
+    )
+    rest = keras.Model([*tokens.values()], model.outputs[0])
+    inputs = {
+        name: keras.Input(ids.shape[1:], dtype=ids.dtype, name=name) for name, ids in tokens.items()
+    }
+    return layer, keras.Model(inputs, rest([*inputs.values()]), name=model.name)
+
+
 def example_texts(model: keras.Model) -> list[np.ndarray]:
     """Return a batch of texts to try a model on."""
     texts = [

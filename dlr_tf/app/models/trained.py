@@ -14,10 +14,9 @@ import keras
 import numpy as np
 
 from dlr_tf.app.models.outputs import class_count
-from dlr_tf.app.paths import check_run
+from dlr_tf.app.paths import MODEL_FILE, check_run
 from dlr_tf.app.terminal import one_line
 
-MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"
 KINDS = ("class", "labels", "number")
 CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished

@@ -4,6 +4,7 @@ May import `terminal`, `training` and `core`. Other rooms import what is below a
 A kind of target is one file here: `evaluation` for one class of several, `labels`, `numbers`.
 """
 
+from dlr_tf.app.results.card import card_of
 from dlr_tf.app.results.evaluation import Evaluation, OneClass
 from dlr_tf.app.results.files import (
     WriteError,

@@ -11,11 +11,20 @@ import numpy as np
 
 from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
 from dlr_tf.app.terminal import table
+from dlr_tf.training.losses import ClassAccuracy, ClassCrossentropy
 
 
 @dataclasses.dataclass(frozen=True)
 class OneClass(Target):
-    """One class of several for each example."""
+    """One class of several for each example.
+
+    Args:
+        label_smoothing: The share of the probability that all classes share in the training.
+        mixes: Whether the training has images of two classes.
+    """
+
+    label_smoothing: float = 0.0
+    mixes: bool = False
 
     kind: ClassVar[str] = "class"
     activation: ClassVar[str] = "softmax"
@@ -23,12 +32,14 @@ class OneClass(Target):
     score_words: ClassVar[str] = "accuracy"
 
     @property
-    def loss(self) -> str:
-        return "sparse_categorical_crossentropy"
+    def loss(self) -> Any:
+        if not (self.label_smoothing or self.mixes):
+            return "sparse_categorical_crossentropy"
+        return ClassCrossentropy(self.label_smoothing)
 
     @property
-    def metrics(self) -> Sequence[str]:
-        return ["accuracy"]
+    def metrics(self) -> Sequence[Any]:
+        return [ClassAccuracy("accuracy") if self.mixes else "accuracy"]
 
     def result_line(self, score: float, total: int, label: str, unit: str = "image") -> str:
         return f"test accuracy {score:.4f} ({round(score * total)} of {total}) with {label}"

@@ -18,6 +18,7 @@ from dlr_tf.app.results.target import (
     score_text,
 )
 from dlr_tf.app.terminal import table
+from dlr_tf.training.losses import LabelsAUC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,13 @@ class SeveralLabels(Target):
 
     Args:
         thresholds: The probability from which on each label counts. Defaults to 0.5 for each.
+        label_smoothing: The probability that is shared with the opposite in the training.
+        mixes: Whether the training has labels that are mixed.
     """
 
     thresholds: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+    mixes: bool = False
 
     kind: ClassVar[str] = "labels"
     activation: ClassVar[str] = "sigmoid"
@@ -37,12 +42,13 @@ class SeveralLabels(Target):
 
     @property
     def loss(self) -> Any:
-        return "binary_crossentropy"
+        return keras.losses.BinaryCrossentropy(label_smoothing=self.label_smoothing)
 
     @property
     def metrics(self) -> Sequence[Any]:
         count = len(self.class_names)
-        area = keras.metrics.AUC(curve="PR", multi_label=True, num_labels=count, name="auc_pr")
+        kind = LabelsAUC if self.mixes else keras.metrics.AUC
+        area = kind(curve="PR", multi_label=True, num_labels=count, name="auc_pr")
         return [area]
 
     @property

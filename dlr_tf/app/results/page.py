@@ -58,7 +58,7 @@ def page_of(
     Raises:
         ImportError: If matplotlib or Jinja2 is not installed.
     """
-    return _template().render(
+    return template("report.html.jinja").render(
         title=model_on_data(report["settings"].get("model"), report["data"]["name"]),
         **_overview(report, history, evaluation),
         unit=evaluation.unit,
@@ -84,20 +84,21 @@ def require_jinja() -> None:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this room."""
     require_jinja()
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dlr_tf.app.results", ""),
-        autoescape=True,
+        autoescape=".html" in name,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["count"] = "{:,}".format
     environment.filters["score"] = lambda value: MISSING if math.isnan(value) else f"{value:.3f}"
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ from dlr_tf.app.run.divergence import check_finite
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import TrainingState, log_text
-from dlr_tf.app.terminal import print_stderr
+from dlr_tf.app.terminal import print_note
 from dlr_tf.core._keras import build_metrics
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 
@@ -79,7 +79,7 @@ class ScoreHeadAlone(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         scores = self.model.evaluate(self._test, verbose=0, return_dict=True)
         self._state.head_alone = float(scores[self._target.score])
-        print_stderr(self._target.head_alone_line(self._state.head_alone))
+        print_note(self._target.head_alone_line(self._state.head_alone))
 
 
 class EarlyStop(keras.callbacks.Callback):

@@ -14,7 +14,7 @@ from dlr_tf.app.config import RunConfig
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.run import COMPARISON, TRAINING, Run
 from dlr_tf.app.run.training import Result, train
-from dlr_tf.app.terminal import print_stderr
+from dlr_tf.app.terminal import print_note
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup
 
@@ -86,9 +86,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
         config: RunConfig, name: str, label: str, rates: Sequence[float] | None, ratios: list[float]
     ) -> Result:
         index = len(ours) + len(theirs)
-        print_stderr(
-            f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}"
-        )
+        print_note(f"for comparison ({index} of {2 * len(seeds) - 1}): {label}, seed {config.seed}")
         name = f"{name}-{config.seed}"
         stored = run.stored(f"{name}-result")
         if stored is None:
@@ -102,7 +100,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
             # The weights of a training that is finished are of no more use.
             run.remove_checkpoint(name)
         found = Result(**stored[1])
-        print_stderr(f"test {task.target.score_words} {found.score:.4f}")
+        print_note(f"test {task.target.score_words} {found.score:.4f}")
         return found
 
     # Without its frozen epochs if it has no others, or the other layers would never move.

@@ -38,13 +38,18 @@ class Classifier:
         model: A model from images with values from 0 to 255, or from texts, to probabilities or
             logits, or to numbers.
         kind: The kind of its target. Defaults to "class".
+        tta: Whether test-time augmentation averages the outputs for an image and for its mirror
+            image, left to right. Defaults to `False`.
 
     Raises:
-        ValueError: If the model takes neither, or gives no probabilities or logits.
+        ValueError: If the model takes neither, or gives no probabilities or logits; or if texts
+            are to be mirrored.
     """
 
-    def __init__(self, model: keras.Model, kind: str = "class") -> None:
+    def __init__(self, model: keras.Model, kind: str = "class", *, tta: bool = False) -> None:
         self.takes_texts = takes_texts(model)
+        if tta and self.takes_texts:
+            raise ValueError("--tta mirrors images, and this model takes texts. Leave it out.")
         shape = (None, None, 0) if self.takes_texts else image_shape(model)
         height, width, self.channels = shape
         self.size = None if height is None or width is None else (height, width)
@@ -54,12 +59,17 @@ class Classifier:
         elif kind == "labels":
             outputs = to_scores(model)
 
+        self.outputs = outputs
+
         @tf.function(reduce_retracing=True)
         def predict(batch: tf.Tensor) -> tf.Tensor:
             # `Model.predict_on_batch` gives one copy per device under a strategy.
-            return outputs(model(batch, training=False))
+            found = outputs(model(batch, training=False))
+            if not tta:
+                return found
+            return (found + outputs(model(batch[:, :, ::-1], training=False))) / 2.0
 
-        self._predict = predict
+        self.call: Callable[[Any], Any] = predict
 
     def read(self, path: str) -> np.ndarray:
         """Read an image, and resize it as the training does, or raise a `ValueError`."""
@@ -71,7 +81,7 @@ class Classifier:
 
     def __call__(self, batch: Any) -> np.ndarray:
         """Return the probabilities of the classes or labels, or the numbers: one row per image."""
-        return self._predict(tf.convert_to_tensor(batch)).numpy()
+        return np.asarray(self.call(tf.convert_to_tensor(batch)))
 
 
 def evaluate_data(classify: Classifier, data: ImageData, target: Target) -> Any:

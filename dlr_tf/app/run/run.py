@@ -30,7 +30,7 @@ from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.predictions import Classifier, outputs_on
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.tasks import Task, optimizer_argument
-from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_stderr
+from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_note, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_sweep
 from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep, typical_adam_rates
@@ -160,16 +160,16 @@ class Run:
         if config.head_start:  # from there the loss of a range test could only rise
             typical = self.task.typical_rate
             choice = RateChoice(typical_adam_rates(ratios, typical), None, is_tested=False)
-            print_stderr(choice.line())
+            print_note(choice.line())
             return list(choice.rates)
         stored = self.stored(f"{name}-rates")
         if stored is None:
-            print_stderr(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
+            print_note(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
             choice = self._choice(config, ratios)
             stored = {}, {"rates": choice.rates, "line": choice.line()}
             self.store(f"{name}-rates", *stored)
         _, record = stored
-        print_stderr(record["line"])
+        print_note(record["line"])
         return list(record["rates"])
 
     def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:

@@ -12,9 +12,9 @@ from typing import Any
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.models import HUB, MODEL_FILE, KnownTarget
+from dlr_tf.app.models import KnownTarget
 from dlr_tf.app.options import in_words, option_name
-from dlr_tf.app.paths import SETTINGS_FILE, TFDS, check_resumable
+from dlr_tf.app.paths import SETTINGS_FILE, TFDS, check_resumable, paths_from_here
 from dlr_tf.app.results import json_text, versions, write_text
 
 
@@ -48,7 +48,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         content["class_names"], content["data"].keys()
-        content["settings"] = _from_here(content["settings"], content["folder"])
+        content["settings"] = paths_from_here(content["settings"], content["folder"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"The file {str(path)!r} is not one that dlr-tf wrote: {error!r}. Give the folder of a "
@@ -155,25 +155,3 @@ def _numbers(data: ImageData) -> dict[str, Any]:
         "test_images": data.test_images,
         "fingerprint": data.fingerprint,
     }
-
-
-def _from_here(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Return settings whose paths begin at this working folder.
-
-    Args:
-        settings: The settings.
-        folder: The working folder in which the run began.
-    """
-    found = dict(settings)
-    is_there = {
-        "data": Path.exists,
-        "weights": Path.is_file,
-        "model": lambda path: path.is_file() or (path / MODEL_FILE).is_file(),
-    }
-    for name, is_path in is_there.items():
-        if found.get(name) and Path(folder) != Path.cwd() and is_path(Path(folder, found[name])):
-            found[name] = str(Path(folder, found[name]))
-    preset = str(found.get("model") or "").removeprefix(HUB)
-    if preset != found.get("model") and preset and Path(folder, preset).is_dir():
-        found["model"] = f"{HUB}{Path(folder, preset)}"
-    return found

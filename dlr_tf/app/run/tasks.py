@@ -7,7 +7,7 @@ import dataclasses
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -21,7 +21,7 @@ from dlr_tf.app.data import Columns, are_texts
 from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run.agreement import all_make
 from dlr_tf.app.run.pretraining import pretrain_on_digits
-from dlr_tf.app.terminal import print_stderr
+from dlr_tf.app.terminal import print_note
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.inner_optimizers import optimizer_from
@@ -101,12 +101,12 @@ def suited(config: Config) -> Config:
 
 def with_usual_epochs(config: RunConfig, data: image_data.ImageData) -> RunConfig:
     """Return the options with a default number of epochs that gives enough steps for the data."""
-    if not isinstance(config.epochs, Usual):
+    if not isinstance(config.epochs, Usual) or config.limit is not None:  # a quick try
         return config
     epochs = usual_epochs(config.epochs, data.steps_per_epoch, USUAL_STEPS[data.unit])
     if epochs > config.epochs:
         steps = config.epochs * data.steps_per_epoch
-        print_stderr(
+        print_note(
             f"training for {epochs} epochs: {config.epochs} would be only {steps} steps (--epochs "
             "gives another number)"
         )
@@ -136,13 +136,25 @@ def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:
     keras.utils.set_random_seed(config.seed)
     boundaries = config.boundaries.split(",") if config.boundaries else None
     rates = parse_rates(config.learning_rate)
-    if config.data is None:
-        task = _digits_task(config, boundaries, rates)
-    else:
-        workers = workers or Workers(tf.distribute.get_strategy())
-        task = _image_task(config, config.data, boundaries, rates, workers)
+    with _precision(config.precision):
+        if config.data is None:
+            task = _digits_task(config, boundaries, rates)
+        else:
+            workers = workers or Workers(tf.distribute.get_strategy())
+            task = _image_task(config, config.data, boundaries, rates, workers)
     task.model.compile(loss=task.target.loss, metrics=[*task.target.metrics])
     return task
+
+
+@contextlib.contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Build the layers of this block with a policy of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -> Task:
@@ -160,12 +172,14 @@ def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -
     # The groups of a network that is not pretrained yet are the same, and so are the mistakes.
     split(models.digits_backbone(), quiet=True)
     keras.utils.set_random_seed(config.seed)
-    print_stderr(f"pretraining on {pretraining.name}")
+    print_note(f"pretraining on {pretraining.name}")
     backbone, accuracy = pretrain_on_digits(pretraining, verbose=0)
-    print_stderr(f"test accuracy {accuracy:.4f} on {pretraining.name}")
+    print_note(f"test accuracy {accuracy:.4f} on {pretraining.name}")
     model, groups, group_rates = split(backbone)
     _say_what_was_found(data)
-    target = target_of(data.kind, class_names=data.class_names)
+    target = target_of(
+        data.kind, class_names=data.class_names, label_smoothing=config.label_smoothing
+    )
     return Task(data, target, model, groups, group_rates, pretraining_accuracy=accuracy)
 
 
@@ -178,6 +192,11 @@ def _image_task(
         image_size=config.image_size,
         keep_head=config.keep_head,
     )
+    if config.precision != "float32" and models.model_file(str(config.model)) is not None:
+        raise ValueError(
+            f"--precision is for a network that is built here, and the file {source.name!r} has a "
+            "precision of its own: leave it out."
+        )
     # Model, groups and rates come before the images, which can take minutes to read.
     columns = image_data.Columns.of(config.as_dict())
     found = all_make(
@@ -190,7 +209,7 @@ def _image_task(
     if source.texts is not None:
         length = source.texts.fit(found.training_texts, config.sequence_length)
         if length:
-            print_stderr(length)
+            print_note(length)
     kind = found.kind
     if kind != "class" and config.class_weights != "none":
         why = "of which rare ones get a lower threshold" if kind == "labels" else "without classes"
@@ -199,9 +218,14 @@ def _image_task(
             f"{images!r} hold {'several labels' if kind == 'labels' else 'numbers'}, {why}: leave "
             "it out."
         )
+    if kind == "number" and config.label_smoothing:
+        raise ValueError(
+            "--label-smoothing is for classes and labels, and the data "
+            f"{images!r} hold numbers: leave it out."
+        )
     model = source.build(found.class_names, models.Head(target_of(kind, class_names=()).activation))
     if source.note:
-        print_stderr(source.note)
+        print_note(source.note)
     command = layers_command(source.name, source.image_size, config.keep_head)
     groups = split_task(model, config.groups, boundaries, shown_by=command)
     group_rates = rates_of_groups(rates, groups)
@@ -215,6 +239,7 @@ def _image_task(
             seed=config.seed,
             validation_fraction=config.validation_fraction,
             augmentations=config.augmentations,
+            limit=config.limit,
         ),
         lambda data: {
             "training images": data.train_images,
@@ -222,7 +247,7 @@ def _image_task(
             "fingerprint of the files": data.fingerprint,
         },
     )
-    _say_what_was_found(data)
+    _say_what_was_found(data, config.limit)
     resolved: dict[str, Any] = {
         "model": source.name,
         "weights": source.weights,
@@ -238,6 +263,8 @@ def _image_task(
         class_names=data.class_names,
         means=tuple(means),
         deviations=tuple(deviations),
+        label_smoothing=config.label_smoothing,
+        mixes="mixup" in config.augmentations,
     )
     by_block = source.texts is not None and config.groups is None and boundaries is None
     return Task(data, target, model, groups, group_rates, resolved, by_block=by_block)
@@ -263,13 +290,15 @@ def _check_kinds(config: TaskConfig, source: models.Source, found: Any) -> None:
         raise ValueError("--sequence-length is for texts. Leave it out.")
 
 
-def _say_what_was_found(data: image_data.ImageData) -> None:
+def _say_what_was_found(data: image_data.ImageData, limit: int | None = None) -> None:
     splits = {"training": "train", "validation": "validation", "test": "test"}
     sizes = {part: data.size(split) for part, split in splits.items()}
     examples = ", ".join(f"{count} {part} {data.unit}s" for part, count in sizes.items() if count)
-    print_stderr(f"{data.name}: {examples}, {data.found}")
+    print_note(f"{data.name}: {examples}, {data.found}")
+    if limit is not None:
+        print_note(f"a quick try on at most {limit} {data.unit}s of each class (--limit)")
     if data.kind != "number":
-        print_stderr(image_data.class_table(data.class_names, data.class_counts, data.kind))
+        print_note(image_data.class_table(data.class_names, data.class_counts, data.kind))
 
 
 def layers_command(model: str, image_size: int | None, keep_head: bool) -> str:
@@ -328,7 +357,7 @@ def split_task(
     groups = split_layers(model, [*(boundaries or ()), head])
     names = some_of([group.name for group in groups])
     if not quiet:
-        print_stderr(
+        print_note(
             f"the head, layer {head!r}, becomes a group of its own, which makes "
             f"{len(groups)} groups: {names}"
         )

@@ -27,7 +27,7 @@ from dlr_tf.app.run.run import TRAINING, Run
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import History, TrainingState, log_text
 from dlr_tf.app.run.tasks import Task, optimizer_argument
-from dlr_tf.app.terminal import print_stderr
+from dlr_tf.app.terminal import print_note
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
 from dlr_tf.training.compiling import compile_model, make_optimizer
@@ -134,12 +134,12 @@ def train(
     else:
         if state.epoch or state.step:
             within = f", step {state.step + 1} of {steps}" if state.step else ""
-            print_stderr(f"resuming at epoch {state.epoch + 1} of {config.epochs}{within}")
+            print_note(f"resuming at epoch {state.epoch + 1} of {config.epochs}{within}")
         if shown and data.validation is data.test:
             what = "val_loss and val_acc are those"
             if task.target.score == "loss":
                 what = "val_loss is that"
-            print_stderr(f"{what} of the test {data.unit}s")
+            print_note(f"{what} of the test {data.unit}s")
         progress = Progress(config.epochs, first_step=state.step, lines=shown)
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.
@@ -174,15 +174,13 @@ def train(
             )
         run.stop.check()
     if state.epoch < config.epochs:
-        print_stderr(
-            f"stopped after epoch {state.epoch}: the best one was epoch {state.best_epoch}"
-        )
+        print_note(f"stopped after epoch {state.epoch}: the best one was epoch {state.best_epoch}")
     kept_epoch = state.epoch
     if config.keep == "best":
         checkpoint.load_trained_arrays(model, best.arrays)
         kept_epoch = state.best_epoch
         if kept_epoch < state.epoch:
-            print_stderr(f"the model of epoch {kept_epoch} is kept")
+            print_note(f"the model of epoch {kept_epoch} is kept")
     names = (task.target.score, "loss")
     scores = {name: state.history[f"val_{name}"][kept_epoch - 1] for name in names}
     if data.validation is not data.test:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -25,6 +26,31 @@ class UsageError(CommandError):
 def print_stderr(text: str) -> None:
     """Print a text on stderr. Results alone go to stdout."""
     print(text, file=sys.stderr)
+
+
+_notes_are_shown = [True]
+
+
+@contextlib.contextmanager
+def notes(*, shown: bool) -> Iterator[None]:
+    """Show what `print_note` prints in this block, and what Keras prints, or not."""
+    before = _notes_are_shown[0]
+    _notes_are_shown[0] = shown
+    try:
+        yield
+    finally:
+        _notes_are_shown[0] = before
+
+
+def notes_are_shown() -> bool:
+    """Return whether more than results, warnings and errors is to be printed."""
+    return _notes_are_shown[0]
+
+
+def print_note(text: str) -> None:
+    """Print on stderr what nobody needs who has chosen `--quiet`."""
+    if notes_are_shown():
+        print_stderr(text)
 
 
 def print_result(text: str) -> None:
@@ -50,8 +76,8 @@ def one_line(text: object) -> str:
 
 
 def messages_to_stderr() -> contextlib.AbstractContextManager[Any]:
-    """Send to stderr what Keras prints on stdout."""
-    return contextlib.redirect_stdout(sys.stderr)
+    """Send to stderr what Keras prints on stdout, or to nowhere with `--quiet`."""
+    return contextlib.redirect_stdout(sys.stderr if notes_are_shown() else io.StringIO())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from dlr_tf.app.terminal.messages import notes_are_shown
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.learning_rate_logger import RATE
@@ -26,8 +27,8 @@ Logs = Mapping[str, float]
 
 
 def on_terminal(stream: TextIO | None = None) -> bool:
-    """Return whether a bar can be drawn on a stream. Defaults to stderr."""
-    return (stream or sys.stderr).isatty()
+    """Return whether a bar is to be drawn on a stream. Defaults to stderr."""
+    return notes_are_shown() and (stream or sys.stderr).isatty()
 
 
 def format_rates(rates: Sequence[float]) -> str:
@@ -215,7 +216,7 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.close()
         self._first_step = 0
-        if not self._has_lines:
+        if not (self._has_lines and notes_are_shown()):
             return
         values = {**self._read_rates(), **(logs or {})}
         columns = header(self._all_epochs, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from app_helpers import brightness_model, everything_below
+from app_helpers import NAMES, brightness_model, everything_below, write_images
+from tensorflow.lite.tools import flatbuffer_utils
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export
 from dlr_tf.app.commands.export import ExportError
-from dlr_tf.app.models import FORMATS, Format, example_inputs
+from dlr_tf.app.models import FORMATS, Format, example_inputs, write_class_names
 
 
 @pytest.fixture
@@ -40,17 +42,44 @@ def test_saved_model(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tflite", "onnx"])
-def test_files(name: str, run_folder: Path) -> None:
-    if name == "onnx":
-        pytest.importorskip("tf2onnx")
-        pytest.importorskip("onnxruntime")
-    assert cli.main(["export", "run/model.keras", "--format", name.upper()]) == 0
+def test_onnx(run_folder: Path) -> None:
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    assert cli.main(["export", "run/model.keras", "--format", "ONNX"]) == 0
     images = np.random.default_rng(0).uniform(0, 255, (2, 9, 5, 3)).astype("float32")
     expected = keras.models.load_model("run/model.keras")(images, training=False)
-    found = FORMATS[name].load(Path(f"run/model.{name}"))(images)
+    found = FORMATS["onnx"].load(Path("run/model.onnx"))(images)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert sorted(path.name for path in Path("run").iterdir()) == ["model.keras", f"model.{name}"]
+    assert sorted(path.name for path in Path("run").iterdir()) == ["model.keras", "model.onnx"]
+
+
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*tf.lite.Interpreter is deprecated")
+def test_tflite_for_phones(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_class_names(run_folder / "classes.json", NAMES)
+    assert cli.main(["export", "run", "--format", "tflite"]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    path = Path("run/model.tflite")
+    interpreter = tf.lite.Interpreter(str(path))
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 4, 4, 3]
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    expected = keras.models.load_model("run/model.keras")(images, training=False)
+    np.testing.assert_allclose(FORMATS["tflite"].load(path)(images), expected, atol=1e-5)
+    assert zipfile.ZipFile(path).read("labels.txt").decode().splitlines() == NAMES
+    # The names of the outputs are in the metadata too, and these are aligned as a FlatBuffer.
+    content = flatbuffer_utils.read_model(str(path))
+    (entry,) = [e for e in content.metadata if e.name == b"TFLITE_METADATA"]
+    metadata = bytes(content.buffers[entry.buffer].data)
+    assert metadata[4:8] == b"M001"
+    assert b"labels.txt" in metadata
+    # The line that is printed runs.
+    write_images(Path("photos"), 1, size=9, value=255)
+    code = line.partition('python -c "')[2].removesuffix('"').replace("photo.jpg", "photos/000.png")
+    exec(code)
+    assert "output_0" in capsys.readouterr().out
+    assert cli.main(["export", "run", "--format", "tflite", "--quantize", "float16"]) == 0
+    captured = capsys.readouterr()
+    assert "the scores are not measured" in captured.err
+    assert Path("run/model_float16.tflite").exists()
 
 
 def test_examples_have_two_sizes_where_any_will_do() -> None:
@@ -67,7 +96,7 @@ def test_examples_have_two_sizes_where_any_will_do() -> None:
 def test_what_a_converter_prints_is_not_shown(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def write(model: keras.Model, path: Path) -> None:
+    def write(model: keras.Model, path: Path, **_: object) -> None:
         os.write(2, b"loc(callsite(fused: error\n")  # as C++ code does
         raise ValueError("no such operation")
 
@@ -108,7 +137,7 @@ def test_an_export_that_is_not_the_same_is_removed(
 def test_an_error_is_one_line(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(*_: object) -> None:
+    def write(*_: object, **__: object) -> None:
         raise RuntimeError("no\nconverter")
 
     monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write))
@@ -128,6 +157,9 @@ def test_mistakes(
     assert_mistake(["export", "run", "--format", "pb"], "invalid choice: 'pb'")
     assert_mistake(["export", "run", "--output", "run"], "'run' exists already. Give another")
     assert_mistake(["export", "run", "--output", "no/x"], "folder 'no' of the output does not")
+    assert_mistake(["export", "run", "--quantize", "int8"], "--quantize is for --format tflite.")
+    integers = ["export", "run", "--format", "tflite", "--quantize", "int8"]
+    assert_mistake(integers, "--quantize int8 needs the images that the model was trained on.")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     assert_mistake(["export", "run", "--format", "onnx"], 'Run: pip install "dlr_tf[export]"')
     monkeypatch.setattr(tf, "lite", object())

@@ -81,6 +81,26 @@ def test_json(run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str]
     assert len(items) == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "form"), [("a.csv", ["--csv"]), ("a.JSON", ["--json"]), ("a", [])]
+)
+def test_a_file(
+    run_folder: Path,
+    photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    form: list[str],
+) -> None:
+    assert cli.main(["predict", "run", "photos", *form]) == 0
+    expected = capsys.readouterr().out
+    assert cli.main(["predict", "run", "photos", "--output", name]) == 0
+    assert capsys.readouterr().out == f"written to {name}\n"
+    assert Path(name).read_text(encoding="utf-8") == expected
+    assert cli.main(["predict", "run", "photos", "--output", name]) == 2
+    assert f"The output {name!r} exists already" in capsys.readouterr().err
+    assert Path(name).read_text(encoding="utf-8") == expected
+
+
 @pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
 def test_unreadable_images_are_named_and_the_others_predicted(
     run_folder: Path, photos: Path, capsys: pytest.CaptureFixture[str], form: list[str]

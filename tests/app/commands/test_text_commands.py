@@ -229,17 +229,30 @@ def test_find_lr(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_export(place: Path, assert_mistake: Mistake) -> None:
+def test_export(place: Path, assert_mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(place / "run")
-    for name in ("tflite", "onnx"):
-        arguments = ["export", run, "--format", name, "--output", "x"]
-        assert_mistake(arguments, "can be exported as saved-model alone")
+    tflite = ["export", run, "--format", "tflite"]
+    assert_mistake(tflite, "tflite has no tokenizer. Give --format saved-model.")
+    assert_mistake([*tflite, "--quantize", "int8"], "tflite has no tokenizer.")
     assert cli.main(["export", run, "--output", "saved"]) == 0
     loaded = tf.saved_model.load("saved")
     texts = tf.constant(["the cat meows", "a dog barks loudly"])
     (found,) = loaded.signatures["serving_default"](texts).values()
-    expected = models.load_model_file(place / "run/model.keras")(texts, training=False)
+    model = models.load_model_file(place / "run/model.keras")
+    expected = model(texts, training=False)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    capsys.readouterr()
+    assert cli.main(["export", run, "--format", "onnx", "--output", "texts.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "it takes token ids instead of strings: " in out
+    assert "on 4 texts" in out
+    session = onnxruntime.InferenceSession("texts.onnx")
+    tokens = {name: ids.numpy() for name, ids in model.get_layer("tokens")(texts).items()}
+    assert {one.name for one in session.get_inputs()} == {*tokens}
+    np.testing.assert_allclose(session.run(None, tokens)[0], expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -266,3 +279,15 @@ def test_the_task_of_the_page_on_texts(
     first, again = (page_names[name].predict(texts, verbose=0) for name in ("task", "again"))
     np.testing.assert_allclose(again, first, rtol=1e-5)
     assert first.shape == (2, 2)
+
+
+@pytest.mark.slow
+def test_options_of_a_training(place: Path, assert_mistake: Mistake) -> None:
+    more = ["--precision", "mixed_bfloat16", "--label-smoothing", "0.1", "--limit", "6"]
+    assert cli.main([*finetune(place), *more, "--epochs", "1", "--output", "out"]) == 0
+    model = models.load_model_file(Path("out/model.keras"))
+    block = model.get_layer("bert_backbone").get_layer("transformer_layer_0")
+    assert block.compute_dtype == "bfloat16"
+    assert "16 texts" not in Path("out/README.md").read_text()
+    assert_mistake(["predict", "out", "texts.csv", "--tta"], "--tta mirrors images")
+    assert_mistake([*finetune(place), "--augment", "mixup"], "--augment is for images.")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app.data.augmentation import AUGMENTATIONS, augment
+from dlr_tf.app.data.augmentation import AUGMENTATIONS, augment, mixup
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (64, 6, 8, 3)).astype(np.float32)
 
@@ -69,3 +69,35 @@ def test_a_crop_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     changed = batches.map(lambda images: augment(images, ["crop"], (0, 1)))
     assert [batch.shape[0] for batch in changed] == [4, 4, 2]
     assert "PredictCost" not in capfd.readouterr().err
+
+
+def test_a_rotation_turns_around_the_middle() -> None:
+    rows, columns = np.mgrid[0:41, 0:41] - 20.0
+    disc = np.where(rows**2 + columns**2 < 100, 200.0, 50.0)
+    bar = np.where(abs(rows) < 3, 200.0, 50.0)
+    images = np.repeat(np.stack([disc, bar] * 16)[..., None], 3, axis=3).astype(np.float32)
+    turned = augment(images, ["rotation"], (0, 1)).numpy()
+    # A disc stays where it is, and the edges are filled with what is near.
+    assert abs(turned[::2] - images[::2]).mean() < 3
+    assert turned.min() >= 49
+    # The end of the bar moves by up to 20 * sin(15 degrees) = 5.2 pixels.
+    ends = turned[1::2, :, -3, 0].argmax(axis=1) - 20
+    assert 2 <= abs(ends).max() <= 9
+    assert len({*ends.tolist()}) > 3
+    np.testing.assert_allclose(turned[1::2, 20, 20], 200, atol=1)
+
+
+def test_mixup_mixes_images_as_their_labels() -> None:
+    n_classes = 64
+    levels = np.arange(64, dtype=np.float32)
+    images = np.broadcast_to(levels[:, None, None, None], (64, 2, 3, 3))
+    mixed, shares = mixup(images, np.arange(64), (3, 5), n_classes)
+    np.testing.assert_allclose(shares.numpy() @ levels, mixed[:, 0, 0, 0], atol=1e-3)
+    own = np.diag(shares.numpy())
+    assert own.min() >= 0.5
+    assert (own > 0.99).mean() > 0.3
+    assert (own < 0.9).mean() > 0.2
+    again, numbers = mixup(images, levels[:, None], (3, 5))
+    np.testing.assert_array_equal(again, mixed)
+    np.testing.assert_allclose(numbers[:, 0], mixed[:, 0, 0, 0], atol=1e-3)
+    assert not np.allclose(mixup(images, np.arange(64), (3, 6), n_classes)[0], mixed)

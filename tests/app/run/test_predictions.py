@@ -43,6 +43,16 @@ def test_a_model_for_grey_images_and_one_with_logits() -> None:
         Classifier(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
 
 
+def test_an_image_and_its_mirror_image() -> None:
+    x = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    left = keras.Sequential([keras.layers.Cropping2D(((0, 0), (0, 2))), keras.layers.Flatten()])
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(left(inputs / 255.0)))
+    plain, mean = Classifier(model), Classifier(model, tta=True)
+    assert not np.allclose(plain(x), mean(x), atol=1e-3)
+    np.testing.assert_allclose(mean(x), (plain(x) + plain(x[:, :, ::-1])) / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "end",
     [
