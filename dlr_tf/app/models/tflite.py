@@ -67,7 +67,9 @@ def write_tflite(
             content = _in_integers(converter, [*calibration], _has_one_dense_layer(model))
         else:
             content = converter.convert()
-    path.write_bytes(with_class_names(content, class_names) if class_names else content)
+    if class_names:
+        content = with_class_names(content, class_names, shape[-1])
+    path.write_bytes(content)
 
 
 def _has_one_dense_layer(model: keras.Model) -> bool:

@@ -15,7 +15,7 @@ _NAME, _IDENTIFIER = b"TFLITE_METADATA", b"M001"
 _AXIS_LABELS = 2  # the type of a file with the name of each output
 
 
-def with_class_names(model: bytes, names: Sequence[str]) -> bytes:
+def with_class_names(model: bytes, names: Sequence[str], channels: int = 3) -> bytes:
     """Return a TFLite model with the names of its outputs, one per line.
 
     `zipfile.ZipFile(path).read("labels.txt")` reads them, and so do the libraries for phones.
@@ -25,7 +25,7 @@ def with_class_names(model: bytes, names: Sequence[str]) -> bytes:
 
     content = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     buffer = schema.BufferT()
-    buffer.data = list(_metadata())
+    buffer.data = list(_metadata(channels))
     content.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _NAME, len(content.buffers) - 1
@@ -36,7 +36,7 @@ def with_class_names(model: bytes, names: Sequence[str]) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(content)) + archive.getvalue()
 
 
-def _metadata() -> bytes:
+def _metadata(channels: int) -> bytes:
     """Return the FlatBuffer `ModelMetadata` that says what the inputs and outputs are.
 
     Its numbers are those of metadata_schema.fbs: fields by their order in a table.
@@ -68,7 +68,8 @@ def _metadata() -> bytes:
     # NormalizationOptions and ProcessUnit: values from 0 to 255 are taken as they are.
     normalization = table(2, {0: numbers(0.0), 1: numbers(1.0)})
     as_they_are = table(2, {1: normalization}, {0: 1})
-    content = table(3, {1: table(2, {}, {0: 1})}, {0: 2})  # images, RGB
+    colours = table(2, {}, {0: 1 if channels == 3 else 2})  # RGB or grey
+    content = table(3, {1: colours}, {0: 2})  # of an image
     images = table(7, {0: text("images"), 3: content, 4: vector(as_they_are)})
     labels = table(5, {0: text(LABELS_FILE)}, {2: _AXIS_LABELS})
     outputs = table(7, {0: text("outputs"), 6: vector(labels)})

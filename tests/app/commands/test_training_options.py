@@ -39,6 +39,10 @@ def test_a_quick_try_without_a_word(
     loss = keras.models.load_model("run/model.keras").loss
     assert isinstance(loss, ClassCrossentropy)
     assert loss.label_smoothing == 0.1
+    card = Path("run/README.md").read_text()
+    assert "- Data: images, with 16 images to train on and 4 to test on\n- Training: " in card
+    assert "## Classes\n\n- class_0\n- class_1\n\n## Scores" in card
+    assert f"- accuracy: {report['test_accuracy']:.4g}\n" in card
     # The same images are kept for testing.
     assert cli.main(["evaluate", "run"]) == 0
     out, err = capsys.readouterr()
@@ -64,6 +68,9 @@ def test_label_smoothing_of_labels_and_numbers(
     assert cli.main([*arguments, "--label-column", "tags", "--output", "run"]) == 0
     loss = keras.models.load_model("run/model.keras").loss
     assert loss.get_config()["label_smoothing"] == 0.2
+    card = Path("run/README.md").read_text()
+    assert "## Labels\n\n- bright\n- red\n" in card
+    assert "- f1 micro: " in card
 
 
 BALANCED = ["--class-weights", "balanced"]
