@@ -23,7 +23,7 @@ def with_class_names(model: bytes, names: Sequence[str], channels: int = 3) -> b
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
-    content = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
     buffer = schema.BufferT()
     buffer.data = list(_metadata(channels))
     content.buffers.append(buffer)

@@ -296,7 +296,8 @@ def _say_what_was_found(data: image_data.ImageData, limit: int | None = None) ->
     examples = ", ".join(f"{count} {part} {data.unit}s" for part, count in sizes.items() if count)
     print_note(f"{data.name}: {examples}, {data.found}")
     if limit is not None:
-        print_note(f"a quick try on at most {limit} {data.unit}s of each class (--limit)")
+        of_each = {"class": " of each class", "labels": " of each label"}.get(data.kind, "")
+        print_note(f"a quick try on at most {limit} {data.unit}s{of_each} in each split (--limit)")
     if data.kind != "number":
         print_note(image_data.class_table(data.class_names, data.class_counts, data.kind))
 
