@@ -1,7 +1,7 @@
 """Run all benchmarks, and write their results and the tables of README.md and docs/reliability.md.
 
-`range_test` is left out, because it needs a folder of images. The benchmarks run one after the
-other in this process, each as with its own command.
+`range_test` and `targets` are left out, because they need a folder of images. The benchmarks run
+one after the other in this process, each as with its own command.
 
     python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
 """

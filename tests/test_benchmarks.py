@@ -21,6 +21,7 @@ from benchmarks import (
     logger_cost,
     marked_pages,
     schedule_cost,
+    targets,
     train_step,
     update_by_size,
     update_step,
@@ -204,6 +205,65 @@ def test_noise_is_shown_beside_a_goal_and_not_added_to_it(ratio: float, verdict:
     cells = [cell.strip() for cell in first.split("|")]
     assert cells[2:6] == ["1.00", f"{ratio:.2f}", "1.03", verdict]
     assert second.split("|")[5].strip() == "yes"
+
+
+def write_garments(folder: pathlib.Path) -> None:
+    """Write three classes of grey pictures as fashion_mini has them: `class_1` is 110 to 114."""
+    image = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for number in range(3):
+            (folder / split / f"class_{number}").mkdir(parents=True)
+            for name in range(5):
+                pixels = np.full((28, 28), 40 + 70 * number + name, np.uint8)
+                image.fromarray(pixels).save(folder / split / f"class_{number}" / f"{name}.png")
+
+
+@pytest.mark.parametrize("task", targets.TASKS)
+def test_the_pictures_are_what_the_table_says(task: str, tmp_path: pathlib.Path) -> None:
+    write_garments(tmp_path / "garments")
+    path = targets.write_pictures(task, tmp_path / "garments", tmp_path / task, targets.QUICK)
+    names, data = targets.read_pictures(task, path)
+    assert [len(data[split][0]) for split in ("train", "val", "test")] == [40, 12, 12]
+    for pictures, rows in data.values():
+        for picture, row in zip(pictures[..., 0], rows):
+            if task == "number":
+                assert (picture > 0).any(0).sum() == (picture > 0).any(1).sum() == row[0]
+            else:
+                shown = {f"class_{(value - 40) // 70}" for value in np.unique(picture[picture > 0])}
+                assert {name for name, has in zip(names, row) if has} == shown
+
+
+@pytest.mark.slow
+def test_targets_compare_with_a_plain_script(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    write_garments(tmp_path / "garments")
+    output = tmp_path / "rows.jsonl"
+    options = ["--quick", "--weights", "none", "--output", str(output)]
+    assert targets.main([str(tmp_path / "garments"), *options]) == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    for task, score in targets.TASKS.items():
+        of_task = [row for row in rows if row["task"] == task]
+        trainers = [(row["trainer"], row["rate"]) for row in of_task]
+        assert trainers == [(targets.THEIRS, 1e-4), (targets.THEIRS, 1e-3), (targets.OURS, None)]
+        assert all(score in row["scores"] for row in of_task)
+        # The rate is chosen on validation pictures.
+        better = max if task == "labels" else min
+        best = better(of_task[:2], key=lambda row: row["validation"])
+        assert 0 < best["validation"] != targets.QUICK.validation
+        assert targets.chosen_rate(rows, task) == best["rate"]
+    table = capsys.readouterr().out.rpartition("\n\n")[2]
+    assert "| labels | mean average precision" in table
+    assert targets.main(["--table", str(output)]) == 0
+    assert table in capsys.readouterr().out
+
+
+def test_the_page_has_the_table_of_the_targets() -> None:
+    stored = (FOLDER / "results" / "targets.jsonl").read_text().splitlines()
+    assert (
+        targets.table([json.loads(line) for line in stored]) in (FOLDER / "README.md").read_text()
+    )
 
 
 def test_competitors_take_turns() -> None:

@@ -20,7 +20,7 @@ from dlr_tf.app.data.labelled_files import (
     same_files,
 )
 from dlr_tf.app.data.splits import TO_SCORE, split_named
-from dlr_tf.app.data.targets import CLASS, Columns, class_name, kind_of, read_targets
+from dlr_tf.app.data.targets import CLASS, Columns, class_name, kind_wanted, read_targets
 from dlr_tf.app.terminal import printable_name
 
 
@@ -81,7 +81,7 @@ def read_csv(
             f"No file that the CSV file {str(path)!r} names exists, such as "
             f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
         )
-    kind = columns.target or kind_of([row.cells for row in found.rows])
+    kind = kind_wanted(columns.target, [row.cells for row in found.rows])
     if kind != CLASS:
         return _with_targets(path, found, kind, broken, skip_broken or to_score)
     if len(found.columns) > 1:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlr_tf._names import some_of
-from dlr_tf.app.terminal import printable_name
+from dlr_tf.app.terminal import print_stderr, printable_name
 
 CLASS, LABELS, NUMBER = "class", "labels", "number"
 # The usual names of columns, in lower case, the first one that there is.
@@ -133,6 +133,18 @@ def kind_of(rows: Sequence[Sequence[str]]) -> str:
         if are_many or not all(number.is_integer() for number in finite):
             return NUMBER
     return LABELS if _separator(cells) else CLASS
+
+
+def kind_wanted(target: str | None, rows: Sequence[Sequence[str]]) -> str:
+    """Return the kind that is asked for, else the one that the values tell.
+
+    One line says it where many integers are taken for classes.
+    """
+    kind = target or kind_of(rows)
+    integers = {row[0] for row in rows if row[0].isdecimal()}
+    if target is None and kind == CLASS and len(integers) > _MAX_INTEGERS:
+        print_stderr(f"{len(integers)} integers are taken for classes (--target number)")
+    return kind
 
 
 def read_targets(kind: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Targets:

@@ -25,7 +25,7 @@ from dlr_tf.app.data.targets import (
     Targets,
     class_name,
     in_order,
-    kind_of,
+    kind_wanted,
     read_targets,
 )
 from dlr_tf.app.terminal import print_stderr, printable_name
@@ -205,7 +205,7 @@ def _table_examples(
         ["" if row.problem else row.cells.get(label, "").strip() for label in labels]
         for row in rows
     ]
-    kind, targets = columns.target or kind_of(cells), None
+    kind, targets = kind_wanted(columns.target, cells), None
     if kind != CLASS:
         spelled = dict(zip(_lower(names), names, strict=True))
         targets = read_targets(kind, [spelled[label] for label in labels], cells)

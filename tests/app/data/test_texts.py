@@ -184,6 +184,16 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (scored.train_images, scored.test_images) == (0, 10)
 
 
+def test_many_integers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{number},{number % 12}" for number in range(144)]
+    path = written(tmp_path, "\n".join(["text,label", *rows]))
+    assert find(path).kind == "class"
+    assert capsys.readouterr().err == "12 integers are taken for classes (--target number)\n"
+    assert find(path, columns=Columns("class")).kind == "class"
+    assert find(path, columns=Columns("number")).kind == "number"
+    assert capsys.readouterr().err == ""
+
+
 def test_pairs_on_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = io.TextIOWrapper(io.BytesIO(b"a\tb\nno tab\n\tx\n"))
     monkeypatch.setattr(sys, "stdin", lines)
