@@ -282,12 +282,15 @@ def test_the_task_of_the_page_on_texts(
 
 
 @pytest.mark.slow
-def test_options_of_a_training(place: Path, assert_mistake: Mistake) -> None:
+def test_options_of_a_training(
+    place: Path, assert_mistake: Mistake, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ["--precision", "mixed_bfloat16", "--label-smoothing", "0.1", "--limit", "6"]
     assert cli.main([*finetune(place), *more, "--epochs", "1", "--output", "out"]) == 0
     model = models.load_model_file(Path("out/model.keras"))
     block = model.get_layer("bert_backbone").get_layer("transformer_layer_0")
     assert block.compute_dtype == "bfloat16"
-    assert "16 texts" not in Path("out/README.md").read_text()
-    assert_mistake(["predict", "out", "texts.csv", "--tta"], "--tta mirrors images")
+    assert "with 10 texts to train on and 2 to test on" in Path("out/README.md").read_text()
+    capsys.readouterr()
+    assert_mistake(["predict", "out", str(place / "texts.csv"), "--tta"], "--tta mirrors images")
     assert_mistake([*finetune(place), "--augment", "mixup"], "--augment is for images.")

@@ -83,7 +83,11 @@ RANDOM = ["--augment", "flip,crop,colour,rotation,mixup", "--label-smoothing", "
         ("tags", []),
         pytest.param("is_red", ["--target", "class"], marks=pytest.mark.slow),
         pytest.param("price,size", ["--precision", "mixed_bfloat16"], marks=pytest.mark.slow),
-        ("is_red", ["--precision", "mixed_float16", "--target", "class", *BALANCED]),
+        pytest.param(
+            "is_red",
+            ["--precision", "mixed_float16", "--target", "class", *BALANCED],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_killed_run_with_all_changes_goes_on(
