@@ -17,6 +17,14 @@ PACKAGE = Path(dlr_tf.__file__).parent
 # An import goes down these storeys, never up.
 STOREYS = ("core", "training", "app")
 
+BELOW_ALL = (
+    "dlr_tf._clusters",
+    "dlr_tf._import_hook",
+    "dlr_tf._names",
+    "dlr_tf._rendezvous",
+    "dlr_tf._versions",
+)
+
 # The rooms of the command, by how far down they are.
 ROOMS = {"commands": 3, "run": 2, "results": 1, "models": 1, "data": 1, "terminal": 0}
 # What other rooms may import beside the names of `__init__`: it loads Keras.
@@ -72,11 +80,10 @@ def imported_of_ours(source: str) -> frozenset[str]:
 def storey(module: str) -> int:
     """The number of a module's storey.
 
-    `_names`, `_versions` and `_import_hook` stand below all, the package itself and `__main__`
-    above.
+    Modules such as `_names` stand below all, the package itself and `__main__` above.
     """
     parts = module.split(".")
-    if module in ("dlr_tf._names", "dlr_tf._versions", "dlr_tf._import_hook"):
+    if module in BELOW_ALL:
         return -1
     return STOREYS.index(parts[1]) if len(parts) > 1 and parts[1] in STOREYS else len(STOREYS)
 

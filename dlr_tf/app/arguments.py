@@ -78,7 +78,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
     if "resume" in given:  # such a run has its own settings
         return FinetuneConfig.of({**given, "given": given})
     options = _completed(given) if issubclass(kind, TaskConfig) else given
-    config = kind.of({**options, "command_line": command_line})
+    config = kind.of({**options, "given": given, "command_line": command_line})
     if isinstance(config, FinetuneConfig) and config.frozen_epochs > config.epochs:
         raise UsageError(
             "--frozen-epochs should not be above --epochs, which counts all epochs. Received: "
@@ -132,8 +132,7 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
                     "the digits of scikit-learn."
                 )
     if given.get("strategy") == "multi-worker":
-        _check_multi_worker(given)
-        options["compare"] = False
+        options["compare"] = given.get("compare", False)
     for name in ("cycle_epochs", "t_mul"):
         if name in given and given.get("schedule") != "sgdr":
             raise UsageError(
@@ -146,11 +145,6 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
     # Images that choose an epoch must not be those that the result is tested on.
     chooses = given.get("keep") == "best" or "patience" in given
     return {**options, "validation_fraction": VALIDATION_FRACTION if chooses else 0.0}
-
-
-def _check_multi_worker(given: Mapping[str, Any]) -> None:
-    if given.get("compare"):
-        raise UsageError("--compare does not work with --strategy multi-worker. Leave it out.")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 
 from dlr_tf.app.arguments import make_parser, parse_arguments
+from dlr_tf.app.meeting import told_to_workers
 from dlr_tf.app.paths import check_paths
 from dlr_tf.app.startup import load_tensorflow, stop_at_once
 from dlr_tf.app.terminal import (
@@ -45,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in typed
     try:
         with stop_at_once():
-            config = parse_arguments(argv)
-            with usage_errors():
-                check_paths(config)
+            with told_to_workers("multi-worker" in typed or "--resume" in typed):
+                config = parse_arguments(argv)
+                with usage_errors():
+                    check_paths(config)
             load_tensorflow(verbose=verbose)
             command = importlib.import_module(
                 f"dlr_tf.app.commands.{config.command.replace('-', '_')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,23 @@ def check_images(paths: Sequence[str]) -> None:
         raise ValueError(f"The file {missing[0]!r}{others} does not exist. Correct the path.")
 
 
+def check_local(name: str, path: str) -> None:
+    """Raise a `ValueError` if a path is the address of a bucket, which no command reads or writes.
+
+    Python would take it for a folder of this machine.
+    """
+    if re.match(r"[a-z0-9]+://", path):
+        raise ValueError(
+            f"{path!r}, given as {name}, is not a folder of this machine, and no other is read or "
+            "written. Mount the bucket as a folder (gcsfuse, mountpoint-s3, blobfuse2), or copy "
+            "the files before and after."
+        )
+
+
 def check_paths(config: Any) -> None:
     """Raise a `ValueError` if something that a command is given does not exist."""
+    for name in ("data", "model", "weights", "run", "resume", "output"):
+        check_local(name, str(getattr(config, name, None)))
     checks = {
         "run": check_run,
         "resume": check_resumable,

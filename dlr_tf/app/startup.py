@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from dlr_tf._clusters import is_cluster
+
 _STDERR = 2
 
 
@@ -55,7 +57,7 @@ def load_tensorflow(*, verbose: bool) -> None:
         return
     # What it prints later: only errors, and on several machines not those that follow the end of
     # a worker, for which the command has a line of its own.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if is_cluster(os.environ) else "2")
     with stderr_in_file() as show:
         try:
             tensorflow = importlib.import_module("tensorflow")

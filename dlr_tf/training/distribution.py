@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,31 +18,31 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from dlr_tf._clusters import Cluster, read_cluster
 from dlr_tf._names import STRATEGIES, WAIT
+from dlr_tf._rendezvous import meet, missing_line
 from dlr_tf.core._keras import attribute_set, build_metrics, skip_symbolic_build
-
-_logger = logging.getLogger(__name__)
 
 
 def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
     """Make the strategy for all devices of this machine, or for several machines.
 
-    On several machines, TensorFlow returns when all workers are there. A worker that waits for
-    longer than `wait` seconds ends its process with exit status 1: TensorFlow waits in a call that
-    Python cannot interrupt, so no exception can be raised. Before it waits, it logs which workers
-    it expects, as a warning.
+    On several machines it returns when all workers are there. Before it waits, it logs which
+    workers it expects, as a warning.
 
     Args:
         name: `"mirrored"` for every GPU of this machine (or its CPU, where there is none), or
-            `"multi-worker"` for the machines that the environment variable `TF_CONFIG` names.
-            Each of them starts the same program, before anything else has used TensorFlow.
+            `"multi-worker"` for the machines that the environment variable `TF_CONFIG` names, or
+            for the tasks that `srun` of Slurm has started. Each of them runs the same program,
+            before anything else has used TensorFlow.
         wait: Float, seconds that a worker waits for the others, above 0. Defaults to 300.
 
     Returns:
         The strategy. Build the model in its `scope()`.
 
     Raises:
-        ValueError: If there is no such strategy, or `TF_CONFIG` is missing or wrong.
+        ValueError: If there is no such strategy, or the environment does not name the workers.
+        TimeoutError: If the others do not come.
 
     Source: the form of `TF_CONFIG`,
     https://www.tensorflow.org/tutorials/distribute/multi_worker_with_keras.
@@ -53,26 +51,33 @@ def make_strategy(name: str, *, wait: float = WAIT) -> tf.distribute.Strategy:
         raise ValueError(f"Argument `name` should be one of {STRATEGIES}. Received: name={name!r}")
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
-    workers, own = read_tf_config(os.environ.get("TF_CONFIG"))
-    others = [f"{name} at {address}" for name, address in workers.items() if name != own]
-    if others:
-        # A warning, which is shown on stderr where nobody has set up logging.
-        _logger.warning(
-            "%s of %d: waiting up to %g s for %s, as TF_CONFIG says. Without them this process "
-            "then ends: start every worker with the same TF_CONFIG but its own index, and check "
-            "that the ports can be reached.",
-            own,
-            len(workers),
-            wait,
-            ", ".join(others),
-        )
+    cluster = read_cluster(os.environ)
+    meeting = meet(cluster, wait=wait)
+    if meeting.missing:
+        raise TimeoutError(missing_line(cluster, meeting, wait))
+    return strategy_of(cluster, wait=wait)
+
+
+def strategy_of(cluster: Cluster, *, wait: float = WAIT) -> tf.distribute.Strategy:
+    """Make the strategy of workers that have met.
+
+    A worker that TensorFlow lets wait for longer than `wait` seconds, because another one has ended
+    since they met, ends its process with exit status 1.
+    """
+    jobs: dict[str, list[str]] = {}
+    for name, address in cluster.workers.items():
+        jobs.setdefault(name.split()[0], []).append(address)
+    job, index = cluster.own.split()
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(jobs), task_type=job, task_id=int(index), rpc_layer="grpc"
+    )
     with open(os.devnull, "w") as nowhere:
         # TensorFlow waits in C++ and keeps Python's lock, so no Python thread, Ctrl-C or SIGTERM
         # can end it. Its own limit, `cluster_register_timeout_in_ms`, does not apply to the first
         # worker. The timer of `faulthandler` is a thread in C. Its traceback is of no use.
         faulthandler.dump_traceback_later(wait, exit=True, file=nowhere)
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -84,58 +89,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         return True
     first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
     return resolver.task_type == first and resolver.task_id == 0
-
-
-def read_tf_config(text: str | None) -> tuple[dict[str, str], str]:
-    """Read the environment variable `TF_CONFIG`.
-
-    Args:
-        text: Its value, JSON; `None` where it is not set.
-
-    Returns:
-        The address (`"host:port"`) of every worker by its name (`"worker 0"`), and the name of this
-        one.
-
-    Raises:
-        ValueError: If it is missing, is not JSON, or does not name this worker and all others.
-
-    Example:
-
-    >>> read_tf_config('{"cluster": {"worker": ["one:2222", "two:2222"]}, '
-    ...                '"task": {"type": "worker", "index": 1}}')
-    ({'worker 0': 'one:2222', 'worker 1': 'two:2222'}, 'worker 1')
-    """
-    example = (
-        '{"cluster": {"worker": ["host-a:2222", "host-b:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}'
-    )
-    if not text:
-        raise ValueError(
-            "Training on several machines needs the environment variable TF_CONFIG, on each "
-            f"machine with its own index, for example: {example}"
-        )
-    try:
-        config = json.loads(text)
-        workers = {
-            f"{job} {index}": str(address)
-            for job in ("chief", "worker")
-            for index, address in enumerate(config["cluster"].get(job, []))
-        }
-        own = f"{config['task']['type']} {int(config['task']['index'])}"
-        ports = [int(address.rpartition(":")[2]) for address in workers.values()]
-        if not all(1 <= port <= 65535 for port in ports) or len({*workers.values()}) < len(workers):
-            raise ValueError("a port that does not exist, or the same address twice")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            "The environment variable TF_CONFIG should be JSON with an address of its own for each "
-            f"worker, such as {example}. Received: {text}"
-        ) from error
-    if own not in workers:
-        raise ValueError(
-            f"The environment variable TF_CONFIG says that this is {own!r}, which is not in its "
-            f"cluster of {', '.join(workers) or 'no worker'}. Received: {text}"
-        )
-    return workers, own
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import pytest
 import dlr_tf
 from dlr_tf.app import cli
 from dlr_tf.app.commands import find_lr, schedule
+from dlr_tf.app.meeting import LostWorkerError
 from dlr_tf.app.results import WriteError
-from dlr_tf.app.run import LostWorkerError
 from dlr_tf.app.terminal import UsageError
 
 AssertMistake = Callable[[list[str], str], None]

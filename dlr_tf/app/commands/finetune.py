@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import importlib.util
 import math
+import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,9 +20,13 @@ import numpy as np
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer
+from dlr_tf._clusters import read_cluster
 from dlr_tf.app.config import FinetuneConfig, RunConfig
+from dlr_tf.app.meeting import LostWorkerError, meet_workers, told_to_workers
 from dlr_tf.app.models import CHECKPOINTS, MODEL_FILE
+from dlr_tf.app.paths import SETTINGS_FILE
 from dlr_tf.app.results import (
+    Target,
     WriteError,
     card_of,
     check_output_folder,
@@ -39,10 +45,10 @@ from dlr_tf.app.run import (
     PAGE_FILE,
     TRAINING,
     CheckpointError,
+    ChiefError,
     Classifier,
     Comparison,
     DivergedError,
-    LostWorkerError,
     Result,
     Run,
     StoppedError,
@@ -50,6 +56,7 @@ from dlr_tf.app.run import (
     Stopwatch,
     Task,
     all_make,
+    by_chief,
     check_options,
     check_same_data,
     compare,
@@ -85,7 +92,7 @@ from dlr_tf.app.terminal import (
 )
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import plotting
-from dlr_tf.training.distribution import make_strategy
+from dlr_tf.training.distribution import make_strategy, strategy_of
 from dlr_tf.training.head_start import cut_at_head
 from dlr_tf.training.losses import LossChoice
 from dlr_tf.training.rate_choice import has_usual_rates
@@ -102,6 +109,9 @@ def run(config: FinetuneConfig) -> int:
     Raises:
         UsageError: If something is wrong with the arguments, before anything is written.
     """
+    if config.strategy == "multi-worker" and Path(config.output or "", SETTINGS_FILE).is_file():
+        # Whatever starts workers again repeats the command.
+        config = dataclasses.replace(config, resume=config.output)
     if config.resume is not None and is_finished(Path(config.resume)):
         folder = Path(config.resume)
         options = {name: value for name, value in config.given.items() if name != "data"}
@@ -114,18 +124,24 @@ def run(config: FinetuneConfig) -> int:
     with contextlib.ExitStack() as until_the_end:
         with messages_to_stderr(), usage_errors():
             run = _prepare(config, until_the_end)
+        if run is None:
+            print_stderr("The others have finished the run: nothing is left to do.")
+            return 0
         try:
             again = functools.partial(run.how_to_resume, "To resume, start all workers again with")
             with lost_workers(run.workers, again):
-                if run.writes:
-                    _begin(run, config)
+                by_chief(run.workers, lambda: _begin(run, config))
                 _train_and_write(run)
+        except LostWorkerError:
+            if is_finished(run.folder):  # it was the last thing that this worker waited for
+                return 0
+            raise
         except StoppedError as error:
             print_stderr(f"dlr-tf: stopped. {run.how_to_resume('To resume')}")
             return error.exit_code
-        except WriteError as error:
+        except (WriteError, ChiefError) as error:
             when = run.how_to_resume("When that is corrected, resume with")
-            raise WriteError(f"{error} {when}") from error
+            raise ChiefError(f"{error} {when}", error.exit_code) from error
         except DivergedError as error:
             raise DivergedError(run.keep_last_finite(error)) from error
         except CheckpointError as error:
@@ -133,21 +149,24 @@ def run(config: FinetuneConfig) -> int:
     return 0
 
 
-def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
+def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run | None:
     """Check everything, and then create the folder of the run, or lock it."""
     watch, stop = Stopwatch(), StopRequests()
-    if given.resume is None:
-        config = suited(given.new_run)
-        folder = Path(given.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}")
-        check_output_folder(folder)
-    else:
-        folder = Path(given.resume)
-        config = resumed_config(folder, given.given)
-        check_writable(folder)
-    plotting.require_matplotlib()
-    require_jinja()
-    if config.tensorboard:
-        require_tensorboard()
+    folder, config = _checked(given)
+    if config.strategy == "multi-worker":
+        resumes = given.resume is not None
+        meeting = meet_workers(
+            read_cluster(os.environ),
+            wait=config.wait,
+            said=resumes,
+            is_over=lambda: is_finished(folder),
+        )
+        if meeting.is_over:
+            return None
+        if meeting.said and not resumes and given.output:
+            # The chief has begun the run since this worker looked.
+            given = dataclasses.replace(given, resume=given.output)
+            folder, config = _checked(given)
     strategy = _strategy(config)
     workers = Workers(strategy)
     until_the_end.enter_context(
@@ -162,7 +181,8 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
 
     all_make(workers, "settings or versions", lock, lambda _: _same_for_all(config))
     with watch.part("reading"), strategy.scope():
-        task = load_task(config, workers=workers)
+        has_started = workers.of_chief(Run.has_started(folder))
+        task = load_task(config, workers=workers, pretrains=not has_started)
         config = with_usual_epochs(config, task.data)
         # Raise now what would be raised after the range test.
         rates = task.rates or task.ratios
@@ -171,13 +191,18 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run:
         if config.head_start:
             _check_head_start(config, task, made)
     run = Run(folder, config, task, workers, stop, watch)
+
+    def open_folder() -> None:
+        if given.resume is not None:
+            check_same_data(folder, task.data)
+        elif run.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            until_the_end.enter_context(locked(folder))
+            check_output_folder(folder)  # another process may have written to it meanwhile
+
+    all_make(workers, "a folder", open_folder)
     if given.resume is not None:
-        check_same_data(folder, task.data)
         run.check_not_diverged()
-    elif run.writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        until_the_end.enter_context(locked(folder))
-        check_output_folder(folder)  # another process may have written to it meanwhile
     stop.any_worker = workers.any
     until_the_end.enter_context(stop)
     return run
@@ -191,6 +216,25 @@ def _check_head_start(config: RunConfig, task: Task, optimizer: MultiGroupOptimi
             "--head-start takes the usual rates of Adam. Give --learning-rate with "
             f"--optimizer {config.optimizer}."
         )
+
+
+def _checked(given: FinetuneConfig) -> tuple[Path, RunConfig]:
+    """Return the folder and the settings of a run, when what needs no TensorFlow is checked."""
+    with told_to_workers(given.strategy == "multi-worker" or given.resume is not None):
+        if given.resume is None:
+            config = suited(given.new_run)
+            folder = Path(given.output or f"{datetime.datetime.now():runs/%Y-%m-%d_%H-%M-%S}")
+            if config.strategy != "multi-worker" or read_cluster(os.environ).is_chief:
+                check_output_folder(folder)
+        else:
+            folder = Path(given.resume)
+            config = resumed_config(folder, given.given)
+            check_writable(folder)
+        plotting.require_matplotlib()
+        require_jinja()
+        if config.tensorboard:
+            require_tensorboard()
+    return folder, config
 
 
 def _same_for_all(config: RunConfig) -> dict[str, Any]:
@@ -220,24 +264,26 @@ def _train_and_write(run: Run) -> None:
         shows_groups = ShowGroups(config.schedule, rates)
         with watch.part("training"):
             result = train(run, TRAINING, config, rates, [shows_groups])
-        if run.writes:
-            with watch.part("saving"):
-                target = run.tuned_target()
-                if not run.has_model:
-                    run.save_model(run.folder / MODEL_FILE, target)
+
+        def save() -> Target:
+            target = run.tuned_target()
+            if not run.has_model:
+                run.save_model(run.folder / MODEL_FILE, target)
+            return target
+
+        with watch.part("saving"):
+            target = by_chief(run.workers, save)
     label, total = name_of_rates(config, rates), task.data.test_images
     print_result(task.target.result_line(result.score, total, label, task.data.unit))
-    if not run.writes:
-        run.workers.gather()  # until the chief has written everything
-        return
     other = None
-    with messages_to_stderr(), watch.part("evaluation"):
-        data = task.data
-        evaluation = evaluate_data(Classifier(task.model, target.kind), data, target)
-        errors = [error.index for error in evaluation.worst_errors()]
-        images = examples_at(data.test, errors)
-    if target.kind != "class":
-        print_result(evaluation.summary())
+    if target is not None:  # of the chief
+        with messages_to_stderr(), watch.part("evaluation"):
+            data = task.data
+            evaluation = evaluate_data(Classifier(task.model, target.kind), data, target)
+            errors = [error.index for error in evaluation.worst_errors()]
+            images = examples_at(data.test, errors)
+        if target.kind != "class":
+            print_result(evaluation.summary())
     with messages_to_stderr():
         if config.compare:
             with watch.part("comparison"):
@@ -247,8 +293,9 @@ def _train_and_write(run: Run) -> None:
         words, heads = task.target.score_words, other.head_scores
         for line in comparison_lines(label, ours, theirs, words, heads):
             print_result(line)
-    print_note("writing the report")
-    with messages_to_stderr():
+
+    def write() -> None:
+        print_note("writing the report")
         report = {"label": label, **_report(run, task, result, other)}
         report["scores"] = evaluation.scores
         write_report(run.folder / "report.json", report | _seconds(run, result))
@@ -258,8 +305,12 @@ def _train_and_write(run: Run) -> None:
             page = page_of(now, result.history, result.steps, evaluation, images)
             write_text(run.folder / PAGE_FILE, page)
         write_report(run.folder / "report.json", report | _seconds(run, result))
-    run.remove_checkpoints()
-    run.workers.gather()
+        run.remove_checkpoints()
+
+    with messages_to_stderr():
+        by_chief(run.workers, write)
+    if not run.writes:
+        return
     names = [path.name for path in run.folder.iterdir() if not path.name.startswith(".")]
     print_result(written_line(run.folder, names))
     # The embedded network knows digits of 8 by 8 pixels: a photo of one's own is no use to it.
@@ -310,7 +361,10 @@ def _strategy(config: RunConfig) -> tf.distribute.Strategy:
     if config.strategy is None:
         return tf.distribute.get_strategy()
     try:
-        strategy = make_strategy(config.strategy, wait=config.wait)
+        if config.strategy == "multi-worker":
+            strategy = strategy_of(read_cluster(os.environ), wait=config.wait)
+        else:
+            strategy = make_strategy(config.strategy)
     except tf.errors.OpError as error:  # the others are still in the run that this worker left
         raise LostWorkerError(
             "The workers cannot be reached, or this address is still in use. Start all of them "

@@ -13,6 +13,7 @@ from dlr_tf.app.data.images import (
     resize,
 )
 from dlr_tf.app.data.labelled_files import LabelledFiles
+from dlr_tf.app.data.order import Parts
 from dlr_tf.app.data.predicted_texts import STDIN, TextToPredict, named_texts
 from dlr_tf.app.data.scan import list_images
 from dlr_tf.app.data.sources import find, load

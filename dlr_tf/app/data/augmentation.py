@@ -17,7 +17,12 @@ SMALLEST_SIDE = 0.7  # of a crop, as a fraction of the image's side
 COLOUR_CHANGE = 0.2  # how far brightness, contrast and saturation are from 1
 
 
-def augment(images: tf.Tensor, kinds: Collection[str], seed: tf.Tensor) -> tf.Tensor:
+def augment(
+    images: tf.Tensor,
+    kinds: Collection[str],
+    seed: tf.Tensor,
+    rows: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Change images at random, each of a batch in its own way.
 
     - `flip`: half of the images are mirrored, left to right.
@@ -32,23 +37,32 @@ def augment(images: tf.Tensor, kinds: Collection[str], seed: tf.Tensor) -> tf.Te
         images: Float32 tensor of shape `(batch, height, width, 3)`, values 0 to 255.
         kinds: Names from `AUGMENTATIONS`; others are ignored. They are applied in that order.
         seed: Two integers. The same seed gives the same changes.
+        rows: `[first, last, all]`: which rows of a batch of how many images these are. Each is then
+            changed as in the whole batch. Defaults to all rows.
 
     >>> images = tf.reshape(tf.range(2 * 2 * 3, dtype=tf.float32), (1, 2, 2, 3))
     >>> flipped = augment(images, ["flip"], (0, 4))
     >>> flipped[0, 0, :, 0].numpy().tolist(), images[0, 0, :, 0].numpy().tolist()
     ([3.0, 0.0], [0.0, 3.0])
     """
+    count = tf.shape(images, tf.int64)[0]
+    first, last, total = (0, count, count) if rows is None else tf.unstack(rows)
+
     for number, (kind, change) in enumerate(AUGMENTATIONS.items()):
         if kind in kinds:
-            images = change(images, tf.random.experimental.stateless_fold_in(seed, number))
+            own_seed = tf.random.experimental.stateless_fold_in(seed, number)
+
+            def draw(
+                low: float, high: float, shape: Sequence[int], seed: tf.Tensor = own_seed
+            ) -> tf.Tensor:
+                """Return random numbers for each image."""
+                return tf.random.stateless_uniform((total, *shape), seed, low, high)[first:last]
+
+            images = change(images, draw)
     return images
 
 
-def _uniform(
-    images: tf.Tensor, seed: tf.Tensor, low: float, high: float, shape: Sequence[int] = ()
-) -> tf.Tensor:
-    """Return random numbers for each image of a batch."""
-    return tf.random.stateless_uniform((tf.shape(images)[0], *shape), seed, low, high)
+Draw = Callable[[float, float, Sequence[int]], tf.Tensor]
 
 
 def mixup(
@@ -91,13 +105,13 @@ def mixup(
     return mixed(images), mixed(targets)
 
 
-def _flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    mirrored = _uniform(images, seed, 0.0, 1.0, (1, 1, 1)) < 0.5
+def _flip(images: tf.Tensor, draw: Draw) -> tf.Tensor:
+    mirrored = draw(0.0, 1.0, (1, 1, 1)) < 0.5
     return tf.where(mirrored, images[:, :, ::-1], images)
 
 
-def _crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    numbers = _uniform(images, seed, 0.0, 1.0, (2, 2))
+def _crop(images: tf.Tensor, draw: Draw) -> tf.Tensor:
+    numbers = draw(0.0, 1.0, (2, 2))
     sides = SMALLEST_SIDE + (1.0 - SMALLEST_SIDE) * numbers[:, 0]
     starts = (1.0 - sides) * numbers[:, 1]
 
@@ -114,8 +128,8 @@ def _crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _rotate(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    angles = _uniform(images, seed, -1.0, 1.0) * (LARGEST_ANGLE * math.pi / 180)
+def _rotate(images: tf.Tensor, draw: Draw) -> tf.Tensor:
+    angles = draw(-1.0, 1.0, ()) * (LARGEST_ANGLE * math.pi / 180)
     height, width = (tf.cast(side, tf.float32) - 1.0 for side in tf.unstack(tf.shape(images)[1:3]))
     cos, sin, zero = tf.cos(angles), tf.sin(angles), tf.zeros_like(angles)
     # Around the middle of the image.
@@ -132,8 +146,8 @@ def _rotate(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(turned, images.shape)
 
 
-def _colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    factors = _uniform(images, seed, 1.0 - COLOUR_CHANGE, 1.0 + COLOUR_CHANGE, (3, 1, 1, 1))
+def _colour(images: tf.Tensor, draw: Draw) -> tf.Tensor:
+    factors = draw(1.0 - COLOUR_CHANGE, 1.0 + COLOUR_CHANGE, (3, 1, 1, 1))
     brightness, contrast, saturation = tf.unstack(factors, axis=1)
     images = brightness * images
     mean = tf.reduce_mean(images, axis=(1, 2, 3), keepdims=True)
@@ -143,7 +157,7 @@ def _colour(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(images, 0.0, 255.0)
 
 
-AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+AUGMENTATIONS: dict[str, Callable[[tf.Tensor, Draw], tf.Tensor]] = {
     "flip": _flip,
     "crop": _crop,
     "colour": _colour,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.data.augmentation import MIXUP, augment, mixup
-from dlr_tf.app.data.order import index_batches, steps_per_epoch
+from dlr_tf.app.data.order import Parts, index_batches, parts_of, steps_per_epoch
 from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, target_words
 from dlr_tf.app.terminal import table
 from dlr_tf.training.training_data import without_autotuning
@@ -53,6 +53,9 @@ class ImageData:
         scaling: The mean and the standard deviation of each number over the training images.
         unit: What an example is called. Defaults to "image". Of a "text", batches are strings, of
             shape `(batch,)`, or `(batch, 2)` for pairs, and `image_shape` is empty.
+        part_from: As `train_from`, with `Parts` as a first argument: the parts of the batches that
+            one worker reads. `None` where a source cannot be read in parts.
+        evaluation_part: A function from "validation" or "test" and `Parts` to such parts.
     """
 
     name: str
@@ -70,6 +73,8 @@ class ImageData:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     scaling: tuple[Sequence[float], Sequence[float]] = ((), ())
     unit: str = "image"
+    part_from: Callable[..., tf.data.Dataset] | None = None
+    evaluation_part: Callable[[str, Parts], tf.data.Dataset] | None = None
 
     @functools.cached_property
     def train(self) -> tf.data.Dataset:
@@ -177,10 +182,27 @@ def indexed_data(
         n_classes = len(described["class_names"]) if kind == CLASS else None
         return training_batches(train, settings.augmentations, seed, step, n_classes)
 
+    def part_from(parts: Parts, step: int, seed: int = settings.seed) -> tf.data.Dataset:
+        order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
+        cut = parts_of(order, parts, all_train=True)
+        size = parts.largest(settings.batch_size)
+        train = batches("train", cut.map(lambda positions, _: positions), size)
+        rows = cut.map(lambda _, rows: rows)
+        changes = settings.augmentations
+        return training_batches(train, changes, seed, step, None, rows, len(parts.own))
+
+    def in_order(split: str) -> tf.data.Dataset:
+        return tf.data.Dataset.range(len(splits[split])).batch(settings.images_per_evaluation_batch)
+
     def evaluation(split: str) -> tf.data.Dataset:
         count, size = len(splits[split]), settings.images_per_evaluation_batch
-        in_order = tf.data.Dataset.range(count).batch(size)
-        return ready(batches(split, in_order, size), steps_per_epoch(count, size))
+        return ready(batches(split, in_order(split), size), steps_per_epoch(count, size))
+
+    def evaluation_part(split: str, parts: Parts) -> tf.data.Dataset:
+        count, size = len(splits[split]), settings.images_per_evaluation_batch
+        cut = parts_of(in_order(split), parts, all_train=False)
+        some = batches(split, cut.map(lambda positions, _: positions), -(-size // parts.total))
+        return ready(some, steps_per_epoch(count, size) * len(parts.own))
 
     def counts(some_labels: np.ndarray) -> list[int]:
         if kind != CLASS:
@@ -201,6 +223,9 @@ def indexed_data(
         found=target_words(kind, described["class_names"], labels),
         sizes={split: len(indices) for split, indices in splits.items()},
         scaling=(trained_on.mean(0).tolist(), trained_on.std(0).tolist()),
+        # An image can be mixed with one of another part.
+        part_from=None if MIXUP in settings.augmentations else part_from,
+        evaluation_part=evaluation_part,
         **described,
     )
 
@@ -211,14 +236,25 @@ def training_batches(
     seed: int,
     step: int,
     n_classes: int | None = None,
+    rows: tf.data.Dataset | None = None,
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Return batches of a training from a step on, without end, with their random changes.
 
-    `n_classes` is for class numbers: their number.
+    Args:
+        batches: The batches, or so many parts of each, one after the other.
+        augmentations: Names of random changes.
+        seed: Their seed.
+        step: The step of the first batch.
+        n_classes: For class numbers: their number.
+        rows: Which rows of the batch each part is. Of parts, none are mixed.
+        parts: How many of a batch there are.
     """
 
-    def changed(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, Any]:
-        images, labels = augment(batch[0], augmentations, [seed, step]), batch[1]
+    def changed(
+        step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor], rows: tf.Tensor | None = None
+    ) -> tuple[Any, Any]:
+        images, labels = augment(batch[0], augmentations, [seed, step], rows), batch[1]
         return (
             mixup(images, labels, [seed, step], n_classes)
             if MIXUP in augmentations
@@ -226,8 +262,9 @@ def training_batches(
         )
 
     if augmentations:
-        steps = tf.data.Dataset.counter(step)
-        batches = tf.data.Dataset.zip((steps, batches)).map(
+        steps = tf.data.Dataset.counter(step * parts).map(lambda number: number // parts)
+        sources = (steps, batches) if rows is None else (steps, batches, rows)
+        batches = tf.data.Dataset.zip(sources).map(
             changed,
             num_parallel_calls=_PREFETCHED,
             deterministic=True,

@@ -5,6 +5,8 @@ By hand, since `tf.data`'s own shuffle has a state: a training could not be resu
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 
@@ -42,6 +44,67 @@ def index_batches(count: int, batch_size: int, seed: int, *, start: int = 0) -> 
     return batches.apply(
         tf.data.experimental.assert_cardinality(tf.data.experimental.INFINITE_CARDINALITY)
     )
+
+
+class Parts(NamedTuple):
+    """The parts of each batch that one worker reads, of all parts: one per device.
+
+    Args:
+        own: The numbers of its own parts, in a row.
+        total: How many there are.
+    """
+
+    own: range
+    total: int
+
+    def largest(self, batch_size: int) -> int:
+        """Return the number of examples of the largest part of a training batch."""
+        return max(-(-batch_size // self.total), min(batch_size, self.total - 1))
+
+
+def parts_of(batches: tf.data.Dataset, parts: Parts, *, all_train: bool) -> tf.data.Dataset:
+    """Return for each part of a worker its examples, and where in the batch they are.
+
+    The parts of a batch are rows, and differ by at most one example. So a run sees its examples in
+    the same order, however many workers read them.
+
+    Args:
+        batches: Batches of indices.
+        parts: The parts of the worker.
+        all_train: Whether a batch with fewer examples than parts goes to all parts as a whole, so
+            that each device has something to train on. The mean of their gradients is that of the
+            batch. Otherwise some parts are empty.
+
+    Returns:
+        Pairs of indices and `[first, last, all]`: the first position of the part in the batch, the
+        one after the last, and the size of the batch.
+
+    >>> batches = tf.data.Dataset.range(8).batch(6)
+    >>> [[*indices] for indices, _ in parts_of(
+    ...     batches, Parts(range(1), 4), all_train=True).as_numpy_iterator()]
+    [[0, 1], [6, 7]]
+    >>> [[*indices] for indices, _ in parts_of(
+    ...     batches, Parts(range(2, 4), 4), all_train=False).as_numpy_iterator()]
+    [[3, 4], [5], [], []]
+    """
+
+    def cut(batch: tf.Tensor) -> tf.data.Dataset:
+        size = tf.shape(batch, tf.int64)[0]
+        # Rounded up, so that the first parts are the larger ones.
+        bounds = -(-size * tf.range(parts.total + 1, dtype=tf.int64) // parts.total)
+        firsts, lasts = bounds[:-1], bounds[1:]
+        if all_train and parts.total > 1:
+            is_small = size < parts.total
+            firsts = tf.where(is_small, tf.zeros_like(firsts), firsts)
+            lasts = tf.where(is_small, size, lasts)
+
+        def part(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            first, last = firsts[number], lasts[number]
+            return batch[first:last], tf.stack([first, last, size])
+
+        return tf.data.Dataset.range(parts.own.start, parts.own.stop).map(part)
+
+    return batches.flat_map(cut)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -4,7 +4,7 @@ May import `results`, `models`, `data`, `terminal`, `training` and `core`. Other
 is below and nothing else.
 """
 
-from dlr_tf.app.run.agreement import LostWorkerError, all_make, lost_workers
+from dlr_tf.app.run.agreement import ChiefError, all_make, by_chief, lost_workers
 from dlr_tf.app.run.checkpoint import CheckpointError, model_arrays
 from dlr_tf.app.run.comparison import (
     Comparison,

@@ -9,16 +9,11 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 from dlr_tf._names import MAX_NAMES
+from dlr_tf.app.meeting import LostWorkerError
 from dlr_tf.app.terminal import CommandError, one_line
 from dlr_tf.training.workers import Workers
 
 T = TypeVar("T")
-
-
-class LostWorkerError(CommandError):
-    """Another worker has ended or cannot be reached. The same command can be tried again."""
-
-    exit_code = 75  # EX_TEMPFAIL
 
 
 def all_make(
@@ -69,6 +64,41 @@ def all_make(
             )
     result: T = made
     return result
+
+
+class ChiefError(CommandError):
+    """The chief has ended with an error of the command, and so all others end."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def by_chief(workers: Workers, do: Callable[[], T]) -> T | None:
+    """Let the chief do something that others cannot do or need not do, such as to write a file.
+
+    All call it, and wait for the chief.
+
+    Returns:
+        What the chief has made; `None` for the others.
+
+    Raises:
+        CommandError: If the chief raises one.
+        ChiefError: If the chief has raised one, on all others.
+        Exception: Any other error of the chief. The others then lose it.
+    """
+    made, failure = None, None
+    if workers.is_chief:
+        try:
+            made = do()
+        except CommandError as error:
+            failure = error
+    said = workers.of_chief(failure and [one_line(failure), failure.exit_code])
+    if failure is not None:
+        raise failure
+    if said is not None:
+        raise ChiefError(f"{workers.names[0].capitalize()} has ended. It says: {said[0]}", said[1])
+    return made
 
 
 @contextlib.contextmanager

@@ -112,15 +112,22 @@ class BestWeights(keras.callbacks.Callback):
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Add a row to `log.csv` after each epoch."""
+    """Let the chief add a row to `log.csv` after each epoch."""
 
-    def __init__(self, path: Path, state: TrainingState) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state: TrainingState,
+        by_chief: Callable[[Callable[[], None]], None],
+    ) -> None:
         super().__init__()
         self._path = path
         self._state = state
+        self._by_chief = by_chief
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        append_text(self._path, log_text(self._state.history, first=epoch))
+        text = log_text(self._state.history, first=epoch)
+        self._by_chief(lambda: append_text(self._path, text))
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -186,9 +193,9 @@ class CheckpointCallback(keras.callbacks.Callback):
         steps, every = self._data.steps_per_epoch, self._config.checkpoint_every
         if self._state.step >= steps:
             return  # the end of the epoch follows
-        self._stop.agree()
+        stops = self._stop.agree()
         total = self._state.epoch * steps + self._state.step
-        if (every and total % every == 0) or self._stop.is_requested:
+        if (every and total % every == 0) or stops:
             self._save()
         self._stop.check()
 

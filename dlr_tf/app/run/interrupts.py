@@ -29,15 +29,16 @@ class StoppedError(KeyboardInterrupt):
 class StopRequests:
     """In this context, Ctrl-C and SIGTERM end the process at a point from which it can go on.
 
-    In a `deferred()` block, the first signal is only noted, and `check` raises. The second one, and
-    any signal outside such a block, raises at once. In a thread other than the main one, where
-    signals cannot be handled, nothing changes. `any_worker` tells whether one of the workers passes
-    `True`.
+    In a `deferred()` block, the first signal is only noted, and `check` raises after `agree`. The
+    second one, and any signal outside such a block, raises at once. In a thread other than the main
+    one, where signals cannot be handled, nothing changes. `any_worker` tells whether one of the
+    workers passes `True`.
     """
 
     def __init__(self) -> None:
         self.any_worker: Callable[[bool], bool] = bool
         self._requested: int | None = None
+        self._agreed: int | None = None
         self._is_deferred = False
         self._before: dict[int, Any] = {}
 
@@ -50,19 +51,19 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def is_requested(self) -> bool:
-        """Whether a signal was noted."""
-        return self._requested is not None
+    def agree(self) -> bool:
+        """Return whether one of the workers has noted a signal, so that all end after this step.
 
-    def agree(self) -> None:
-        """Note a signal that another worker has noted: all end after the same step."""
-        if self.any_worker(self.is_requested) and self._requested is None:
-            self._requested = signal.SIGTERM
+        All call it. A signal that comes later counts the next time: the others do not know of it.
+        """
+        own = self._requested
+        if self.any_worker(own is not None):
+            self._agreed = own or signal.SIGTERM
+        return self._agreed is not None
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the first signal in this block, which calls `check` after each step."""
+        """Only note the first signal in this block, which calls `agree` after each step."""
         self._is_deferred = True
         try:
             yield
@@ -70,9 +71,9 @@ class StopRequests:
             self._is_deferred = False
 
     def check(self) -> None:
-        """Raise a `StoppedError` if a signal was noted."""
-        if self._requested is not None:
-            raise StoppedError(self._requested)
+        """Raise a `StoppedError` if `agree` has found a signal."""
+        if self._agreed is not None:
+            raise StoppedError(self._agreed)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._is_deferred and self._requested is None:

@@ -23,13 +23,14 @@ from dlr_tf.app.models import (
 from dlr_tf.app.paths import SETTINGS_FILE
 from dlr_tf.app.results import Target, atomic_write, make_folder, write_text
 from dlr_tf.app.run import checkpoint
-from dlr_tf.app.run.agreement import all_make
+from dlr_tf.app.run.agreement import all_make, by_chief
 from dlr_tf.app.run.checkpoint import CheckpointError
 from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.predictions import Classifier, outputs_on
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.tasks import Task, optimizer_argument
+from dlr_tf.app.run.worker_data import own_parts
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_note, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_sweep
@@ -39,6 +40,7 @@ from dlr_tf.training.workers import Workers, number_of_workers
 TRAINING, COMPARISON = "training", "comparison"
 PAGE_FILE = "report.html"  # the last file that a run writes
 LAST_FINITE_FILE = "last_finite.keras"
+_START = "start"
 _DIVERGED_FILE = "diverged.txt"
 
 Checkpoint = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays, and a record
@@ -109,20 +111,22 @@ class Run:
 
     def store(self, name: str, arrays: checkpoint.Arrays, record: Mapping[str, Any]) -> None:
         """Write the checkpoint of this name, with the part of each worker. All workers call it."""
-        arrays = self.workers.collected(arrays)
-        if self.writes:
-            checkpoint.write_checkpoint(self._path(name), arrays, record)
+        collected = self.workers.collected(arrays)
+        by_chief(
+            self.workers, lambda: checkpoint.write_checkpoint(self._path(name), collected, record)
+        )
 
     def remove_checkpoint(self, name: str) -> None:
         """Remove the checkpoint of this name."""
-        self._path(name).unlink(missing_ok=True)
+        if self.writes:
+            self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.checkpoints / f"{name}.npz"
 
     def log(self, name: str) -> Path | None:
         """Return the file with one row per epoch of a training, `None` if it has none."""
-        return self.folder / "log.csv" if self.writes and name == TRAINING else None
+        return self.folder / "log.csv" if name == TRAINING else None
 
     def tensorboard(self, name: str) -> list[keras.callbacks.Callback]:
         """Return the callbacks that write the curves of a training for TensorBoard."""
@@ -131,18 +135,22 @@ class Run:
         folder = self.folder / "tensorboard" / name
         return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
 
+    @staticmethod
+    def has_started(folder: Path) -> bool:
+        """Return whether the run in a folder has stored the weights that it begins with."""
+        return (folder / CHECKPOINTS / f"{_START}.npz").exists()
+
     def start(self) -> Task:
         """Return the task with the weights that every training of the run begins with.
 
         The weights of the head are random, and a pretraining on a GPU gives others each time, so
         they are stored.
         """
-        if self.writes:
-            make_folder(self.checkpoints)
-        stored = self.stored("start")
+        by_chief(self.workers, lambda: make_folder(self.checkpoints))
+        stored = self.stored(_START)
         if stored is None:
             record = {"pretraining_accuracy": self.task.pretraining_accuracy}
-            self.store("start", checkpoint.model_arrays(self.task.model), record)
+            self.store(_START, checkpoint.model_arrays(self.task.model), record)
             return self.task
         arrays, record = stored
         checkpoint.load_model_arrays(self.task.model, arrays)
@@ -174,18 +182,21 @@ class Run:
 
     def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:
         keras.utils.set_random_seed(config.seed)
+        model, data = self.task.model, self.task.data
+        weights = data.class_weights(config.class_weights)
         try:
-            sweep = auto_sweep(
-                self.task.model,
-                self.task.groups,
-                ratios,
-                self.task.data.train_from(0, config.seed),
-                batch_norm=config.batch_norm,
-                head_only=config.trains_head_only,
-                fit={"class_weight": self.task.data.class_weights(config.class_weights)},
-                verbose=1 if on_terminal() else 0,
-                optimizer=optimizer_argument(config),
-            )
+            with own_parts(model.distribute_strategy, data, seed=config.seed, class_weight=weights):
+                sweep = auto_sweep(
+                    model,
+                    self.task.groups,
+                    ratios,
+                    data.train_from(0, config.seed),
+                    batch_norm=config.batch_norm,
+                    head_only=config.trains_head_only,
+                    fit={"class_weight": weights},
+                    verbose=1 if on_terminal() else 0,
+                    optimizer=optimizer_argument(config),
+                )
             return rates_from_sweep(sweep, ratios, self.task.typical_rate)
         except ValueError as error:
             raise UsageError(

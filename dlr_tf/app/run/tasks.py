@@ -122,12 +122,16 @@ def usual_epochs(least: int, steps_per_epoch: int, steps: int) -> int:
     return min(3 * least, max(least, math.ceil(steps / steps_per_epoch)))
 
 
-def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:
+def load_task(
+    config: TaskConfig, workers: Workers | None = None, *, pretrains: bool = True
+) -> Task:
     """Read the images, build the model, and split it into groups with their rates.
 
     Args:
         config: What the task is.
         workers: The processes that train the model together. Defaults to this one alone.
+        pretrains: Whether the embedded network is pretrained. It is not where a checkpoint holds
+            its weights. Defaults to `True`.
 
     Raises:
         ValueError: If the images, the model, the groups or the rates are not usable.
@@ -138,7 +142,7 @@ def load_task(config: TaskConfig, workers: Workers | None = None) -> Task:
     rates = parse_rates(config.learning_rate)
     with _precision(config.precision):
         if config.data is None:
-            task = _digits_task(config, boundaries, rates)
+            task = _digits_task(config, boundaries, rates, pretrains)
         else:
             workers = workers or Workers(tf.distribute.get_strategy())
             task = _image_task(config, config.data, boundaries, rates, workers)
@@ -157,7 +161,9 @@ def _precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -> Task:
+def _digits_task(
+    config: TaskConfig, boundaries: list[str] | None, rates: Any, pretrains: bool
+) -> Task:
     pretraining, data = image_data.load_digits(
         batch_size=config.batch_size,
         seed=config.seed,
@@ -172,9 +178,12 @@ def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -
     # The groups of a network that is not pretrained yet are the same, and so are the mistakes.
     split(models.digits_backbone(), quiet=True)
     keras.utils.set_random_seed(config.seed)
-    print_note(f"pretraining on {pretraining.name}")
-    backbone, accuracy = pretrain_on_digits(pretraining, verbose=0)
-    print_note(f"test accuracy {accuracy:.4f} on {pretraining.name}")
+    if pretrains:
+        print_note(f"pretraining on {pretraining.name}")
+        backbone, accuracy = pretrain_on_digits(pretraining, verbose=0)
+        print_note(f"test accuracy {accuracy:.4f} on {pretraining.name}")
+    else:
+        backbone, accuracy = models.digits_backbone(), None
     model, groups, group_rates = split(backbone)
     _say_what_was_found(data)
     target = target_of(
@@ -186,11 +195,15 @@ def _digits_task(config: TaskConfig, boundaries: list[str] | None, rates: Any) -
 def _image_task(
     config: TaskConfig, images: str, boundaries: list[str] | None, rates: Any, workers: Workers
 ) -> Task:
-    source = models.open_source(
-        str(config.model),
-        weights=config.weights,
-        image_size=config.image_size,
-        keep_head=config.keep_head,
+    source = all_make(
+        workers,
+        "a model",
+        lambda: models.open_source(
+            str(config.model),
+            weights=config.weights,
+            image_size=config.image_size,
+            keep_head=config.keep_head,
+        ),
     )
     if config.precision != "float32" and models.model_file(str(config.model)) is not None:
         raise ValueError(

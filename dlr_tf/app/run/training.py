@@ -13,6 +13,7 @@ import keras
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.results import write_text
 from dlr_tf.app.run import checkpoint
+from dlr_tf.app.run.agreement import by_chief
 from dlr_tf.app.run.callbacks import (
     BestWeights,
     CheckpointCallback,
@@ -27,6 +28,7 @@ from dlr_tf.app.run.run import TRAINING, Run
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import History, TrainingState, log_text
 from dlr_tf.app.run.tasks import Task, optimizer_argument
+from dlr_tf.app.run.worker_data import own_parts
 from dlr_tf.app.terminal import print_note
 from dlr_tf.app.terminal.progress import Progress
 from dlr_tf.training import fine_tuning
@@ -105,14 +107,16 @@ def train(
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """
     task, model, data = run.task, run.task.model, run.task.data
+    strategy = model.distribute_strategy
     keras.utils.set_random_seed(config.seed)
     log, shown = run.log(name), name == TRAINING
+    by_the_chief = functools.partial(by_chief, run.workers)
     stored = run.stored(name)
     arrays, record = stored or ({}, {})
     state = TrainingState.of(record)
     earlier_seconds, steps = state.seconds, data.steps_per_epoch
     if log is not None:
-        write_text(log, log_text(state.history))
+        by_the_chief(functools.partial(write_text, log, log_text(state.history)))
     logger = LearningRateLogger()
     best = BestWeights(state, checkpoint.arrays_under("best", arrays))
     writer = CheckpointCallback(
@@ -149,15 +153,18 @@ def train(
         own += [ScoreHeadAlone(state, task.target, data)] if starts else []
         own += [EarlyStop(state, config.patience)] if config.patience is not None else []
         own += [best] if config.keep == "best" else []
-        own += [EpochLog(log, state)] if log is not None else []
-        with progress, run.stop.deferred(), warnings.catch_warnings():
+        own += [EpochLog(log, state, by_the_chief)] if log is not None else []
+        step = state.epoch * steps + state.step
+        weights = data.class_weights(config.class_weights)
+        parts = own_parts(strategy, data, step=step, seed=config.seed, class_weight=weights)
+        with progress, run.stop.deferred(), warnings.catch_warnings(), parts:
             if state.epoch:
                 # `fine_tune` takes the epochs that are left for the whole training.
                 warnings.filterwarnings("ignore", message="The training ends at step")
             fine_tuning.fine_tune(
                 model,
                 task.groups,
-                data.train_from(state.epoch * steps + state.step, config.seed),
+                data.train_from(step, config.seed),
                 learning_rate=list(rates),
                 schedule=schedule_of(config, task),
                 epochs=config.epochs,
@@ -168,10 +175,11 @@ def train(
                 validation_data=data.validation,
                 optimizer=optimizer_argument(config),
                 batch_norm=config.batch_norm,
-                class_weight=data.class_weights(config.class_weights),
+                class_weight=weights,
                 callbacks=[*own, writer, *callbacks],
                 verbose=0,
             )
+        run.stop.agree()
         run.stop.check()
     if state.epoch < config.epochs:
         print_note(f"stopped after epoch {state.epoch}: the best one was epoch {state.best_epoch}")
@@ -184,7 +192,7 @@ def train(
     names = (task.target.score, "loss")
     scores = {name: state.history[f"val_{name}"][kept_epoch - 1] for name in names}
     if data.validation is not data.test:
-        with distributed_fit(model, data.test.element_spec):
+        with distributed_fit(model, data.test.element_spec), own_parts(strategy, data):
             scores = model.evaluate(data.test, verbose=0, return_dict=True)
     return Result(
         list(rates),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from dlr_tf.app.run.agreement import LostWorkerError, all_make, lost_workers
+from dlr_tf.app.results import WriteError
+from dlr_tf.app.run.agreement import ChiefError, LostWorkerError, all_make, by_chief, lost_workers
+from dlr_tf.app.terminal import CommandError
 from dlr_tf.training.workers import Workers
 from tests.training.test_workers import on_all
 
@@ -31,6 +33,31 @@ def test_a_worker_that_cannot_begin_is_named_everywhere() -> None:
     said = on_all(2, lambda workers: all_make(workers, "data", lambda: folder(workers)))
     assert said[0] == "Worker 1 cannot begin. It says: there is no folder 'photos'"
     assert said[1] == "there is no folder\n'photos'"
+
+
+def test_the_chief_writes_and_the_others_wait() -> None:
+    assert on_all(3, lambda workers: by_chief(workers, lambda: workers.own)) == [
+        "worker 0",
+        None,
+        None,
+    ]
+
+
+def test_an_error_of_the_chief_ends_all() -> None:
+    def write() -> None:
+        raise WriteError("'out' could not be written:\nNo space left on device.")
+
+    def on_one(workers: Workers) -> str:
+        with pytest.raises(CommandError, match="No space left on device") as caught:
+            by_chief(workers, write)
+        assert type(caught.value) is (WriteError if workers.is_chief else ChiefError)
+        assert getattr(caught.value, "exit_code", None) == 1
+        return str(caught.value)
+
+    said = on_all(2, on_one)
+    assert said[1] == (
+        "Worker 0 has ended. It says: 'out' could not be written: No space left on device."
+    )
 
 
 class Lost(Workers):

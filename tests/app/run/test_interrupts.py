@@ -23,9 +23,11 @@ def test_at_once(number: int, code: int) -> None:
 def test_after_a_step_and_the_second_time_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     with StopRequests() as stop:
         with stop.deferred():
+            assert not stop.agree()
             stop.check()
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.is_requested
+            stop.check()  # the other workers do not know of it yet
+            assert stop.agree()
             assert "stopping after this step" in capfd.readouterr().err
             with pytest.raises(StoppedError, match="signal 2"):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -52,8 +54,7 @@ def test_a_thread_does_not_handle_signals() -> None:
 def test_a_signal_to_another_worker_stops_this_one_too(another: bool) -> None:
     stop = StopRequests()
     stop.any_worker = lambda own: own or another
-    stop.agree()
-    assert stop.is_requested == another
+    assert stop.agree() == another
     if another:
         with pytest.raises(StoppedError) as caught:
             stop.check()
