@@ -38,7 +38,7 @@ def test_mistakes_in_the_task(
     pytest.importorskip("matplotlib")
     assert_mistake([command, "--boundaries", "lat"], "Did you mean 'late'?")
     assert_mistake([command, "--groups", "2", "--learning-rate", "1,2,3"], "There are 2 groups")
-    assert_mistake([command, "nowhere", "--weights", "none"], "'nowhere' does not exist")
+    assert_mistake([command, "nowhere", "--weights", "none"], "'nowhere' do not exist")
 
 
 def test_outputs_that_exist(assert_mistake: AssertMistake) -> None:

@@ -187,14 +187,15 @@ def wait_for(cluster: Cluster, checkpoints: int, is_writing: bool) -> bool:
             return 0
 
     left_over, seen, last = partial_files(cluster.run), 0, written_at()
-    while seen < checkpoints or (is_writing and not partial_files(cluster.run) - left_over):
+    while True:
         if cluster.repeat():
             return False
+        if seen >= checkpoints and not (is_writing and partial_files(cluster.run) <= left_over):
+            return True
         now = written_at()
         seen += now != last
         last = now
         time.sleep(0.005)
-    return True
 
 
 if __name__ == "__main__":

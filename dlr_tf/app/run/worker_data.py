@@ -45,7 +45,7 @@ def own_parts(
     def distributed(dataset: tf.data.Dataset, options: Any = None) -> Any:
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
             return _in_parts(strategy, train)
-        for split in ("validation", "test"):
+        for split in ("test", "validation"):  # often the same
             if dataset is getattr(data, split) and evaluation_part is not None:
                 return _in_parts(strategy, functools.partial(evaluation_part, split))
         return distribute(dataset, options)

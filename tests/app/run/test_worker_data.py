@@ -20,7 +20,7 @@ from tests.scripts.kill_workers import Cluster
 ROOT = Path(__file__).parents[3]
 ARGUMENTS = ["images", "--model", "small.keras", "--image-size", "16", "--batch-size", "8"]
 ARGUMENTS += ["--learning-rate", "1e-3:1e-2", "--epochs", "1", "--keep", "best"]
-ARGUMENTS += ["--augment", "flip,crop", "--class-weights", "balanced", "--batch-norm", "train"]
+ARGUMENTS += ["--augment", "flip,crop", "--class-weights", "balanced", "--keep-head"]
 
 
 def small_model() -> keras.Model:
