@@ -47,6 +47,7 @@ def test_one_two_and_four_processes_end_alike(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
     small_model().save("small.keras")
+    Path("classes.json").write_text('["a", "b"]')
     for number, name in enumerate("ab"):
         write_images(Path("images/train") / name, 15 - 4 * number, value=40 + 120 * number)
         write_images(Path("images/test") / name, 5, value=60 + 120 * number)
