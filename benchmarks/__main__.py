@@ -1,7 +1,8 @@
 """Run all benchmarks, and write their results and the tables of README.md and docs/reliability.md.
 
-`range_test` and `targets` are left out, because they need a folder of images. The benchmarks run
-one after the other in this process, each as with its own command.
+`range_test` and `targets` are left out, because they need a folder of images, and `workers`,
+because it needs a network of its own, and so the rights of root. The benchmarks run one after the
+other in this process, each as with its own command.
 
     python -m benchmarks [--device cpu|gpu] [--quick] [--output FOLDER] [--tables]
 """
@@ -28,6 +29,7 @@ from benchmarks import (
     train_step,
     update_by_size,
     update_step,
+    workers,
 )
 from benchmarks.marked_pages import folded, with_part
 
@@ -59,6 +61,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "logger_cost": logger_cost.table,
     "snapshot_ensemble": snapshot_ensemble.table,
     "range_test": range_test.table,
+    "workers": workers.table,
     "reliability": _reliability_tables,
 }
 SHORT_TABLES = {"reliability": functools.partial(_reliability_tables, in_short=True)}

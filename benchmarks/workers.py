@@ -148,7 +148,7 @@ def measure(workers: int, width: int, steps: int) -> list[dict[str, Any]]:
 
 def run(device: str, quick: bool) -> list[dict[str, Any]]:
     """One row per number of processes and kind of training."""
-    counts, width, steps = ((1, 2), 64, 3) if quick else ((1, 2, 4), 1024, 10)
+    counts, width, steps = ((1, 2), 64, 3) if quick else ((1, 2, 4), 1024, 4)
     return common.rows_of_cases(counts, lambda workers: measure(workers, width, steps))
 
 

@@ -6,6 +6,7 @@ import doctest
 import json
 import pathlib
 import statistics
+import subprocess
 from typing import Any
 
 import keras
@@ -25,6 +26,7 @@ from benchmarks import (
     train_step,
     update_by_size,
     update_step,
+    workers,
 )
 from tests import reference
 
@@ -343,7 +345,26 @@ def test_missing_gpu_is_a_clear_error(
 
 
 def test_examples_in_docstrings() -> None:
-    for module, at_least in ((common, 3), (marked_pages, 1)):
+    for module, at_least in ((common, 3), (marked_pages, 1), (workers, 2)):
         found = doctest.testmod(module)
         assert found.attempted >= at_least
         assert found.failed == 0
+
+
+@pytest.mark.slow
+def test_workers_send_their_gradients_and_not_more(tmp_path: pathlib.Path) -> None:
+    own_network = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
+    try:
+        subprocess.run(own_network, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs Linux and the rights of root")
+    output = tmp_path / "workers-cpu.json"
+    assert workers.main(["--device", "cpu", "--quick", "--output", str(output)]) == 0
+    rows = {(row["workers"], row["trained"]): row for row in json.loads(output.read_text())["rows"]}
+    assert {n for n, _ in rows} == {1, 2}
+    both, head = rows[2, "all groups"], rows[2, "the head"]
+    assert both["limit_bytes"] == both["gradient_bytes"] > 10 * head["gradient_bytes"]
+    assert 0.9 < both["sent_bytes"] / both["limit_bytes"] < 1.5
+    assert head["sent_bytes"] < both["sent_bytes"] / 3  # frozen groups send nothing
+    assert rows[1, "all groups"]["limit_bytes"] == rows[1, "all groups"]["sent_bytes"] == 0
+    assert "ViT-B/16" in workers.table(list(rows.values()))

