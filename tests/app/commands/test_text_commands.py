@@ -156,11 +156,12 @@ def write_targets(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "line", "item"),
     [
         ("tags", "several labels: 3, of which a row has 1 to 2", "labels"),
-        pytest.param("price", "numbers: price from 0 to 11.75", "values", marks=pytest.mark.slow),
+        ("price", "numbers: price from 0 to 11.75", "values"),
     ],
 )
 def test_labels_and_numbers_of_texts(
