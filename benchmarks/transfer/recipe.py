@@ -109,7 +109,6 @@ WAVES = (
     *_seed_by_seed(*_SHORT, tasks=TWENTY[:3]),
     Wave(names(*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1]), TUNED, tasks=TWENTY[:1]),
     *_seed_by_seed(BY_RATIO[1][1], SOLVED[1], SOLVED[0], tasks=TWENTY[:3]),
-    Wave(names(*DECISIVE), TUNED, tasks=TWENTY[:1]),
     *_seed_by_seed(*_SHORT, BY_RATIO[1][1], SOLVED[1], SOLVED[0]),
     *_seed_by_seed(BY_RATIO[10][2]),
     *_seed_by_seed(BY_RATIO[10][3]),
