@@ -85,8 +85,8 @@ def _read_yaml(text: str) -> Any:
         import yaml
     except ImportError as error:
         raise UsageError(
-            "YAML files need PyYAML, which is not installed. Give a .json file, or run: pip install "
-            '"dlr_tf[command]"'
+            "YAML files need PyYAML, which is not installed. Give a .json file, or run: pip "
+            'install "dlr_tf[command]"'
         ) from error
     try:
         return yaml.safe_load(text)
