@@ -27,10 +27,11 @@ from dlr_tf.app.config import (
     SgdrConfig,
     TaskConfig,
     TriangularConfig,
+    Usual,
 )
 from dlr_tf.app.config_files import typed_options
 from dlr_tf.app.options import Parser, add_options, option_name, summary
-from dlr_tf.app.terminal import UsageError
+from dlr_tf.app.terminal import UsageError, usage_errors
 
 COMMANDS: tuple[type[CommandConfig], ...] = (
     FinetuneConfig,
@@ -79,11 +80,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Any:
         return FinetuneConfig.of({**given, "given": given})
     options = _completed(given) if issubclass(kind, TaskConfig) else given
     config = kind.of({**options, "given": given, "command_line": command_line})
-    if isinstance(config, FinetuneConfig) and config.frozen_epochs > config.epochs:
-        raise UsageError(
-            "--frozen-epochs should not be above --epochs, which counts all epochs. Received: "
-            f"--frozen-epochs {config.frozen_epochs} --epochs {config.epochs}"
-        )
+    if isinstance(config, FinetuneConfig) and not isinstance(config.epochs, Usual):
+        with usage_errors():
+            config.check_frozen_epochs()
     if isinstance(config, ExportConfig) and config.quantize and config.format != "tflite":
         raise UsageError(
             f"--quantize is for --format tflite. Received: --quantize {config.quantize} --format "

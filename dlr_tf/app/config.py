@@ -247,6 +247,14 @@ class RunConfig(TaskConfig):
     patience: Count | None = None
     tensorboard: bool = False
 
+    def check_frozen_epochs(self) -> None:
+        """Raise a `ValueError` if there are more frozen epochs than epochs."""
+        if self.frozen_epochs > self.epochs:
+            raise ValueError(
+                "--frozen-epochs should not be above --epochs, which counts all epochs. Received: "
+                f"--frozen-epochs {self.frozen_epochs} --epochs {self.epochs}"
+            )
+
     @property
     def trains_head_only(self) -> bool:
         """Whether the other groups are frozen in every epoch."""

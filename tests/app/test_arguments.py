@@ -167,3 +167,12 @@ def test_names_of_augmentations() -> None:
         assert parse_arguments(["find-lr", "x", "--augment", typed]).augmentations == names
     with pytest.raises(UsageError, match="expected names of flip, crop, colour, .* 'flip,zoom'"):
         parse_arguments(["find-lr", "x", "--augment", "flip,zoom"])
+
+
+def test_frozen_epochs_are_compared_with_the_epochs_that_the_data_get() -> None:
+    images = parse_arguments(["finetune", "photos", "--frozen-epochs", "9"])  # perhaps 21 epochs
+    assert (images.frozen_epochs, images.epochs) == (9, 7)
+    with pytest.raises(ValueError, match="--frozen-epochs 9 --epochs 7"):
+        images.check_frozen_epochs()
+    with pytest.raises(UsageError, match="--frozen-epochs 9 --epochs 8"):
+        parse_arguments(["finetune", "photos", "--frozen-epochs", "9", "--epochs", "8"])

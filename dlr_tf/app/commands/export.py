@@ -76,7 +76,7 @@ def run(config: ExportConfig) -> int:
         if not takes and not models.takes_texts(model):
             sizes = " and ".join(f"{images.shape[1]} x {images.shape[2]}" for images in examples)
             on = f"images of {sizes} pixels"
-        print(f"the largest difference of a probability is {difference:.1e}, on {on}")
+        print(f"the largest difference of an output is {difference:.1e}, on {on}")
     else:
         with messages_to_stderr():
             lines = scores_of_both(config, data, form.load(output))

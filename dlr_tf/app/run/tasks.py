@@ -101,16 +101,18 @@ def suited(config: Config) -> Config:
 
 def with_usual_epochs(config: RunConfig, data: image_data.ImageData) -> RunConfig:
     """Return the options with a default number of epochs that gives enough steps for the data."""
-    if not isinstance(config.epochs, Usual) or config.limit is not None:  # a quick try
-        return config
-    epochs = usual_epochs(config.epochs, data.steps_per_epoch, USUAL_STEPS[data.unit])
+    epochs = int(config.epochs)
+    if isinstance(config.epochs, Usual) and config.limit is None:  # with --limit, it is a quick try
+        epochs = usual_epochs(epochs, data.steps_per_epoch, USUAL_STEPS[data.unit])
     if epochs > config.epochs:
         steps = config.epochs * data.steps_per_epoch
         print_note(
             f"training for {epochs} epochs: {config.epochs} would be only {steps} steps (--epochs "
             "gives another number)"
         )
-    return dataclasses.replace(config, epochs=epochs)
+    config = dataclasses.replace(config, epochs=epochs)
+    config.check_frozen_epochs()
+    return config
 
 
 def usual_epochs(least: int, steps_per_epoch: int, steps: int) -> int:

@@ -31,7 +31,7 @@ def run_folder() -> Path:
 def test_saved_model(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["export", "run"]) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("the largest difference of a probability is ")
+    assert first.startswith("the largest difference of an output is ")
     assert first.endswith(", on images of 4 x 4 and 7 x 3 pixels")
     assert last == "written to run/saved_model"
     images = np.random.default_rng(0).uniform(0, 255, (2, 9, 5, 3)).astype("float32")
