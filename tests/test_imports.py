@@ -237,6 +237,7 @@ print(sorted(loaded() - before))
     assert without.stdout.splitlines() == ["[]", "[]", "['tensorflow_datasets']"]
 
 
+@pytest.mark.slow
 def test_another_backend_is_refused():
     # Stands for an installed backend, which would take long to load.
     result = run("import keras; keras.backend.backend = lambda: 'jax'; import dlr_tf")

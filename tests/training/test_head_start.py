@@ -59,6 +59,7 @@ def test_it_is_the_logistic_regression_on_the_features() -> None:
     assert 0.4 < found.scores["accuracy"] < 0.95  # not that of the training examples
 
 
+@pytest.mark.slow
 def test_numbers_and_class_weights_and_several_layers() -> None:
     model = make_model(2, None)
     target = 1000 * (X[:, :2] + 3)

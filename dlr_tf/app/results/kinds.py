@@ -16,8 +16,8 @@ KINDS: dict[str, type[Target]] = {kind.kind: kind for kind in (OneClass, Several
 def target_of(kind: str, **described: Any) -> Target:
     """Return a target of a kind. What other kinds are described by is ignored.
 
-    >>> target_of("labels", class_names=("a", "b"), thresholds=(0.2, 0.3), means=())
-    SeveralLabels(class_names=('a', 'b'), thresholds=(0.2, 0.3))
+    >>> target_of("labels", class_names=("a", "b"), thresholds=(0.2, 0.3), means=()).thresholds
+    (0.2, 0.3)
     """
     names = {field.name for field in dataclasses.fields(KINDS[kind])}
     return KINDS[kind](**{name: value for name, value in described.items() if name in names})

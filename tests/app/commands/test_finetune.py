@@ -201,6 +201,7 @@ def test_options(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> None
 
 
 # No group but the head moves here, of which `fine_tune` may warn.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_frozen_epochs_train_only_the_head_if_the_last_boundary_stands_before_it(
     quick_digits: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -239,6 +240,7 @@ def test_one_cycle(quick_digits: None, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.splitlines()[0].endswith(" with differential rates")
 
 
+@pytest.mark.slow
 def test_linear_decay_after_a_warm_up(quick_digits: None) -> None:
     arguments = ["--epochs", "2", "--batch-size", "50", "--learning-rate", ":0.1", "--no-compare"]
     arguments += ["--schedule", "linear", "--warmup", "0.5", "--weight-decay", "0.02"]

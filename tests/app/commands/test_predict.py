@@ -162,7 +162,7 @@ def test_the_python_code_of_the_page_predicts_as_the_command(
     Image.fromarray(pixels).save("new_photos/a.jpg")
     Image.fromarray(pixels[::-1]).save("new_photos/b.jpg", exif=upside_down)
     page = (Path(__file__).parents[3] / "docs" / "command.md").read_text(encoding="utf-8")
-    code = page.partition("In Python:\n")[2]
+    code = page.partition("### In Python\n")[2]
     exec(textwrap.dedent("\n".join(re.findall("^(?:    .*)?$", code, re.MULTILINE))), {})
     expected = [f"new_photos/{name}.jpg sky above" for name in "ab"]
     assert capsys.readouterr().out.splitlines() == expected

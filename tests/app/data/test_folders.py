@@ -199,7 +199,7 @@ def test_a_class_may_be_called_train_or_test(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere' does not exist: expected one sub-folder"):
+    with pytest.raises(ValueError, match="nowhere' do not exist: expected a folder with one"):
         find(tmp_path / "nowhere")
     touch(tmp_path, "images.zip")
     message = "images.zip' is a file, but not a CSV file: .* or a CSV file with the columns path"

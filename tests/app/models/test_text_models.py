@@ -94,7 +94,7 @@ def test_a_file_that_takes_strings(preset: str) -> None:
     np.testing.assert_allclose(kept(tf.constant(TEXTS)), outputs[:, ::-1], atol=1e-6)
     with pytest.raises(ValueError, match="fixed length: leave --sequence-length out"):
         built(source, TEXTS, 16)
-    with pytest.raises(ValueError, match=r"takes 1 text\(s\) per example, and DATA has 2"):
+    with pytest.raises(ValueError, match="takes single texts, and DATA has pairs of texts"):
         built(source, np.stack([TEXTS, TEXTS], axis=1))
     with pytest.raises(ValueError, match="takes texts: leave --image-size out"):
         models.open_source("first.keras", image_size=32)

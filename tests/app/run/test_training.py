@@ -417,6 +417,7 @@ def test_the_log_grows_and_loses_what_is_trained_again(
     assert log.read_bytes().splitlines() == whole["log.csv"].splitlines()[: 1 + 2]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint(
     quick_digits: None, capsys: pytest.CaptureFixture[str], whole: dict[str, bytes]
 ) -> None:
