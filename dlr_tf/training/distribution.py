@@ -201,8 +201,8 @@ def _function_maker(model: keras.Model, kind: str) -> Callable[..., Any]:
             return getattr(model, attribute)
         if model.run_eagerly or model.steps_per_execution != 1:
             raise ValueError(
-                "On several machines `run_eagerly` and `steps_per_execution` are not supported: "
-                "compile the model without them."
+                "On several machines `run_eagerly` and `steps_per_execution` are not supported, as "
+                "each step is a `tf.function` of its own there: compile the model without them."
             )
 
         @tf.function(reduce_retracing=True)
