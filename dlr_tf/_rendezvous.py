@@ -113,9 +113,6 @@ def _as_chief(cluster: Cluster, end: float, trouble: str | None, said: Any) -> M
 
     with _listening(cluster.workers[cluster.own], end) as server:
         while missing and time.monotonic() < end:
-            for name in [name for name, each in waiting.items() if _has_gone(each)]:
-                waiting.pop(name).close()
-                missing[name] = None
             with contextlib.suppress(OSError):
                 connection, _ = server.accept()
                 name, other_trouble = _hello(connection)
@@ -129,6 +126,10 @@ def _as_chief(cluster: Cluster, end: float, trouble: str | None, said: Any) -> M
                     end = min(end, time.monotonic() + _TELLS_FOR)
             if troubles:
                 answer([])
+            # Last in the loop: one may have ended before the last one came.
+            for name in [name for name, each in waiting.items() if _has_gone(each)]:
+                waiting.pop(name).close()
+                missing[name] = None
         return answer([*missing] if not troubles else [])
 
 
