@@ -152,7 +152,8 @@ def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
     score = other.get("score", "accuracy")
     key = "test_accuracies" if score == "accuracy" else f"test_{score}_values"
     ours, theirs = report[key], other[key]
-    low, high = min([*ours, *theirs]), max([*ours, *theirs])
+    heads = other.get("head_alone") or []
+    low, high = min([*ours, *theirs, *heads]), max([*ours, *theirs, *heads])
 
     def place(value: float) -> float:
         """Return where a value is on the line that both sides share, in percent."""
@@ -170,7 +171,8 @@ def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
             "width": round(place(max(values)) - place(min(values)), 1),
             "places": [place(value) for value in values],
         }
-        for name, values in ((report["label"], ours), (label, theirs))
+        for name, values in ((report["label"], ours), (label, theirs), ("the head alone", heads))
+        if values
     ]
     difference = sides[0]["mean"] - sides[1]["mean"]
     text = f"Difference: {difference:+.4f}"

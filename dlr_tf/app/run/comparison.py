@@ -55,6 +55,7 @@ class Comparison:
             "learning_rates": [result.rates[-1] for result in self.theirs],
             "learning_rates_of_the_run": [result.rates for result in self.ours],
             "score": self.score,
+            "head_alone": self.head_scores,
             scores_name(self.score): self.their_scores,
             "test_losses": [result.loss for result in self.theirs],
             "history": self.theirs[0].history,

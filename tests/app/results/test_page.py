@@ -227,6 +227,18 @@ def test_several_seeds() -> None:
     assert "A dot is one seed." in made.text
 
 
+def test_the_head_alone_is_compared_too() -> None:
+    report = copy.deepcopy(REPORT)
+    report["compare"]["head_alone"] = [0.25, 0.35]
+    assert "the head alone 0.3000 0.2500 to 0.3500 2" in make(report).text
+
+
+def test_a_text_has_its_classes_below_it() -> None:
+    texts = {index: f"text {index} & {NAUGHTY}" for index in range(8)}
+    made = Page(page.page_of(REPORT, HISTORY, STEPS, EVALUATION, texts))
+    assert f"text 2 & {NAUGHTY} predicted: ant (80%) true: {NAUGHTY} 2.jpg" in made.text
+
+
 @pytest.mark.parametrize("n_classes", [2, 20, 21, 100, 101])
 def test_matrix_of_many_classes(n_classes: int) -> None:
     names = tuple(f"class {number}" for number in range(n_classes))
