@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.models import classifier
+from dlr_tf.app.models import KnownTarget, classifier, write_target
 
 NAMES = ["dark", "middle", "bright"]
 FILES = [
@@ -89,6 +90,10 @@ def write_garments(folder: Path, count: int = 24) -> Path:
     table = folder / "garments.csv"
     table.write_text("\n".join(rows))
     return table
+
+
+def write_class_names(path: Path, names: Sequence[str]) -> None:
+    write_target(path, KnownTarget(tuple(names)))
 
 
 def everything_below(folder: Path) -> list[str]:

@@ -13,7 +13,6 @@ import keras
 from dlr_tf.app import models
 from dlr_tf.app.config import LayersConfig
 from dlr_tf.app.options import option_name
-from dlr_tf.app.results import target_of
 from dlr_tf.app.run import split_task
 from dlr_tf.app.terminal import messages_to_stderr, table, usage_errors
 from dlr_tf.core.assignment import assign_layers
@@ -96,12 +95,11 @@ def _network(config: LayersConfig) -> tuple[str, keras.Model]:
         image_size=config.image_size,
         keep_head=config.keep_head,
     )
-    count = len(known.names) or source.own_classes or CLASSES
-    names = source.kept_classes or [str(index) for index in range(count)]
-    kind = models.Head(target_of(known.kind, class_names=()).activation)
-    model = source.build(names, kind)
-    nouns = known.nouns if count > 1 else known.nouns.removesuffix("s")
-    head = f"{'its own' if config.keep_head else 'a'} head for {count} {nouns}"
+    own = range(source.own_classes or CLASSES)
+    names = source.kept_classes or known.names or [str(index) for index in own]
+    model = source.build(names, known.kind)
+    nouns = known.nouns if len(names) > 1 else known.nouns.removesuffix("s")
+    head = f"{'its own' if config.keep_head else 'a'} head for {len(names)} {nouns}"
     takes = f"images of {source.image_size} x {source.image_size}"
     if source.texts is not None:
         takes = "texts"

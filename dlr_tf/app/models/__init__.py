@@ -7,7 +7,7 @@ from dlr_tf.app.models.applications import application_model
 from dlr_tf.app.models.embedded import digits_backbone
 from dlr_tf.app.models.examples import example_inputs
 from dlr_tf.app.models.export_formats import FORMATS, Format
-from dlr_tf.app.models.heads import HEAD, Head, classifier, head_paths, set_scaling
+from dlr_tf.app.models.heads import HEAD, classifier, head_paths, set_scaling
 from dlr_tf.app.models.inputs import image_shape
 from dlr_tf.app.models.keras_hub import HUB
 from dlr_tf.app.models.outputs import to_probabilities, to_scores
@@ -26,6 +26,5 @@ from dlr_tf.app.models.trained import (
     load_model_file,
     load_trained,
     model_path,
-    write_class_names,
     write_target,
 )

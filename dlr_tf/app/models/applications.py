@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.models.heads import CLASSES, Head, classifier
+from dlr_tf.app.models.heads import classifier
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.weights import check_weights, load_backbone_weights
 
@@ -78,8 +78,8 @@ def application_source(name: str, weights: str | None, image_size: int | None) -
     size = image_size or default_image_size(name)
     chosen = weights or "imagenet"
 
-    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
-        return application_model(name, len(class_names), weights=chosen, image_size=size, head=head)
+    def build(class_names: Sequence[str], kind: str = "class") -> keras.Model:
+        return application_model(name, len(class_names), weights=chosen, image_size=size, kind=kind)
 
     return Source(name, chosen, size, build)
 
@@ -90,7 +90,7 @@ def application_model(
     *,
     weights: str | None = "imagenet",
     image_size: int | None = None,
-    head: Head = CLASSES,
+    kind: str = "class",
 ) -> keras.Model:
     """Build a classifier on a model of `keras.applications`.
 
@@ -103,7 +103,7 @@ def application_model(
         weights: `"imagenet"` (downloaded once), `"none"` or `None` (random), or the path of a
             weights file made with `include_top=False`.
         image_size: Height and width in pixels. Defaults to what the model was made for.
-        head: What the outputs mean. Defaults to one class of several.
+        kind: The kind of target, as for `classifier`. Defaults to "class".
 
     Raises:
         ValueError: If there is no such model or file, the file holds the weights of another model,
@@ -141,7 +141,7 @@ def application_model(
         load_backbone_weights(
             backbone, weights, name, f"keras.applications.{name}(include_top=False)"
         )
-    return classifier(backbone, n_classes, preprocess=preprocess, head=head)
+    return classifier(backbone, n_classes, preprocess=preprocess, kind=kind)
 
 
 def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:

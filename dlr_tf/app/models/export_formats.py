@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.models.tflite import load_tflite, require_tflite, write_tflite
+from dlr_tf.app.models.tflite import (
+    load_tflite,
+    require_tflite,
+    without_warnings,
+    write_tflite,
+)
 
 # A function from images, or from tokens by name, to probabilities.
 Predict = Callable[[Any], np.ndarray]
@@ -47,13 +50,6 @@ def _load_saved_model(path: Path) -> Predict:
     return predict
 
 
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _require_onnx() -> Any:
     try:
         import onnxruntime  # noqa: F401
@@ -77,7 +73,7 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         named = dict(zip(inputs, tensors, strict=True))
         return model(named if isinstance(model.input, dict) else tensors[0], training=False)
 
-    with _without_warnings():
+    with without_warnings():
         converter.convert.from_function(
             probabilities, input_signature=signature, output_path=str(path)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,35 +15,10 @@ from dlr_tf.core.model_tree import variables_by_layer
 # The layer that gives the probabilities of the classes.
 HEAD = "probabilities"
 UNIT = "unit"  # the layer after it, which scales numbers
+# The last activation by the kind of target.
+ACTIVATIONS = {"class": "softmax", "labels": "sigmoid", "number": "linear"}
 _PROBABILITIES = ("softmax", "sigmoid")
-
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """The last layers of a model, which say what its outputs mean.
-
-    Args:
-        activation: "softmax": the probabilities of classes; "sigmoid": of each label; "linear":
-            numbers, in the unit of the person after `set_scaling`. Defaults to "softmax".
-    """
-
-    activation: str = "softmax"
-
-    def __call__(self, features: Any, n_outputs: int, name: str) -> Any:
-        """Return the outputs of a layer of this name, and of the scaling of numbers after it."""
-        # Probabilities need float32 under a mixed-precision policy.
-        outputs = keras.layers.Dense(
-            n_outputs, activation=self.activation, dtype="float32", name=name
-        )(features)
-        if self.activation == "linear":
-            ones = [1.0] * n_outputs
-            outputs = keras.layers.Rescaling(ones, [0.0] * n_outputs, dtype="float32", name=UNIT)(
-                outputs
-            )
-        return outputs
-
-
-CLASSES = Head()
+_DROPOUT = 0.2  # of the features, in the training
 
 
 def set_scaling(model: keras.Model, mean: Sequence[float], deviation: Sequence[float]) -> None:
@@ -61,9 +35,8 @@ def classifier(
     n_classes: int,
     *,
     preprocess: Callable[[Any], Any] | None = None,
-    dropout: float = 0.2,
     image_size: int | None = None,
-    head: Head = CLASSES,
+    kind: str = "class",
 ) -> keras.Model:
     """Put a new head on a pretrained network, and resizing before it.
 
@@ -71,10 +44,11 @@ def classifier(
         backbone: Network from images to feature maps or vectors; becomes a nested model.
         n_classes: Int, 2 or more.
         preprocess: Function that is applied to the resized images. Defaults to `None`: nothing.
-        dropout: Float in [0, 1): fraction of the features that training drops. Defaults to 0.2.
         image_size: Height and width in pixels that the images are resized to. Defaults to `None`:
             the input size of the network.
-        head: What the outputs mean. Defaults to one class of several.
+        kind: The kind of target: "class": the outputs are the probabilities of the classes;
+            "labels": of each label; "number": numbers, in the unit of the person after
+            `set_scaling`. Defaults to "class".
 
     Returns:
         A model from images of any size to the probabilities of the classes; the head is the layer
@@ -82,25 +56,18 @@ def classifier(
     """
     inputs, x = raw_images(backbone.input_shape[1:], image_size)
     x = backbone(x if preprocess is None else preprocess(x))
-    name = f"{backbone.name}_classifier"
-    return with_head(inputs, x, n_classes, name=name, dropout=dropout, head=head)
+    return with_head(inputs, x, n_classes, name=f"{backbone.name}_classifier", kind=kind)
 
 
 def with_head(
-    inputs: Any,
-    features: Any,
-    n_classes: int,
-    *,
-    name: str,
-    dropout: float = 0.2,
-    head: Head = CLASSES,
+    inputs: Any, features: Any, n_classes: int, *, name: str, kind: str = "class"
 ) -> keras.Model:
     """Return a model with a new head on features: pooling where it is needed, dropout, a layer.
 
     Raises:
         ValueError: If there are fewer than 2 classes.
     """
-    if n_classes < 2 and head == CLASSES:
+    if n_classes < 2 and kind == "class":
         raise ValueError(
             "Argument `n_classes` should be at least 2: with one class there is nothing to learn. "
             f"Received: n_classes={n_classes}"
@@ -117,8 +84,15 @@ def with_head(
     x = features
     if len(x.shape) in pooling:
         x = pooling[len(x.shape)](name=free("pooling"))(x)
-    x = keras.layers.Dropout(dropout, name=free("dropout"))(x)
-    return keras.Model(inputs, head(x, n_classes, free(HEAD)), name=name)
+    x = keras.layers.Dropout(_DROPOUT, name=free("dropout"))(x)
+    # Probabilities need float32 under a mixed-precision policy.
+    x = keras.layers.Dense(
+        n_classes, activation=ACTIVATIONS[kind], dtype="float32", name=free(HEAD)
+    )(x)
+    if kind == "number":
+        ones, zeros = [1.0] * n_classes, [0.0] * n_classes
+        x = keras.layers.Rescaling(ones, zeros, dtype="float32", name=UNIT)(x)
+    return keras.Model(inputs, x, name=name)
 
 
 def head_paths(model: keras.Model) -> list[str]:

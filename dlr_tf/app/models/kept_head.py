@@ -12,9 +12,9 @@ import numpy as np
 
 from dlr_tf._names import MAX_NAMES, some_of
 from dlr_tf.app.models.examples import example_inputs
-from dlr_tf.app.models.heads import CLASSES, Head, features_of
+from dlr_tf.app.models.heads import features_of
 from dlr_tf.app.models.outputs import class_count, to_probabilities
-from dlr_tf.app.models.trained import CLASSES_FILE, known_class_names
+from dlr_tf.app.models.trained import CLASSES_FILE, KnownTarget, known_target
 from dlr_tf.core.model_graph import output_activations
 
 
@@ -26,15 +26,13 @@ class KeptHead:
         label: What to call the network in an error.
         path: Its file.
         model: The network.
-        known: The names of its classes, in the order of its outputs; `None` if they are not known.
-        n_classes: The number of its classes.
+        known: What its outputs are, without names if these are not known.
     """
 
     label: str
     path: Path
     model: keras.Model
-    known: tuple[str, ...] | None
-    n_classes: int
+    known: KnownTarget
 
     @classmethod
     def of(cls, path: Path, label: str, model: keras.Model) -> KeptHead:
@@ -43,6 +41,9 @@ class KeptHead:
         Raises:
             ValueError: If it has not, or `classes.json` beside it names another number of classes.
         """
+        known = known_target(path)
+        if known.kind != "class":
+            return cls(label, path, model, known)
         n_classes = class_count(model)
         if n_classes is None:
             raise ValueError(
@@ -55,18 +56,18 @@ class KeptHead:
                 f"{label} has a head that cannot be kept: expected a softmax, one sigmoid unit, "
                 f"or no activation. Leave --keep-head out. Received: activation {activation!r}"
             )
-        known = known_class_names(path)
-        if known is not None and len(known) != n_classes:
+        if known.names and len(known.names) != n_classes:
             raise ValueError(
                 f"{label} gives {n_classes} outputs, and {str(path.parent / CLASSES_FILE)!r} names "
-                f"{len(known)} classes. Correct the file."
+                f"{len(known.names)} classes. Correct the file."
             )
-        return cls(label, path, model, known, n_classes)
+        return cls(label, path, model, known)
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; where they are not known, the indices of the outputs."""
-        return self.known or tuple(str(index) for index in range(self.n_classes))
+    def names(self) -> tuple[str, ...]:
+        """The names of its outputs or classes; where they are not known, their indices."""
+        count = class_count(self.model) or 0
+        return self.known.names or tuple(str(index) for index in range(count))
 
     @property
     def is_one_unit(self) -> bool:
@@ -75,51 +76,59 @@ class KeptHead:
 
     def note(self) -> str:
         """Say what is kept, and which output is which class."""
+        line = f"the head of {str(self.path)!r} is kept"
+        if self.known.kind != "class":
+            return line
         outputs = "its one unit for two classes tells" if self.is_one_unit else "its outputs are"
-        return (
-            f"the head of {str(self.path)!r} is kept; {outputs} the classes {some_of(self.classes)}"
-        )
+        return f"{line}; {outputs} the classes {some_of(self.names)}"
 
-    def build(self, class_names: Sequence[str], wanted: Head = CLASSES) -> keras.Model:
-        """Return the network with one output per class of the data, in their order.
+    def build(self, names: Sequence[str], kind: str) -> keras.Model:
+        """Return the network with one output per name of the data, in their order.
 
         Raises:
-            ValueError: If the classes of the data are not those of the head.
+            ValueError: If these are not what the head is for.
         """
-        if wanted != CLASSES:
+        if self.known.kind != "class":
+            if (kind, tuple(names)) != (self.known.kind, self.known.names):
+                raise ValueError(
+                    f"{self.label} knows the {self.known.nouns} {some_of(self.names)}, and DATA "
+                    f"has {some_of(names)}. Leave --keep-head out, to get a new head."
+                )
+            return self.model
+        if kind != "class":
             raise ValueError(
                 f"{self.label} tells classes apart, and DATA has another kind of target. Leave "
                 "--keep-head out, to get a new head."
             )
-        if self.n_classes != len(class_names):
+        if len(names) != len(self.names):
             raise ValueError(
-                f"{self.label} gives {self.n_classes} outputs and DATA has {len(class_names)} "
+                f"{self.label} gives {len(self.names)} outputs and DATA has {len(names)} "
                 "classes. Leave --keep-head out, to get a new head."
             )
-        order = self._order(class_names)
-        if order == list(range(self.n_classes)) and not self.is_one_unit:
+        order = self._order(names)
+        if order == list(range(len(names))) and not self.is_one_unit:
             return self.model
         reordered = self._reordered(order)
         if reordered is None:
             raise ValueError(
-                f"{self.label} knows the classes {some_of(self.classes)}, and DATA has "
-                f"{some_of(class_names)}: one unit, or another order, which is possible for a head "
+                f"{self.label} knows the classes {some_of(self.names)}, and DATA has "
+                f"{some_of(names)}: one unit, or another order, which is possible for a head "
                 "that is one dense layer alone. Leave --keep-head out, to get a new head."
             )
         return reordered
 
     def _order(self, class_names: Sequence[str]) -> list[int]:
         """Return the index of the output for each class of the data."""
-        if self.known is not None:
-            if set(self.known) != set(class_names):
+        if self.known.names:
+            if set(self.known.names) != set(class_names):
                 raise ValueError(
-                    f"{self.label} knows the classes {some_of(self.known)}, and DATA has "
+                    f"{self.label} knows the classes {some_of(self.names)}, and DATA has "
                     f"{some_of(class_names)}. Leave --keep-head out, to get a new head."
                 )
-            return [self.known.index(name) for name in class_names]
+            return [self.known.names.index(name) for name in class_names]
         if all(name.isdecimal() for name in class_names):
             indices = [int(name) for name in class_names]
-            if sorted(indices) == list(range(self.n_classes)):
+            if sorted(indices) == list(range(len(self.names))):
                 return indices
         names = json.dumps(list(class_names[:MAX_NAMES]), ensure_ascii=False)
         if len(class_names) > MAX_NAMES:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from dlr_tf._names import did_you_mean, some_of
-from dlr_tf.app.models.heads import CLASSES, Head, classifier
+from dlr_tf.app.models.heads import classifier
 from dlr_tf.app.models.inputs import image_shape, in_size
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.texts import preset_source
@@ -81,13 +81,13 @@ def hub_source(name: str, weights: str | None, image_size: int | None) -> Source
         )
         return images * scale + (0.0 if converter.offset is None else offset)
 
-    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+    def build(class_names: Sequence[str], kind: str = "class") -> keras.Model:
         return classifier(
             backbone,
             len(class_names),
             preprocess=None if converter is None else preprocess,
             image_size=size,
-            head=head,
+            kind=kind,
         )
 
     return Source(name, chosen, size, build)

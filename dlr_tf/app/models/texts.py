@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf.app.models.heads import CLASSES, Head, with_head
+from dlr_tf.app.models.heads import with_head
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.text_inputs import LIMIT, TextInput, tokenized
 from dlr_tf.app.terminal import one_line
@@ -126,7 +126,7 @@ def preset_source(keras_hub: Any, name: str, preset: str, backbone: Any, weights
     texts = TextInput(label, preprocessor, limit)
     preprocessor.sequence_length = limit
 
-    def build(class_names: Sequence[str], head: Head = CLASSES) -> keras.Model:
+    def build(class_names: Sequence[str], kind: str = "class") -> keras.Model:
         shape = () if texts.columns == 1 else (texts.columns,)
         inputs = keras.Input(shape, dtype="string", name=INPUT)
         tokens = Tokens(preprocessor, [*backbone.input], name="tokens")(inputs)
@@ -135,6 +135,6 @@ def preset_source(keras_hub: Any, name: str, preset: str, backbone: Any, weights
         mean = keras.layers.GlobalAveragePooling1D(name="pooling")
         features = mean(body(tokens), mask=tokens["padding_mask"])
         name = f"{backbone.name}_classifier"
-        return with_head(inputs, features, len(class_names), name=name, head=head)
+        return with_head(inputs, features, len(class_names), name=name, kind=kind)
 
     return Source(name, weights, None, build, texts=texts)

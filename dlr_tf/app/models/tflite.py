@@ -29,7 +29,8 @@ def require_tflite() -> Any:
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
+    """Show no Python warning in this block: converters and interpreters give many."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -55,7 +56,7 @@ def write_tflite(
         calibration: The images that tell the range of the activations, for `"int8"`.
     """
     shape = (1, *image_shape(model))
-    with tempfile.TemporaryDirectory() as folder, _without_warnings():
+    with tempfile.TemporaryDirectory() as folder, without_warnings():
         signature = [tf.TensorSpec(shape, tf.float32, name=model.inputs[0].name)]
         model.export(folder, input_signature=signature, verbose=False)
         converter = require_tflite().from_saved_model(folder)
@@ -95,7 +96,7 @@ def _in_integers(converter: Any, images: Sequence[np.ndarray], has_one_dense_lay
 
 def load_tflite(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from images to the outputs of a TFLite file, which takes one by one."""
-    with _without_warnings():  # TensorFlow announces that its interpreter moves to LiteRT
+    with without_warnings():  # TensorFlow announces that its interpreter moves to LiteRT
         interpreter = tf.lite.Interpreter(model_path=str(path))
     given = interpreter.get_input_details()[0]
     found = interpreter.get_output_details()[0]["index"]
@@ -116,7 +117,7 @@ def load_tflite(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def line_of_python(path: Path) -> str:
     """Return a line for a shell that runs a TFLite file on a photo."""
-    with _without_warnings():
+    with without_warnings():
         interpreter = tf.lite.Interpreter(model_path=str(path))
     (given,) = interpreter.get_input_details()
     (name,) = interpreter.get_signature_list()["serving_default"]["inputs"]

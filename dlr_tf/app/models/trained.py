@@ -6,19 +6,18 @@ import dataclasses
 import json
 import shlex
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from dlr_tf.app.models.heads import ACTIVATIONS
 from dlr_tf.app.models.outputs import class_count
 from dlr_tf.app.paths import MODEL_FILE, check_run
 from dlr_tf.app.terminal import one_line
 
 CLASSES_FILE = "classes.json"
-KINDS = ("class", "labels", "number")
 CHECKPOINTS = "checkpoint"  # the folder in that of a run that is not finished
 
 
@@ -68,22 +67,12 @@ class TrainedModel:
         return self.path.parent
 
 
-def write_class_names(path: Path, class_names: Sequence[str]) -> None:
-    """Write the names of the classes, in the order of the labels, as a JSON list."""
-    write_target(path, KnownTarget(tuple(class_names)))
-
-
 def write_target(path: Path, known: KnownTarget) -> None:
     """Write what the outputs of a model are: classes as a JSON list, another kind as an object."""
     content: Any = list(known.names)
     if known.kind != "class":
         content = {name: value for name, value in dataclasses.asdict(known).items() if value}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def known_class_names(model_path: Path) -> tuple[str, ...] | None:
-    """Return the names of the outputs that stand beside a model, `None` if there are none."""
-    return known_target(model_path).names or None
 
 
 def known_target(model_path: Path) -> KnownTarget:
@@ -104,7 +93,7 @@ def known_target(model_path: Path) -> KnownTarget:
         known = KnownTarget((None,))  # type: ignore[arg-type]
     lengths = {len(known.names), len(known.thresholds), len(known.means)} - {0}
     is_text = isinstance(known.names, tuple) and all(isinstance(n, str) for n in known.names)
-    if not is_text or known.kind not in KINDS or len(lengths) > 1:
+    if not is_text or known.kind not in ACTIVATIONS or len(lengths) > 1:
         raise ValueError(
             f"The file {str(path)!r} should hold a JSON list of the names of the classes, in the "
             "order of the outputs of the model."

@@ -238,7 +238,7 @@ def _image_task(
             "--label-smoothing is for classes and labels, and the data "
             f"{images!r} hold numbers: leave it out."
         )
-    model = source.build(found.class_names, models.Head(target_of(kind, class_names=()).activation))
+    model = source.build(found.class_names, kind)
     if source.note:
         print_note(source.note)
     command = layers_command(source.name, source.image_size, config.keep_head)

@@ -17,15 +17,14 @@ import tensorflow as tf
 pytest.importorskip("PIL")
 pytest.importorskip("matplotlib")
 
-from app_helpers import NAMES, brightness_model, write_images
+from app_helpers import NAMES, brightness_model, write_class_names, write_images
 
 from dlr_tf.app import cli
 from dlr_tf.app import data as image_data
 from dlr_tf.app.arguments import parse_arguments
 from dlr_tf.app.commands import evaluate
 from dlr_tf.app.commands.evaluate import new_folder
-from dlr_tf.app.models import write_class_names
-from dlr_tf.app.results import Evaluation
+from dlr_tf.app.results import OneClass
 from dlr_tf.app.results import files as output
 from dlr_tf.app.run.settings import run_settings
 
@@ -410,7 +409,7 @@ def test_the_confusion_matrix_is_drawn_for_any_number_of_classes() -> None:
     for count, n_names, n_numbers in ((2, 2, 2), (30, 30, 0), (300, 0, 0)):
         names = tuple(f"class {number} with a long name of its own" for number in range(count))
         labels = np.arange(count)
-        matrix = Evaluation(names, labels, np.eye(count)).confusion_matrix()
+        matrix = OneClass(names).evaluate(labels, np.eye(count)).confusion_matrix()
         figure = plot_confusion_matrix(matrix, names, title="a title")
         (axes,) = figure.axes
         shown = [text.get_text() for text in axes.get_yticklabels() if "…" in text.get_text()]

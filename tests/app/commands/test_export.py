@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from app_helpers import NAMES, brightness_model, everything_below, write_images
+from app_helpers import NAMES, brightness_model, everything_below, write_class_names, write_images
 from tensorflow.lite.tools import flatbuffer_utils
 
 from dlr_tf.app import cli
 from dlr_tf.app.commands import export
 from dlr_tf.app.commands.export import ExportError
-from dlr_tf.app.models import FORMATS, Format, example_inputs, write_class_names
+from dlr_tf.app.models import FORMATS, Format, example_inputs
 
 
 @pytest.fixture

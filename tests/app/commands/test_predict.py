@@ -17,11 +17,11 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from app_helpers import NAMES, brightness_model, network, write_images
+from app_helpers import NAMES, brightness_model, network, write_class_names, write_images
 
 from dlr_tf.app import cli
 from dlr_tf.app.data import list_images
-from dlr_tf.app.models import classifier, write_class_names
+from dlr_tf.app.models import classifier
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from app_helpers import write_class_names
 from model_helpers import NAMES, POOL, SIZE, body, dense, functional, images, opened
 
 from dlr_tf.app import models
 from dlr_tf.app.models.inputs import raw_images
-from dlr_tf.app.models.trained import write_class_names
 from dlr_tf.core.model_tree import leaf_layers
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from app_helpers import write_class_names
 from model_helpers import NAMES, POOL, SIZE, body, dense, functional, images, nested, opened
 
 from dlr_tf.app import models
-from dlr_tf.app.models.trained import write_class_names
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.core.model_graph import output_activations
 from dlr_tf.core.model_tree import leaf_layers

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from app_helpers import write_class_names
 from model_helpers import (
     NAMES,
     POOL,
@@ -25,7 +26,6 @@ from model_helpers import (
 from dlr_tf.app import models
 from dlr_tf.app.models.heads import features_of
 from dlr_tf.app.models.inputs import raw_images
-from dlr_tf.app.models.trained import write_class_names
 from dlr_tf.app.run.tasks import split_task
 from dlr_tf.core.model_tree import leaf_layers
 
