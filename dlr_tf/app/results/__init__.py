@@ -21,6 +21,12 @@ from dlr_tf.app.results.files import (
 )
 from dlr_tf.app.results.kinds import target_of
 from dlr_tf.app.results.page import page_of, require_jinja
-from dlr_tf.app.results.report import describe_groups, json_text, versions, write_report
+from dlr_tf.app.results.report import (
+    describe_groups,
+    json_text,
+    scores_name,
+    versions,
+    write_report,
+)
 from dlr_tf.app.results.target import Target
 from dlr_tf.app.results.thumbnails import examples_at

@@ -9,7 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dlr_tf.app.results.target import ErrorLine, Target, WorstError, score_text
+from dlr_tf.app.results.target import (
+    ErrorLine,
+    Target,
+    TargetEvaluation,
+    WorstError,
+    score_text,
+)
 from dlr_tf.app.terminal import table
 from dlr_tf.training.losses import ClassAccuracy, ClassCrossentropy
 
@@ -27,7 +33,6 @@ class OneClass(Target):
     mixes: bool = False
 
     kind: ClassVar[str] = "class"
-    activation: ClassVar[str] = "softmax"
     score: ClassVar[str] = "accuracy"
     score_words: ClassVar[str] = "accuracy"
 
@@ -47,7 +52,7 @@ class OneClass(Target):
     def evaluate(
         self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()
     ) -> Evaluation:
-        return Evaluation(self.class_names, labels, outputs, names)
+        return Evaluation(self, labels, outputs, names)
 
     def best(self, row: np.ndarray, top: int) -> list[tuple[str, float]]:
         """Return the most probable classes, the best one first.
@@ -97,25 +102,16 @@ class ConfidentError:
     probability: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(TargetEvaluation):
     """What a classifier predicts for examples whose classes are known.
 
     Where a probability is not finite, the classifier predicts no class, which counts as wrong.
-
-    Args:
-        class_names: The classes, in the order of the labels.
-        labels: The true classes, int array of shape `(examples,)`.
-        probabilities: What the classifier gives, float array of shape `(examples, classes)`.
-        names: What each example is called. Defaults to none: by its index.
-        unit: What an example is. Defaults to "image".
     """
 
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    probabilities: np.ndarray
-    names: Sequence[str] = ()
-    unit: str = "image"
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the labels."""
+        return tuple(self.target.class_names)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -130,10 +126,9 @@ class Evaluation:
 
         if len(set(self.labels.tolist())) < 2 or self.n_not_finite:
             return float("nan")
-        return float(roc_auc_score(self.labels, self.probabilities[:, 1]))
+        return float(roc_auc_score(self.labels, self.outputs[:, 1]))
 
     def headline(self, name: str) -> str:
-        """Return the first line of the scores."""
         total = len(self.labels)
         line = f"accuracy on {name}: {self.n_correct} of {total}, {self.accuracy:.3f}"
         if "roc_auc" in self.scores:
@@ -141,20 +136,13 @@ class Evaluation:
         return line
 
     def tiles(self) -> list[tuple[str, str]]:
-        """Return the first numbers of the page."""
         counts = f"{self.n_correct:,} of {len(self.labels):,}"
         return [(f"{self.accuracy:.3f}", f"test accuracy: {counts}")]
 
     @functools.cached_property
     def predictions(self) -> np.ndarray:
         """The class with the highest probability, int array of shape `(examples,)`; -1 if none."""
-        finite = np.isfinite(self.probabilities).all(axis=1)
-        return np.where(finite, self.probabilities.argmax(axis=1), -1)
-
-    @property
-    def n_not_finite(self) -> int:
-        """The number of examples for which a probability is not finite."""
-        return int((self.predictions < 0).sum())
+        return np.where(self.is_finite, self.outputs.argmax(axis=1), -1)
 
     @property
     def n_correct(self) -> int:
@@ -194,15 +182,15 @@ class Evaluation:
         """Return the wrong predictions with the highest probability, the highest first."""
         predictions = self.predictions
         wrong = np.flatnonzero((predictions != self.labels) & (predictions >= 0))
-        confidence = self.probabilities[wrong].max(axis=1)
+        confidence = self.outputs[wrong].max(axis=1)
         indices = wrong[np.argsort(-confidence, kind="stable")][:count].tolist()
         return [
             ConfidentError(
                 index,
-                str(self.names[index]) if len(self.names) else f"{self.unit} {index}",
+                self.name(index),
                 self.class_names[self.labels[index]],
                 self.class_names[predictions[index]],
-                float(self.probabilities[index].max()),
+                float(self.outputs[index].max()),
             )
             for index in indices
         ]
@@ -221,11 +209,21 @@ class Evaluation:
             for e in self.most_confident_errors(count)
         ]
 
-    def text(self) -> str:
-        """Return the scores of each class and the most confident errors, as tables.
+    @property
+    def columns(self) -> Sequence[str]:
+        return "class", "precision", "recall", "F1", f"{self.unit}s"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [
+            (s.name, *map(score_text, (s.precision, s.recall, s.f1)), f"{s.support:,}")
+            for s in self.class_scores()
+        ]
+
+    def error_table(self) -> str:
+        """Return the most confident errors as a table, empty if there are none.
 
         >>> labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]])
-        >>> print(Evaluation(("a", "b"), labels, probabilities).text())
+        >>> print(OneClass(("a", "b")).evaluate(labels, probabilities).text())
         class  precision  recall     F1  images
         a          0.500   1.000  0.667       1
         b              -   0.000  0.000       1
@@ -233,28 +231,14 @@ class Evaluation:
         image    true class  predicted class  probability
         image 1  b           a                      0.800
         """
-        scores = [
-            (
-                s.name,
-                score_text(s.precision),
-                score_text(s.recall),
-                score_text(s.f1),
-                f"{s.support:,}",
-            )
-            for s in self.class_scores()
-        ]
-        text = table(("class", "precision", "recall", "F1", f"{self.unit}s"), scores, numbers=4)
         errors = [
             (e.name, e.true_class, e.predicted_class, f"{e.probability:.3f}")
             for e in self.most_confident_errors()
         ]
-        if errors:
-            columns = (self.unit, "true class", "predicted class", "probability")
-            text += f"\nthe most confident errors:\n{table(columns, errors, numbers=1)}"
-        return text
+        columns = (self.unit, "true class", "predicted class", "probability")
+        return table(columns, errors, numbers=1) if errors else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON."""
         return {
             "n_correct": self.n_correct,
             "count": len(self.labels),

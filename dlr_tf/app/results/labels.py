@@ -15,6 +15,7 @@ from dlr_tf.app.results.target import (
     Target,
     TargetEvaluation,
     WorstError,
+    largest,
     score_text,
 )
 from dlr_tf.app.terminal import table
@@ -36,7 +37,6 @@ class SeveralLabels(Target):
     mixes: bool = False
 
     kind: ClassVar[str] = "labels"
-    activation: ClassVar[str] = "sigmoid"
     score: ClassVar[str] = "auc_pr"
     score_words: ClassVar[str] = "area under the precision-recall curve"
 
@@ -138,54 +138,45 @@ class LabelsEvaluation(TargetEvaluation):
     @functools.cached_property
     def finite(self) -> np.ndarray:
         """The probabilities, 0 where an example has one that is not finite."""
-        is_finite = np.isfinite(self.outputs).all(axis=1, keepdims=True)
-        return np.where(is_finite, self.outputs, 0.0)
+        return np.where(self.is_finite[:, None], self.outputs, 0.0)
 
     @property
     def predictions(self) -> np.ndarray:
         """The labels above their threshold, bool array."""
         return self.finite >= self.target.levels
 
-    @property
-    def n_not_finite(self) -> int:
-        """The number of examples for which a probability is not finite."""
-        return int((~np.isfinite(self.outputs).all(axis=1)).sum())
-
     @functools.cached_property
     def label_scores(self) -> list[LabelScore]:
         """The scores of every label."""
         from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
-        truth = self.labels > 0
-        columns = precision_recall_fscore_support(
-            truth, self.predictions, average=None, zero_division=np.nan
-        )
-        areas = [
-            float(average_precision_score(wanted, row)) if wanted.any() else np.nan
-            for wanted, row in zip(truth.T, self.finite.T, strict=True)
-        ]
-        levels = self.target.levels.tolist()
-        rest = (np.atleast_1d(column).tolist() for column in columns)
-        rows = zip(self.target.class_names, areas, levels, *rest, strict=True)
-        return [LabelScore(*row) for row in rows]
+        scores = []
+        truth, predictions, levels = self.labels > 0, self.predictions, self.target.levels.tolist()
+        for column, name in enumerate(self.target.class_names):
+            wanted = truth[:, column]
+            area = np.nan
+            if wanted.any():
+                area = float(average_precision_score(wanted, self.finite[:, column]))
+            precision, recall, f1, _ = precision_recall_fscore_support(
+                wanted, predictions[:, column], average="binary", zero_division=np.nan
+            )
+            quality = (float(precision), float(recall), float(f1))
+            scores.append(LabelScore(name, area, levels[column], *quality, int(wanted.sum())))
+        return scores
 
     @functools.cached_property
     def scores(self) -> dict[str, float]:
         """The scores of all labels together."""
         truth, found = self.labels > 0, self.predictions
-        both = (truth & found).sum(axis=0)
-        sizes = truth.sum(axis=0) + found.sum(axis=0)
-        f1 = np.divide(2 * both, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
-        areas = np.array([score.average_precision for score in self.label_scores])
+        size = truth.sum() + found.sum()
         return {
-            "mean_average_precision": _mean(areas),
-            "f1_micro": float(2 * both.sum() / sizes.sum()) if sizes.any() else np.nan,
-            "f1_macro": _mean(f1),
+            "mean_average_precision": _mean([s.average_precision for s in self.label_scores]),
+            "f1_micro": float(2 * (truth & found).sum() / size) if size else np.nan,
+            "f1_macro": _mean([s.f1 for s in self.label_scores]),
             "exact_match": float((truth == found).all(axis=1).mean()),
         }
 
     def summary(self) -> str:
-        """Return the scores of all labels together, in one line."""
         s = self.scores
         return (
             f"mean average precision {score_text(s['mean_average_precision'])}, "
@@ -194,7 +185,6 @@ class LabelsEvaluation(TargetEvaluation):
         )
 
     def tiles(self) -> list[tuple[str, str]]:
-        """Return the first numbers of the page."""
         s = self.scores
         return [
             (score_text(s["mean_average_precision"]), "mean average precision"),
@@ -206,12 +196,8 @@ class LabelsEvaluation(TargetEvaluation):
         """Return the examples with the wrong label of which the model is most sure."""
         wrong = (self.predictions != (self.labels > 0)) & np.isfinite(self.outputs)
         distance = np.where(wrong, abs(self.labels - self.finite), -1.0)
-        order = np.argsort(-distance.max(axis=1, initial=-1), kind="stable")[:count]
         found = []
-        for index in order.tolist():
-            label = int(distance[index].argmax())
-            if not wrong[index, label]:
-                continue
+        for index, label in largest(distance, count):
             is_missed = bool(self.labels[index, label])
             word = "missed" if is_missed else "wrong"
             share = f" ({self.finite[index, label]:.0%})"
@@ -224,7 +210,6 @@ class LabelsEvaluation(TargetEvaluation):
         return found
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the scores of each label as text."""
         return [
             (
                 s.name,
@@ -238,24 +223,17 @@ class LabelsEvaluation(TargetEvaluation):
 
     @property
     def columns(self) -> Sequence[str]:
-        """What `rows` hold."""
         area = "average precision"
         return "label", f"{self.unit}s", area, "threshold", "precision", "recall", "F1"
 
-    def text(self) -> str:
-        """Return the scores of each label and the most confident errors, as tables."""
-        text = table(self.columns, self.rows(), numbers=6)
+    def error_table(self) -> str:
         errors = [
             (e.name, f"{e.lines[0].word} {e.lines[0].value}{e.lines[0].rest}", e.lines[1].value)
             for e in self.worst_errors()
         ]
-        if errors:
-            rows = table((self.unit, "error", "true labels"), errors, numbers=0)
-            text += f"\nthe most confident errors:\n{rows}"
-        return text
+        return table((self.unit, "error", "true labels"), errors) if errors else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON."""
         return {
             "count": len(self.labels),
             "n_not_finite": self.n_not_finite,
@@ -265,6 +243,6 @@ class LabelsEvaluation(TargetEvaluation):
         }
 
 
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

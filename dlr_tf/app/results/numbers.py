@@ -14,6 +14,7 @@ from dlr_tf.app.results.target import (
     Target,
     TargetEvaluation,
     WorstError,
+    largest,
     score_text,
 )
 from dlr_tf.app.terminal import table
@@ -35,7 +36,6 @@ class Numbers(Target):
     deviations: tuple[float, ...] = ()
 
     kind: ClassVar[str] = "number"
-    activation: ClassVar[str] = "linear"
     # Errors of several columns have no common unit but that of the loss.
     score: ClassVar[str] = "loss"
     score_words: ClassVar[str] = "loss"
@@ -91,15 +91,7 @@ class NumbersEvaluation(TargetEvaluation):
     Predictions that are not finite are left out of the scores.
     """
 
-    @functools.cached_property
-    def is_finite(self) -> np.ndarray:
-        """Whether all numbers that are predicted for an example are finite."""
-        return np.isfinite(self.outputs).all(axis=1)
-
-    @property
-    def n_not_finite(self) -> int:
-        """The number of examples for which a number is not finite."""
-        return int((~self.is_finite).sum())
+    errors_are: ClassVar[str] = "largest errors"
 
     @functools.cached_property
     def number_scores(self) -> list[NumberScore]:
@@ -125,7 +117,6 @@ class NumbersEvaluation(TargetEvaluation):
         }
 
     def summary(self) -> str:
-        """Return the most important score of each column."""
         return "; ".join(
             f"{s.name}: mean absolute error {s.mean_absolute_error:.4g} "
             f"(of the mean {s.mean_absolute_error_of_the_mean:.4g}), R2 {score_text(s.r2)}"
@@ -133,7 +124,6 @@ class NumbersEvaluation(TargetEvaluation):
         )
 
     def tiles(self) -> list[tuple[str, str]]:
-        """Return the first numbers of the page."""
         tiles = [
             (
                 f"{s.mean_absolute_error:.4g}",
@@ -148,31 +138,22 @@ class NumbersEvaluation(TargetEvaluation):
         """Return the examples with the largest errors, in relation to the spread of the column."""
         spread = np.maximum(self.labels.std(axis=0), 1e-12)
         distance = np.where(self.is_finite[:, None], abs(self.outputs - self.labels) / spread, -1.0)
-        order = np.argsort(-distance.max(axis=1, initial=-1), kind="stable")[:count]
         found = []
-        for index in order.tolist():
-            column = int(distance[index].argmax())
-            if distance[index, column] > 0:
-                name = self.target.class_names[column]
-                lines = [
-                    ErrorLine("predicted", f"{self.outputs[index, column]:.6g}", f" {name}"),
-                    ErrorLine("true", f"{self.labels[index, column]:.6g}"),
-                ]
-                found.append(WorstError(index, self.name(index), lines))
+        for index, column in largest(distance, count):
+            name = self.target.class_names[column]
+            lines = [
+                ErrorLine("predicted", f"{self.outputs[index, column]:.6g}", f" {name}"),
+                ErrorLine("true", f"{self.labels[index, column]:.6g}"),
+            ]
+            found.append(WorstError(index, self.name(index), lines))
         return found
 
-    columns: ClassVar[Sequence[str]] = (
-        "number",
-        "mean absolute error",
-        "of the mean",
-        "root mean squared error",
-        "of the mean",
-        "R2",
-        "of the mean",
-    )
+    @property
+    def columns(self) -> Sequence[str]:
+        scores = ("mean absolute error", "root mean squared error", "R2")
+        return "number", *(column for score in scores for column in (score, "of the mean"))
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the scores of each column as text."""
         return [
             (
                 s.name,
@@ -186,20 +167,15 @@ class NumbersEvaluation(TargetEvaluation):
             for s in self.number_scores
         ]
 
-    def text(self) -> str:
-        """Return the scores of each column and the largest errors, as tables."""
-        text = table(self.columns, self.rows(), numbers=6)
+    def error_table(self) -> str:
         errors = [
             (e.name, e.lines[0].rest.strip(), e.lines[0].value, e.lines[1].value)
             for e in self.worst_errors()
         ]
-        if errors:
-            columns = (self.unit, "number", "predicted", "true")
-            text += f"\nthe largest errors:\n{table(columns, errors, numbers=2)}"
-        return text
+        columns = (self.unit, "number", "predicted", "true")
+        return table(columns, errors, numbers=2) if errors else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON."""
         return {
             "count": len(self.labels),
             "n_not_finite": self.n_not_finite,

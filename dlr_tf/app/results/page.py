@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlr_tf.app.results.evaluation import Evaluation
+from dlr_tf.app.results.report import scores_name
 from dlr_tf.app.results.thumbnails import picture_uri
 from dlr_tf.app.terminal import model_on_data, printable_name
 from dlr_tf.training import plotting
@@ -150,8 +151,7 @@ def _comparison(report: Mapping[str, Any], evaluation: Any) -> Context | None:
     other = report["compare"]
     total = len(evaluation.labels)
     score = other.get("score", "accuracy")
-    key = "test_accuracies" if score == "accuracy" else f"test_{score}_values"
-    ours, theirs = report[key], other[key]
+    ours, theirs = report[scores_name(score)], other[scores_name(score)]
     heads = other.get("head_alone") or []
     low, high = min([*ours, *theirs, *heads]), max([*ours, *theirs, *heads])
 
@@ -294,14 +294,14 @@ def _errors(evaluation: Any, images: Mapping[int, Any]) -> Context:
         }
         for error in evaluation.worst_errors()
     ]
-    is_number, unit = hasattr(evaluation, "scatters"), evaluation.unit
+    is_number, unit = evaluation.target.kind == "number", evaluation.unit
     text = f"Every test {unit} is {'predicted exactly' if is_number else 'classified correctly'}."
     if evaluation.n_not_finite:
         text = (
             f"No prediction for {evaluation.n_not_finite:,} test {unit}s; all others are correct."
         )
     return {
-        "heading": "Largest errors" if is_number else "Most confident errors",
+        "heading": evaluation.errors_are.capitalize(),
         "what": "The predictions that are furthest from the truth."
         if is_number
         else "The wrong predictions with the highest probability.",

@@ -59,6 +59,15 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def scores_name(score: str) -> str:
+    """Return the name of the scores of several seeds in report.json.
+
+    >>> scores_name("accuracy"), scores_name("auc_pr")
+    ('test_accuracies', 'test_auc_pr_values')
+    """
+    return "test_accuracies" if score == "accuracy" else f"test_{score}_values"
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     return {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from dlr_tf.app.terminal import table
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The kind of target: loss, last activation, metrics, scores, and how a prediction is printed.
+    """The kind of target: loss, metrics, scores, and how a prediction is printed.
 
     Args:
         class_names: The classes, in the order of the labels; or the labels, or the columns.
@@ -21,7 +24,6 @@ class Target:
     class_names: tuple[str, ...]
 
     kind: ClassVar[str]
-    activation: ClassVar[str]  # of the head
     score: ClassVar[str]  # the metric by which epochs are compared: "loss", or higher is better
     score_words: ClassVar[str]
 
@@ -108,6 +110,18 @@ class TargetEvaluation:
     names: Sequence[str] = ()
     unit: str = "image"
 
+    errors_are: ClassVar[str] = "most confident errors"
+
+    @functools.cached_property
+    def is_finite(self) -> np.ndarray:
+        """Whether all that the model gives for an example is finite."""
+        return np.isfinite(self.outputs).all(axis=1)
+
+    @property
+    def n_not_finite(self) -> int:
+        """The number of examples for which the model gives something that is not finite."""
+        return int((~self.is_finite).sum())
+
     def summary(self) -> str:
         """Return the most important scores in one line."""
         raise NotImplementedError
@@ -116,9 +130,50 @@ class TargetEvaluation:
         """Return the first line of the scores."""
         return f"scores on {name}, of {len(self.labels)} {self.unit}s: {self.summary()}"
 
+    def tiles(self) -> list[tuple[str, str]]:
+        """Return the first numbers of the page."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What `rows` hold: a name, and then numbers."""
+        raise NotImplementedError
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the scores of each class, label or column as text."""
+        raise NotImplementedError
+
+    def worst_errors(self, count: int = 10) -> list[WorstError]:
+        """Return the worst predictions, the worst one first."""
+        raise NotImplementedError
+
+    def error_table(self) -> str:
+        """Return the worst predictions as a table, empty if there are none."""
+        raise NotImplementedError
+
+    def text(self) -> str:
+        """Return the scores and the worst predictions, as tables."""
+        text = table(self.columns, self.rows(), numbers=len(self.columns) - 1)
+        errors = self.error_table()
+        return f"{text}\nthe {self.errors_are}:\n{errors}" if errors else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores for JSON."""
+        raise NotImplementedError
+
     def name(self, index: int) -> str:
         """Return what an example is called."""
         return str(self.names[index]) if len(self.names) else f"{self.unit} {index}"
+
+
+def largest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Return the rows with the largest values above 0, the largest first, and the column of each.
+
+    >>> largest(np.array([[1, 2], [0, 0], [5, 3]]), 10)
+    [(2, 0), (0, 1)]
+    """
+    order = np.argsort(-values.max(axis=1, initial=0), kind="stable")[:count]
+    return [(row, int(values[row].argmax())) for row in order.tolist() if values[row].max() > 0]
 
 
 def score_text(value: float) -> str:

@@ -10,7 +10,6 @@ from dlr_tf.app.run.comparison import (
     Comparison,
     compare,
     comparison_lines,
-    scores_name,
     start_with_seed,
 )
 from dlr_tf.app.run.divergence import DivergedError, steps_made

@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from dlr_tf.app.config import RunConfig
+from dlr_tf.app.results import scores_name
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.run import COMPARISON, TRAINING, Run
 from dlr_tf.app.run.training import Result, train
 from dlr_tf.app.terminal import print_note
 from dlr_tf.core.assignment import assign_variables
-from dlr_tf.core.groups import LayerGroup
 
 ONE_RATE = "one rate for all layers"
 
@@ -66,8 +66,7 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
     """Train with several seeds, each with our rates and with one rate for all layers.
 
     Both have the same schedule and epochs. A range test chooses the one rate, and there is no head
-    start then. Afterwards the model
-    is that of the last of these trainings.
+    start then. Afterwards the model is that of the last of these trainings.
 
     Args:
         run: The run.
@@ -80,7 +79,10 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
         DivergedError: If one of the trainings diverges.
     """
     config, task, model = run.config, run.task, run.task.model
-    head = [] if config.keep_head else head_variables(model, task.groups)
+    last = len(task.groups) - 1
+    head = []
+    if not config.keep_head:
+        head = [v.variable for v in assign_variables(model, task.groups) if v.group == last]
     seeds = range(config.seed, config.seed + config.compare_seeds)
     ours, theirs = [result], list[Result]()
 
@@ -120,12 +122,6 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
 _NUMBERS = ("rates", "history", "score", "loss", "kept_epoch", "head_alone")
 
 
-def head_variables(model: keras.Model, groups: Sequence[LayerGroup]) -> list[keras.Variable]:
-    """Return the variables of the last group."""
-    last = len(groups) - 1
-    return [entry.variable for entry in assign_variables(model, groups) if entry.group == last]
-
-
 def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: int) -> None:
     """Give a dense head new random weights, and dropout another seed. No head stays as it is."""
     for variable in head:
@@ -136,15 +132,6 @@ def start_with_seed(model: keras.Model, head: Sequence[keras.Variable], seed: in
     states = [variable for variable in model.variables if id(variable) not in weights]
     for number, state in enumerate(states):
         state.assign([1000 * (seed + 1) + number, 0])
-
-
-def scores_name(score: str) -> str:
-    """Return the name of the scores of several seeds in report.json.
-
-    >>> scores_name("accuracy"), scores_name("auc_pr")
-    ('test_accuracies', 'test_auc_pr_values')
-    """
-    return "test_accuracies" if score == "accuracy" else f"test_{score}_values"
 
 
 def comparison_lines(

@@ -7,13 +7,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from dlr_tf.app.results.evaluation import ConfidentError, Evaluation
+from dlr_tf.app.results.evaluation import ConfidentError, OneClass
 
 
 def test_scores_are_shares_of_what_is_counted() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(4, size=60)
-    found = Evaluation(tuple("abcd"), labels, generator.dirichlet(np.ones(4), 60))
+    found = OneClass(tuple("abcd")).evaluate(labels, generator.dirichlet(np.ones(4), 60))
     pairs = list(zip(labels.tolist(), found.predictions.tolist()))
     matrix = found.confusion_matrix()
     for index, score in enumerate(found.class_scores()):
@@ -30,7 +30,7 @@ def test_scores_are_shares_of_what_is_counted() -> None:
 
 
 def test_a_class_that_is_neither_there_nor_predicted_has_no_scores() -> None:
-    found = Evaluation(("a", "b", "c"), np.array([0, 1]), np.eye(3)[[0, 0]])
+    found = OneClass(("a", "b", "c")).evaluate(np.array([0, 1]), np.eye(3)[[0, 0]])
     a, b, c = found.class_scores()
     assert (a.precision, a.recall, a.support) == (0.5, 1.0, 1)
     assert (b.recall, b.f1, b.support) == (0.0, 0.0, 1)
@@ -40,21 +40,21 @@ def test_a_class_that_is_neither_there_nor_predicted_has_no_scores() -> None:
 
 def test_an_example_without_finite_probabilities_counts_as_wrong() -> None:
     probabilities = np.array([[0.9, 0.1], [np.nan, 0.2], [0.4, np.inf], [0.8, 0.2]])
-    found = Evaluation(("a", "b"), np.array([0, 0, 1, 1]), probabilities)
+    found = OneClass(("a", "b")).evaluate(np.array([0, 0, 1, 1]), probabilities)
     assert found.predictions.tolist() == [0, -1, -1, 0]
     assert (found.n_not_finite, found.n_correct, found.accuracy) == (2, 1, 0.25)
     assert found.confusion_matrix().tolist() == [[1, 0], [1, 0]]
     assert [score.support for score in found.class_scores()] == [2, 2]
     assert [score.recall for score in found.class_scores()] == [0.5, 0.0]
     assert [error.index for error in found.most_confident_errors()] == [3]
-    broken = Evaluation(("a", "b"), np.array([0, 1]), np.full((2, 2), np.nan))
+    broken = OneClass(("a", "b")).evaluate(np.array([0, 1]), np.full((2, 2), np.nan))
     assert (broken.accuracy, broken.most_confident_errors()) == (0.0, [])
     assert broken.confusion_matrix().tolist() == [[0, 0], [0, 0]]
 
 
 def test_the_most_confident_errors_come_first() -> None:
     probabilities = np.array([[0.9, 0.1], [0.25, 0.75], [0.4, 0.6], [0.1, 0.9]])
-    found = Evaluation(("a", "b"), np.array([1, 0, 0, 1]), probabilities)
+    found = OneClass(("a", "b")).evaluate(np.array([1, 0, 0, 1]), probabilities)
     first, second, third = found.most_confident_errors()
     assert first == ConfidentError(0, "image 0", "b", "a", 0.9)
     assert (second.probability, third.probability) == (0.75, 0.6)
@@ -63,7 +63,7 @@ def test_the_most_confident_errors_come_first() -> None:
 
 
 def test_what_is_printed_and_stored() -> None:
-    found = Evaluation(("a", "b"), np.array([1, 0]), np.eye(2)[[0, 0]], ["x.png", "y.png"])
+    found = OneClass(("a", "b")).evaluate(np.array([1, 0]), np.eye(2)[[0, 0]], ["x.png", "y.png"])
     lines = found.text().splitlines()
     assert lines[1].split() == ["a", "0.500", "1.000", "0.667", "1"]
     assert lines[2].split() == ["b", "-", "0.000", "0.000", "1"]

@@ -66,6 +66,13 @@ def test_labels_that_are_not_finite() -> None:
     assert found.worst_errors() == []
 
 
+def test_one_label_alone() -> None:
+    found = target_of("labels", class_names=("red",)).evaluate(LABELS[:, :1], OUTPUTS[:, :1])
+    (score,) = found.label_scores
+    assert (score.precision, score.recall, score.f1, score.support) == (0.5, 0.5, 0.5, 2)
+    assert found.scores["f1_micro"] == found.scores["f1_macro"] == 0.5
+
+
 def test_thresholds_are_chosen() -> None:
     target = target_of("labels", class_names=("red", "small", "rare"))
     tuned = target.tuned(LABELS, OUTPUTS)

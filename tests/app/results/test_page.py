@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 
-from dlr_tf.app.results import Evaluation, page
+from dlr_tf.app.results import Evaluation, OneClass, page
 
 VOID = frozenset({"br", "img", "meta"})  # elements without an end tag
 NAUGHTY = "<b>&\"'</td>"
@@ -65,7 +65,7 @@ def evaluation_of(
     probabilities = np.full((len(labels), len(names)), 0.1, np.float32)
     probabilities[np.arange(len(labels)), predictions] = 0.8
     paths = [f"photos/{number}.jpg" for number in range(len(labels))]
-    return Evaluation(names, np.array(labels), probabilities, paths)
+    return OneClass(names).evaluate(np.array(labels), probabilities, paths)
 
 
 EVALUATION = evaluation_of([0, 0, 0, 1, 1, 1, 2, 0], [0, 0, 1, 1, 1, 1, 2, 2])
@@ -184,7 +184,7 @@ def test_what_is_missing_is_left_out() -> None:
 
 
 def test_a_model_without_finite_probabilities() -> None:
-    broken = Evaluation(EVALUATION.class_names, EVALUATION.labels, np.full((8, 3), NAN))
+    broken = OneClass(EVALUATION.class_names).evaluate(EVALUATION.labels, np.full((8, 3), NAN))
     made = make({**REPORT, "test_loss": NAN}, broken)
     assert "nan test loss" in made.text
     assert "no finite probabilities for 8 test images" in made.text
