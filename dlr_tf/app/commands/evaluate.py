@@ -67,13 +67,7 @@ def run(config: EvaluateConfig) -> int:
         plotting.require_matplotlib()
         target = target_of(**trained.described)
         classify = Classifier(trained.model, target.kind, tta=config.tta)
-        found: image_data.ImageData | image_data.LabelledFiles
-        if classify.takes_texts:
-            found = find_texts(trained, config)
-        else:
-            found = find_images(trained, config.data, config.batch_size, classify.size)
-            if config.text_column is not None:
-                raise ValueError("--text-column is for a model of texts. Leave it out.")
+        found = find_examples(trained, classify, config)
         if found.kind != target.kind:
             raise ValueError(
                 f"{found.name} tells {FOUND[found.kind]} of each example, and the model "
@@ -136,58 +130,67 @@ def new_folder(wanted: Path) -> Path:
     return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
-def find_images(
-    trained: TrainedModel, source: str | None, batch_size: int, size: tuple[int, int] | None
+def find_examples(
+    trained: TrainedModel, classify: Classifier, config: EvaluateConfig
 ) -> image_data.ImageData | image_data.LabelledFiles:
-    """Return the images to score a model on: batches, whose part `test` counts, or other files.
-
-    Args:
-        trained: The model.
-        source: The argument DATA; `None` for the data that the model was trained on.
-        batch_size: Images in a batch.
-        size: Height and width that the model was trained on; `None` if it has none.
+    """Return what to score a model on: batches, whose part `test` counts, or files of other images.
 
     Raises:
         ValueError: If there is no such source, it cannot be used, it is not known what the model
             was trained on, or the images must be in batches and the model has no size for them.
 
     Warns:
-        UserWarning: If the images that the model was trained on have changed since.
+        UserWarning: If the examples that the model was trained on have changed since.
     """
+    if config.text_column is not None and not classify.takes_texts:
+        raise ValueError("--text-column is for a model of texts. Leave it out.")
     settings = run_settings(trained.folder)
-    if source is None and "data" not in settings:
+    if config.data is None and "data" not in settings:
+        layout = "a folder with one sub-folder of images per class"
+        if classify.takes_texts:
+            layout = "a table with the columns text and label"
         raise ValueError(
-            f"It is not known what {str(trained.path)!r} was trained on. Give DATA: a folder with "
-            "one sub-folder of images per class."
+            f"It is not known what {str(trained.path)!r} was trained on. Give DATA: {layout}."
         )
-    source = source or settings["data"]
+    source = config.data or settings["data"]
     split = {name: settings.get(name, 0) for name in ("seed", "validation_fraction")}
     if source is None:
         return image_data.load_digits(**split)[1]
-    is_tfds = source.startswith(TFDS)
-    trained_on = settings.get("data") or ""
+    is_tfds, trained_on = source.startswith(TFDS), settings.get("data") or ""
     was_trained_on = source == trained_on or (
         not is_tfds and os.path.realpath(source) == os.path.realpath(trained_on)
     )
-    columns = columns_of(trained, settings)
-    if not is_tfds and not was_trained_on:
-        found = image_data.find(source, to_score=True, columns=columns)
+    found: Any = source
+    if not is_tfds:
+        found = image_data.find(
+            source,
+            skip_broken=settings.get("skip_broken", False),
+            to_score=not was_trained_on,
+            columns=columns_of(trained, settings, config.text_column),
+        )
+    wanted = text_columns(trained.model) if classify.takes_texts else 0
+    if wanted != (found.n_columns if isinstance(found, image_data.LabelledTexts) else 0):
+        nouns = ("images", "single texts", "pairs of texts")[wanted]
+        raise ValueError(
+            f"The model {config.run!r} takes {nouns}, and {source!r} holds something else. Give "
+            f"other DATA{', or --text-column' if wanted else ''}."
+        )
+    if isinstance(found, image_data.LabelledFiles) and not was_trained_on:
         if found.ignored:
             print_note(f"{found.name}: ignored: {found.ignored}")
         return found
-    if size is None or size[0] != size[1]:
-        received = "no size" if size is None else f"{size[0]} x {size[1]} pixels"
+    size = classify.size or (0, 0)
+    if not wanted and (classify.size is None or size[0] != size[1]):
+        received = "no size" if classify.size is None else f"{size[0]} x {size[1]} pixels"
         raise ValueError(
             f"The images of {source!r} are scored in batches, so the model {str(trained.path)!r} "
             "should have a size that images are resized to, the same height and width. Give DATA: "
             f"a folder or a CSV file of other images. Received: {received}"
         )
     loaded = image_data.load(
-        source,
+        found,
         image_size=size[0],
-        evaluation_batch_size=batch_size,
-        skip_broken=not is_tfds and settings.get("skip_broken", False),
-        columns=image_data.Columns.of(settings),
+        evaluation_batch_size=config.batch_size,
         limit=settings.get("limit") if was_trained_on else None,
         **split,
     )
@@ -196,73 +199,29 @@ def find_images(
             check_same_data(trained.folder, loaded)
         except ValueError:
             warn_user(
-                f"The images of {loaded.name!r} have changed since the training, so another part "
-                "of them is kept for testing now, and the model may have been trained on some of "
-                "it."
+                f"The {loaded.unit}s of {loaded.name!r} have changed since the training, so "
+                "another part of them is kept for testing now, and the model may have been trained "
+                "on some of it."
             )
-    if not is_tfds:
-        print_note(
-            f"the {loaded.test_images} images of {source} that the training kept for testing"
-        )
+        if not is_tfds:
+            print_note(
+                f"the {loaded.test_images} {loaded.unit}s of {source} that the training kept for "
+                "testing"
+            )
     return loaded
 
 
-def columns_of(trained: TrainedModel, settings: Mapping[str, Any]) -> image_data.Columns:
-    """Return the columns of other data: those of the training, and the target of the model."""
+def columns_of(
+    trained: TrainedModel, settings: Mapping[str, Any], text_column: str | None
+) -> image_data.Columns:
+    """Return the columns of a table: those of the training, and the target of the model."""
     known = trained.known
     columns = image_data.Columns.of({**settings, "target": known.kind})
     if known.kind == "number" and columns.label_column is None:
         columns = dataclasses.replace(columns, label_column=",".join(known.names))
+    if text_column is not None:
+        columns = dataclasses.replace(columns, text_column=text_column)
     return columns
-
-
-def find_texts(trained: TrainedModel, config: EvaluateConfig) -> image_data.ImageData:
-    """Return the texts to score a model on, whose part `test` counts.
-
-    Raises:
-        ValueError: If they cannot be used, or it is not known what the model was trained on.
-
-    Warns:
-        UserWarning: If the texts that the model was trained on have changed since.
-    """
-    settings = run_settings(trained.folder)
-    source = config.data or settings.get("data")
-    if source is None:
-        raise ValueError(
-            f"It is not known what {str(trained.path)!r} was trained on. Give DATA: a table with "
-            "the columns text and label."
-        )
-    trained_on = settings.get("data") or ""
-    was_trained_on = os.path.realpath(source) == os.path.realpath(trained_on)
-    columns = columns_of(trained, settings)
-    if config.text_column is not None:
-        columns = dataclasses.replace(columns, text_column=config.text_column)
-    found = image_data.find(
-        source,
-        skip_broken=settings.get("skip_broken", False),
-        to_score=not was_trained_on,
-        columns=columns,
-    )
-    n_columns = text_columns(trained.model)
-    if not isinstance(found, image_data.LabelledTexts) or found.n_columns != n_columns:
-        nouns = "single texts" if n_columns == 1 else "pairs of texts"
-        raise ValueError(
-            f"The model {config.run!r} takes {nouns}, and {source!r} holds something else. Give "
-            "other DATA, or --text-column."
-        )
-    split = {name: settings.get(name, 0) for name in ("seed", "validation_fraction")}
-    split["limit"] = settings.get("limit") if was_trained_on else None
-    loaded = image_data.load(found, evaluation_batch_size=config.batch_size, **split)
-    if was_trained_on:
-        try:
-            check_same_data(trained.folder, loaded)
-        except ValueError:
-            warn_user(
-                f"The texts of {loaded.name!r} have changed since the training, so another part of "
-                "them is kept for testing now, and the model may have been trained on some of it."
-            )
-        print_note(f"the {loaded.test_images} texts of {source} that the training kept for testing")
-    return loaded
 
 
 def check_names(found: Any, model: KnownTarget) -> None:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from dlr_tf.app import models
-from dlr_tf.app.commands.evaluate import find_images
-from dlr_tf.app.config import ExportConfig
+from dlr_tf.app.commands.evaluate import find_examples
+from dlr_tf.app.config import EvaluateConfig, ExportConfig
 from dlr_tf.app.data import ImageData
 from dlr_tf.app.results import atomic_write, check_new, target_of
 from dlr_tf.app.run import Classifier, evaluate_data, run_settings
@@ -118,7 +118,7 @@ def find_data(config: ExportConfig) -> ImageData | None:
         if "data" not in run_settings(trained.folder):
             raise ValueError("They are known where finetune wrote the model. Give that folder.")
         classify = Classifier(trained.model, trained.known.kind)
-        found = find_images(trained, None, 32, classify.size)
+        found = find_examples(trained, classify, EvaluateConfig(run=config.run))
     except ValueError as error:
         if config.quantize == "int8":
             raise ValueError(
