@@ -1,4 +1,4 @@
-"""The callbacks of a training that can be stopped and resumed, each with one job.
+"""The callbacks of a training that can be stopped and resumed.
 
 Keras' own do not fit: `EarlyStopping` and `ModelCheckpoint` compare one number, and forget after a
 stop what they compared; `BackupAndRestore` does not hold the metrics within an epoch; `CSVLogger`
@@ -8,7 +8,6 @@ writes the rates of frozen groups as `nan`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,13 +16,11 @@ import tensorflow as tf
 
 from dlr_tf.app.config import RunConfig
 from dlr_tf.app.data import ImageData
-from dlr_tf.app.results import Target, append_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.divergence import check_finite
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.seconds import Seconds
 from dlr_tf.app.run.state import TrainingState, log_text
-from dlr_tf.app.terminal import print_note
 from dlr_tf.core._keras import build_metrics
 from dlr_tf.training.learning_rate_logger import LearningRateLogger
 
@@ -55,79 +52,43 @@ class CutEpoch(keras.callbacks.Callback):
         self._before = 0
 
 
-class EpochState(keras.callbacks.Callback):
-    """Add each epoch to the state. The score tells which epoch is best."""
+class EpochRecord(keras.callbacks.Callback):
+    """After each epoch, add it to the state and to `log.csv`, and decide what follows from it.
 
-    def __init__(self, state: TrainingState, score: str) -> None:
-        super().__init__()
-        self._state = state
-        self._score = score
+    With `--keep best`, hold the model and the optimizer as they were after the best epoch. With
+    `--patience`, end the training after so many epochs that were no better than the best one.
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._state.end_epoch(logs or {}, self._score)
-
-
-class ScoreHeadAlone(keras.callbacks.Callback):
-    """Score the model after the head start, before its other layers are trained."""
-
-    def __init__(self, state: TrainingState, target: Target, data: ImageData) -> None:
-        super().__init__()
-        self._state = state
-        self._target = target
-        self._test = data.test
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        scores = self.model.evaluate(self._test, verbose=0, return_dict=True)
-        self._state.head_alone = float(scores[self._target.score])
-        print_note(self._target.head_alone_line(self._state.head_alone))
-
-
-class EarlyStop(keras.callbacks.Callback):
-    """End the training after some epochs that were no better than the best one before."""
-
-    def __init__(self, state: TrainingState, patience: int) -> None:
-        super().__init__()
-        self._state = state
-        self._patience = patience
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self._state.epoch - self._state.best_epoch >= self._patience:
-            self.model.stop_training = True
-
-
-class BestWeights(keras.callbacks.Callback):
-    """Hold the model and the optimizer as they were after the best epoch, also of a process before.
-
-    The arrays are empty at the beginning.
+    Args:
+        state: How far the training is.
+        config: What the training does.
+        score: What tells which epoch is best.
+        best: The arrays of the best epoch that a process before held; empty at the beginning.
+        append: Adds a text to `log.csv`, if the training has one.
     """
-
-    def __init__(self, state: TrainingState, arrays: Mapping[str, np.ndarray]) -> None:
-        super().__init__()
-        self._state = state
-        self.arrays = dict(arrays)
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self._state.best_epoch == self._state.epoch:
-            self.arrays = checkpoint.trained_arrays(self.model)
-
-
-class EpochLog(keras.callbacks.Callback):
-    """Let the chief add a row to `log.csv` after each epoch."""
 
     def __init__(
         self,
-        path: Path,
         state: TrainingState,
-        by_chief: Callable[[Callable[[], None]], None],
+        config: RunConfig,
+        score: str,
+        best: checkpoint.Arrays,
+        append: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self._path = path
         self._state = state
-        self._by_chief = by_chief
+        self._config = config
+        self._score = score
+        self._append = append
+        self.best = best
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        text = log_text(self._state.history, first=epoch)
-        self._by_chief(lambda: append_text(self._path, text))
+        state, patience = self._state, self._config.patience
+        state.end_epoch(logs or {}, self._score)
+        if patience is not None and state.epoch - state.best_epoch >= patience:
+            self.model.stop_training = True
+        if self._config.keep == "best" and state.best_epoch == state.epoch:
+            self.best = checkpoint.trained_arrays(self.model)
+        self._append(log_text(state.history, first=epoch))
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -141,7 +102,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         arrays: The arrays of the checkpoint; empty at the beginning.
         config: What the training does.
         logger: The callback that records the rates.
-        best: The callback that holds the best epoch; `None` for a training that keeps the last one.
+        epochs: The callback that holds the best epoch.
         stop: Tells when the process has to end.
         data: The data of the training.
     """
@@ -150,11 +111,11 @@ class CheckpointCallback(keras.callbacks.Callback):
         self,
         store: Callable[[checkpoint.Arrays, Mapping[str, Any]], None],
         state: TrainingState,
-        arrays: Mapping[str, np.ndarray],
+        arrays: checkpoint.Arrays,
         *,
         config: RunConfig,
         logger: LearningRateLogger,
-        best: BestWeights | None,
+        epochs: EpochRecord,
         stop: StopRequests,
         data: ImageData,
     ) -> None:
@@ -164,7 +125,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         self._arrays = arrays
         self._config = config
         self._logger = logger
-        self._best = best
+        self._epochs = epochs
         self._stop = stop
         self._data = data
         self._before = state.seconds
@@ -212,8 +173,7 @@ class CheckpointCallback(keras.callbacks.Callback):
         arrays = checkpoint.trained_arrays(self.model)
         arrays |= checkpoint.variable_arrays(self.model.metrics_variables, "metrics")
         arrays |= {f"steps/{name}": np.array(v) for name, v in self._logger.history.items()}
-        if self._best is not None:
-            arrays |= {f"best/{name}": array for name, array in self._best.arrays.items()}
+        arrays |= {f"best/{name}": array for name, array in self._epochs.best.items()}
         self._store(arrays, self._state.as_record())
 
 

@@ -81,6 +81,15 @@ def _from_plain(array: np.ndarray, dtype: str) -> np.ndarray:
     return array if array.dtype.name == dtype else array.view(np.dtype(dtype))
 
 
+def _parts(variables: Iterable[Any], prefix: str) -> dict[str, Any]:
+    """Return the variables by their position. Each copy on a device has a name of its own."""
+    return {
+        f"{prefix}/{number}/{copy}": part
+        for number, variable in enumerate(variables)
+        for copy, part in enumerate(copies_of(variable))
+    }
+
+
 def variable_arrays(variables: Iterable[Any], prefix: str) -> dict[str, np.ndarray]:
     """Return the values of variables by their position, bit for bit.
 
@@ -89,11 +98,7 @@ def variable_arrays(variables: Iterable[Any], prefix: str) -> dict[str, np.ndarr
     >>> variable_arrays([keras.Variable([2.0])], "model")
     {'model/0/0': array([2.], dtype=float32)}
     """
-    return {
-        f"{prefix}/{number}/{copy}": part.numpy()
-        for number, variable in enumerate(variables)
-        for copy, part in enumerate(copies_of(variable))
-    }
+    return {name: part.numpy() for name, part in _parts(variables, prefix).items()}
 
 
 def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None:
@@ -103,11 +108,7 @@ def assign_arrays(variables: Iterable[Any], prefix: str, arrays: Arrays) -> None
         CheckpointError: If a variable has no array of its shape, or there are more arrays with this
             prefix. Nothing is written then.
     """
-    parts = {
-        f"{prefix}/{number}/{copy}": part
-        for number, variable in enumerate(variables)
-        for copy, part in enumerate(copies_of(variable))
-    }
+    parts = _parts(variables, prefix)
     stored = {name for name in arrays if name.startswith(f"{prefix}/")}
     if stored != parts.keys() or any(
         tuple(arrays[name].shape) != tuple(part.shape) for name, part in parts.items()
@@ -140,13 +141,8 @@ def load_optimizer(model: keras.Model, arrays: Arrays) -> None:
         CheckpointError: If its groups are not those of the state. Nothing is written then.
     """
     optimizer = unwrap_optimizer(model.optimizer, MultiGroupOptimizer)
-    own = {
-        name.partition("/")[2]: array
-        for name, array in arrays.items()
-        if name.startswith("optimizer/")
-    }
     try:
-        optimizer.load_own_variables(own)
+        optimizer.load_own_variables(arrays_under("optimizer", arrays))
     except ValueError as error:
         raise CheckpointError(f"The checkpoint does not fit: {error}") from error
     assign_arrays(_wrapper_variables(model), "loss scale", arrays)

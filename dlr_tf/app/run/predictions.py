@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     """
 
     path: str
-    probabilities: np.ndarray | None
+    probabilities: np.ndarray | None = None
     error: str = ""
     text: Any = None
 
@@ -126,25 +126,23 @@ def predict_files(
     """
     size = batch_size if classify.size is not None else 1
 
-    def read(path: str) -> np.ndarray | str:
+    def read(path: str) -> tuple[Prediction, Any]:
         try:
-            return classify.read(path)
+            return Prediction(path), classify.read(path)
         except ValueError as error:
-            return one_line(error)
+            return Prediction(path, error=one_line(error)), None
 
+    waiting: collections.deque[Future[tuple[Prediction, Any]]] = collections.deque()
+    paths = iter(paths)
     with ThreadPoolExecutor() as pool:
-        for batch in _read_ahead(pool, read, paths, size):
-            readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-            rows: Iterator[np.ndarray] = iter(())
-            if readable:
-                # Batches of one size, so that the model is compiled once.
-                filled = readable + readable[-1:] * (size - len(readable))
-                rows = iter(classify(np.stack(filled))[: len(readable)])
-            for path, image in batch:
-                if isinstance(image, np.ndarray):
-                    yield Prediction(path, next(rows))
-                else:
-                    yield Prediction(path, None, image)
+        while True:
+            # The next batch is read meanwhile.
+            for path in itertools.islice(paths, 2 * size - len(waiting)):
+                waiting.append(pool.submit(read, path))
+            if not waiting:
+                return
+            batch = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+            yield from _classified(classify, batch, size)
 
 
 def predict_texts(
@@ -152,29 +150,24 @@ def predict_texts(
 ) -> Iterator[Prediction]:
     """Classify texts, in order. One batch of texts is held in memory."""
     texts = iter(texts)
-    while batch := list(itertools.islice(texts, batch_size)):
-        readable = [one.text for one in batch if not one.error]
-        rows: Iterator[np.ndarray] = iter(())
-        if readable:
-            filled = readable + readable[-1:] * (batch_size - len(readable))
-            rows = iter(classify(np.array(filled, object)))
-        for one in batch:
-            if one.error:
-                yield Prediction(one.place, None, f"{one.place}: {one.error}")
-            else:
-                yield Prediction(one.place, next(rows), text=one.text)
+    while found := list(itertools.islice(texts, batch_size)):
+        batch = [
+            (Prediction(one.place, error=one.error and f"{one.place}: {one.error}"), one.text)
+            for one in found
+        ]
+        for one, (_, text) in zip(_classified(classify, batch, batch_size), batch, strict=True):
+            yield one if one.error else one._replace(text=text)
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[str], Any], paths: Iterable[str], size: int
-) -> Iterator[list[tuple[str, Any]]]:
-    """Give batches of paths and what was read from them; the next batch is read meanwhile."""
-    waiting: collections.deque[tuple[str, Future[Any]]] = collections.deque()
-    paths = iter(paths)
-    while True:
-        for path in itertools.islice(paths, 2 * size - len(waiting)):
-            waiting.append((path, pool.submit(read, path)))
-        if not waiting:
-            return
-        now = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-        yield [(path, future.result()) for path, future in now]
+def _classified(
+    classify: Classifier, batch: Sequence[tuple[Prediction, Any]], size: int
+) -> Iterator[Prediction]:
+    """Give the outputs for the examples that could be read, and the errors of the others."""
+    readable = [example for one, example in batch if not one.error]
+    rows: Iterator[np.ndarray] = iter(())
+    if readable:
+        # Batches of one size, so that the model is compiled once.
+        filled = readable + readable[-1:] * (size - len(readable))
+        rows = iter(classify(np.array(filled, object if classify.takes_texts else None)))
+    for one, _ in batch:
+        yield one if one.error else one._replace(probabilities=next(rows))

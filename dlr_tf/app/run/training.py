@@ -6,23 +6,17 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+from keras.callbacks import LambdaCallback
 
 from dlr_tf.app.config import RunConfig
-from dlr_tf.app.results import write_text
+from dlr_tf.app.results import append_text, write_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.agreement import by_chief
-from dlr_tf.app.run.callbacks import (
-    BestWeights,
-    CheckpointCallback,
-    CutEpoch,
-    EarlyStop,
-    EpochLog,
-    EpochState,
-    ScoreHeadAlone,
-)
+from dlr_tf.app.run.callbacks import CheckpointCallback, CutEpoch, EpochRecord
 from dlr_tf.app.run.divergence import StopOnDivergence
 from dlr_tf.app.run.run import TRAINING, Run
 from dlr_tf.app.run.seconds import Seconds
@@ -110,26 +104,32 @@ def train(
     strategy = model.distribute_strategy
     keras.utils.set_random_seed(config.seed)
     log, shown = run.log(name), name == TRAINING
-    by_the_chief = functools.partial(by_chief, run.workers)
     stored = run.stored(name)
-    arrays, record = stored or ({}, {})
-    state = TrainingState.of(record)
+    arrays, reached = stored or ({}, {})
+    state = TrainingState.of(reached)
     earlier_seconds, steps = state.seconds, data.steps_per_epoch
-    if log is not None:
-        by_the_chief(functools.partial(write_text, log, log_text(state.history)))
+
+    def write_log(write: Callable[[Path, str], None], text: str) -> None:
+        if log is not None:
+            by_chief(run.workers, lambda: write(log, text))
+
+    write_log(write_text, log_text(state.history))
     logger = LearningRateLogger()
-    best = BestWeights(state, checkpoint.arrays_under("best", arrays))
+    best = checkpoint.arrays_under("best", arrays)
+    record = EpochRecord(
+        state, config, task.target.score, best, functools.partial(write_log, append_text)
+    )
     writer = CheckpointCallback(
         functools.partial(run.store, name),
         state,
         arrays,
         config=config,
         logger=logger,
-        best=best if config.keep == "best" else None,
+        epochs=record,
         stop=run.stop,
         data=data,
     )
-    del stored, arrays  # they would stay in memory for the whole training
+    del stored, arrays, best  # they would stay in memory for the whole training
     if state.is_finished:
         _compile(config, task, rates)
         for callback in (logger, writer):
@@ -148,12 +148,10 @@ def train(
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.
         own = [logger, StopOnDivergence(), *run.tensorboard(name), progress]
-        own += [CutEpoch(state, steps), EpochState(state, task.target.score)]
+        own += [CutEpoch(state, steps), record]
         starts = config.head_start and not (state.epoch or state.step)
-        own += [ScoreHeadAlone(state, task.target, data)] if starts else []
-        own += [EarlyStop(state, config.patience)] if config.patience is not None else []
-        own += [best] if config.keep == "best" else []
-        own += [EpochLog(log, state, by_the_chief)] if log is not None else []
+        if starts:
+            own.append(LambdaCallback(on_train_begin=lambda _: _score_head_alone(task, state)))
         step = state.epoch * steps + state.step
         weights = data.class_weights(config.class_weights)
         parts = own_parts(strategy, data, step=step, seed=config.seed, class_weight=weights)
@@ -185,7 +183,7 @@ def train(
         print_note(f"stopped after epoch {state.epoch}: the best one was epoch {state.best_epoch}")
     kept_epoch = state.epoch
     if config.keep == "best":
-        checkpoint.load_trained_arrays(model, best.arrays)
+        checkpoint.load_trained_arrays(model, record.best)
         kept_epoch = state.best_epoch
         if kept_epoch < state.epoch:
             print_note(f"the model of epoch {kept_epoch} is kept")
@@ -204,6 +202,13 @@ def train(
         logger.history,
         state.head_alone,
     )
+
+
+def _score_head_alone(task: Task, state: TrainingState) -> None:
+    """Score the model after the head start, before its other layers are trained."""
+    scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
+    state.head_alone = float(scores[task.target.score])
+    print_note(task.target.head_alone_line(state.head_alone))
 
 
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
