@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from dlr_tf._names import some_of
 from dlr_tf.app.data.labelled_files import (
-    REPEATED,
     FileRow,
     LabelledFiles,
     Listing,
+    files_of,
     label_files,
-    same_files,
 )
 from dlr_tf.app.data.splits import TO_SCORE, split_named
+from dlr_tf.app.data.tables import Row, read_table
 from dlr_tf.app.data.targets import CLASS, Columns, class_name, kind_wanted, read_targets
-from dlr_tf.app.terminal import printable_name
 
 
 class _Row(NamedTuple):
@@ -81,15 +76,15 @@ def read_csv(
             f"No file that the CSV file {str(path)!r} names exists, such as "
             f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
         )
+    listing = Listing(str(path), root, {}, broken)
     kind = kind_wanted(columns.target, [row.cells for row in found.rows])
     if kind != CLASS:
-        return _with_targets(path, found, kind, broken, skip_broken or to_score)
+        return _with_targets(found, kind, listing, skip_broken or to_score)
     if len(found.columns) > 1:
         raise ValueError(
             "--target class needs one label column. Received: --label-column "
             f"{','.join(found.columns)}"
         )
-    listing = Listing(str(path), root, {}, broken)
     for row in found.rows:
         if not row.cells[0]:
             raise ValueError(f"Line {row.line} of the CSV file {str(path)!r} has no label.")
@@ -107,71 +102,38 @@ def read_csv(
     return label_files(listing, skip_broken=skip_broken)
 
 
-def _with_targets(
-    path: Path, found: _Table, kind: str, broken: dict[str, str], skip_broken: bool
-) -> LabelledFiles:
+def _with_targets(found: _Table, kind: str, listing: Listing, skip_broken: bool) -> LabelledFiles:
     """Return files with several labels or with numbers."""
     targets = read_targets(kind, found.columns, [row.cells for row in found.rows])
-    full = [os.path.join(path.parent, row.path) for row in found.rows]
     for index, reason in targets.broken.items():
-        broken[full[index]] = f"{reason} (line {found.rows[index].line} of {str(path)!r})"
+        row = found.rows[index]
+        where = f"line {row.line} of {listing.name!r}"
+        listing.broken[os.path.join(listing.root, row.path)] = f"{reason} ({where})"
     rows = [FileRow(row.split, row.path, "|".join(row.cells)) for row in found.rows]
-    repeated, ambiguous = same_files(str(path.parent), rows)
-    broken.update(ambiguous)
-    order = [
-        index
-        for index, row in enumerate(rows)
-        if row.path not in repeated and not (skip_broken and full[index] in broken)
-    ]
-    order.sort(key=rows.__getitem__)
-    splits = np.array([rows[index].split for index in order])
-    return LabelledFiles(
-        name=printable_name(str(path)),
-        root=str(path.parent),
-        class_names=targets.names,
-        files=[rows[index].path for index in order],
-        labels=targets.values[order],
-        splits={
-            split: np.flatnonzero(splits == split)
-            for split in ("train", "test", "validation")
-            if split in splits
-        },
-        broken=broken,
-        ignored=f"{REPEATED} ({len(repeated)})" if repeated else "",
-        warnings=[],
-        skip_broken=skip_broken,
-        kind=kind,
+    return files_of(
+        listing, rows, targets.names, targets.values, skip_broken=skip_broken, kind=kind
     )
 
 
 def _read_rows(table: Path, columns: Columns) -> _Table:
     root = str(table.parent)
+    received, rows = read_table(table)
+    names = columns.find(received, f"the CSV file {str(table)!r}")
     found = []
     lines: dict[str, int] = {}
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            received = [name.strip() for name in rows.fieldnames or ()]
-            names = columns.find(received, f"the CSV file {str(table)!r}")
-            rows.fieldnames = [name.lower() for name in received]
-            for row in rows:
-                where = f"Line {rows.line_num} of the CSV file {str(table)!r}"
-                path = _path(root, _filled(_cell(row, names["path"][0], where), "path", where))
-                split = "train"
-                for name in names["split"]:
-                    split = _split(_filled(_cell(row, name, where), "split", where), where)
-                if path in lines:
-                    raise ValueError(
-                        f"{where} repeats the path {path!r} of line {lines[path]}. Keep one of "
-                        "them."
-                    )
-                lines[path] = rows.line_num
-                cells = tuple(_cell(row, name, where) for name in names["label"])
-                found.append(_Row(rows.line_num, path, split, cells))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The CSV file {str(table)!r} is not in UTF-8: {error}.") from error
-    except csv.Error as error:
-        raise ValueError(f"The CSV file {str(table)!r} cannot be read: {error}.") from error
+    for row in rows:
+        where = f"Line {row.line} of the CSV file {str(table)!r}"
+        path = _path(root, _filled(row, names["path"][0], "path", where))
+        split = "train"
+        for name in names["split"]:
+            split = _split(_filled(row, name, "split", where), where)
+        if path in lines:
+            raise ValueError(
+                f"{where} repeats the path {path!r} of line {lines[path]}. Keep one of them."
+            )
+        lines[path] = row.line
+        cells = tuple(_cell(row, name, where) for name in names["label"])
+        found.append(_Row(row.line, path, split, cells))
     if not found:
         raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
     # As the table writes them.
@@ -179,11 +141,11 @@ def _read_rows(table: Path, columns: Columns) -> _Table:
     return _Table([spelled[name] for name in names["label"]], found, bool(names["split"]))
 
 
-def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
-    value = (row[column] or "").strip()
+def _cell(row: Row, column: str, where: str) -> str:
+    value = row.cells.get(column, "").strip()
     if "\n" in value or "\r" in value:
         raise ValueError(
-            f"{where} ends a {column} of several lines. Perhaps a quotation mark is missing: "
+            f"{where} begins a {column} of several lines. Perhaps a quotation mark is missing: "
             f"{value[:80]!r}"
         )
     if "\0" in value:
@@ -191,9 +153,10 @@ def _cell(row: Mapping[str, str | None], column: str, where: str) -> str:
     return value
 
 
-def _filled(value: str, column: str, where: str) -> str:
+def _filled(row: Row, column: str, role: str, where: str) -> str:
+    value = _cell(row, column, where)
     if not value:
-        raise ValueError(f"{where} has no {column}.")
+        raise ValueError(f"{where} has no {role}.")
     return value
 
 

@@ -31,7 +31,8 @@ class ImageData:
             without end, each epoch in another order. It gives the same batches each time. A second
             argument is the seed of the order and of the random changes. It defaults to that of the
             data. Batches are `(images, labels)`. Images are float32 of shape
-            `(batch, height, width, channels)`, with the values of the files (0 to 255).
+            `(batch, height, width, channels)`, with the values of the files (0 to 255). If
+            `in_parts`, a third argument is `Parts`: the parts of the batches that one worker reads.
         steps_per_epoch: Number of batches in an epoch of the training.
         validation: Batches for the scores after each epoch. The same as `test` if the source has
             only one split beside `train` and no training images are held out.
@@ -53,9 +54,8 @@ class ImageData:
         scaling: The mean and the standard deviation of each number over the training images.
         unit: What an example is called. Defaults to "image". Of a "text", batches are strings, of
             shape `(batch,)`, or `(batch, 2)` for pairs, and `image_shape` is empty.
-        part_from: As `train_from`, with `Parts` as a first argument: the parts of the batches that
-            one worker reads. `None` where a source cannot be read in parts.
-        evaluation_part: A function from "validation" or "test" and `Parts` to such parts.
+        in_parts: Whether each worker can read its parts alone. Defaults to `False`.
+        evaluation_part: A function from "validation" or "test" and `Parts` to these parts.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ImageData:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     scaling: tuple[Sequence[float], Sequence[float]] = ((), ())
     unit: str = "image"
-    part_from: Callable[..., tf.data.Dataset] | None = None
+    in_parts: bool = False
     evaluation_part: Callable[[str, Parts], tf.data.Dataset] | None = None
 
     @functools.cached_property
@@ -170,38 +170,37 @@ def indexed_data(
         **described: `name`, `class_names` and what else describes `ImageData`.
     """
 
-    def batches(split: str, positions: tf.data.Dataset, size: int) -> tf.data.Dataset:
-        """Return images and labels for batches of positions in a split, at most `size` in each."""
+    def batches(
+        split: str, positions: tf.data.Dataset, size: int, parts: Parts | None
+    ) -> tuple[tf.data.Dataset, tf.data.Dataset | None]:
+        """Return images and labels for batches of positions in a split, at most `size` in each.
+
+        Or for parts of them, with the rows of the batch that each part is.
+        """
+        rows = None
+        if parts is not None:
+            cut = parts_of(positions, parts)
+            positions, rows = cut.map(lambda own, _: own), cut.map(lambda _, rows: rows)
+            size = parts.largest(size)
         indices = positions.map(lambda batch: tf.gather(splits[split], batch))
         some_labels = indices.map(lambda batch: tf.gather(labels, batch))
-        return tf.data.Dataset.zip((read(indices, size), some_labels))
+        return tf.data.Dataset.zip((read(indices, size), some_labels)), rows
 
-    def train_from(step: int, seed: int = settings.seed) -> tf.data.Dataset:
+    def train_from(
+        step: int, seed: int = settings.seed, parts: Parts | None = None
+    ) -> tf.data.Dataset:
         order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
-        train = batches("train", order, settings.batch_size)
+        train, rows = batches("train", order, settings.batch_size, parts)
         n_classes = len(described["class_names"]) if kind == CLASS else None
-        return training_batches(train, settings.augmentations, seed, step, n_classes)
-
-    def part_from(parts: Parts, step: int, seed: int = settings.seed) -> tf.data.Dataset:
-        order = index_batches(len(splits["train"]), settings.batch_size, seed, start=step)
-        cut = parts_of(order, parts)
-        size = parts.largest(settings.batch_size)
-        train = batches("train", cut.map(lambda positions, _: positions), size)
-        rows = cut.map(lambda _, rows: rows)
+        n_parts = 1 if parts is None else len(parts.own)
         changes = settings.augmentations
-        return training_batches(train, changes, seed, step, None, rows, len(parts.own))
+        return training_batches(train, changes, seed, step, n_classes, rows, n_parts)
 
-    def evaluation(split: str) -> tf.data.Dataset:
+    def evaluation(split: str, parts: Parts | None = None) -> tf.data.Dataset:
         count, size = len(splits[split]), settings.images_per_evaluation_batch
-        in_order = batches_in_order(count, size, 1)
-        return ready(batches(split, in_order, size), steps_per_epoch(count, size))
-
-    def evaluation_part(split: str, parts: Parts) -> tf.data.Dataset:
-        count, size = len(splits[split]), settings.images_per_evaluation_batch
-        cut = parts_of(batches_in_order(count, size, parts.total), parts)
-        own = cut.map(lambda positions, _: positions)
-        some = batches(split, own, parts.largest(size))
-        return ready(some, steps_per_epoch(count, size) * len(parts.own))
+        total, own = (1, 1) if parts is None else (parts.total, len(parts.own))
+        some, _ = batches(split, batches_in_order(count, size, total), size, parts)
+        return ready(some, steps_per_epoch(count, size) * own)
 
     def counts(some_labels: np.ndarray) -> list[int]:
         if kind != CLASS:
@@ -223,8 +222,8 @@ def indexed_data(
         sizes={split: len(indices) for split, indices in splits.items()},
         scaling=(trained_on.mean(0).tolist(), trained_on.std(0).tolist()),
         # An image can be mixed with one of another part.
-        part_from=None if MIXUP in settings.augmentations else part_from,
-        evaluation_part=evaluation_part,
+        in_parts=MIXUP not in settings.augmentations,
+        evaluation_part=evaluation,
         **described,
     )
 

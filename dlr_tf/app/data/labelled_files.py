@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlr_tf._names import MAX_NAMES, did_you_mean, some_of
+from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.data.scan import file_identity
-from dlr_tf.app.data.splits import PURPOSE
+from dlr_tf.app.data.splits import PURPOSE, check_classes
 from dlr_tf.app.data.targets import CLASS, in_order
 from dlr_tf.app.terminal import printable_name
 
@@ -85,58 +85,71 @@ class FileRow(NamedTuple):
 def label_files(listing: Listing, *, skip_broken: bool = False) -> LabelledFiles:
     """Give the classes their labels, and compare the splits.
 
-    The classes are those of "train", if there is such a split. A file that is reached twice in one
-    class of one split, by links, counts once. A file that is reached in two classes or two splits
-    is broken: its class, or whether it is trained on, is not known.
+    The classes are those of "train", if there is such a split.
 
     Raises:
         ValueError: If a class is only in "test" or "validation".
     """
     class_names = in_order(listing.splits.get("train") or listing.splits["test"])
     labels = {class_name: label for label, class_name in enumerate(class_names)}
-    rows: list[FileRow] = []
-    for split, classes in listing.splits.items():
-        present = {class_name for class_name, paths in classes.items() if paths}
-        unknown = sorted(present - labels.keys())
-        if unknown:
-            raise ValueError(
-                f"The data {listing.name!r} have classes to {PURPOSE[split]} that are not in the "
-                f"training images: {some_of(unknown)}.{did_you_mean(unknown[0], class_names)} "
-                "Every class needs images to train on."
-            )
-        absent = sorted(labels.keys() - present)
-        if absent:
-            listing.warnings.append(
-                f"There are no images to {PURPOSE[split]} for {len(absent)} of "
-                f"{len(labels)} classes: {some_of(absent)}."
-            )
-        rows += sorted(
-            FileRow(split, path, name) for name, paths in classes.items() for path in paths
-        )
+    present = {
+        split: {class_name for class_name, paths in classes.items() if paths}
+        for split, classes in listing.splits.items()
+    }
+    listing.warnings += check_classes(listing.name, present, class_names, "image")
+    rows = sorted(
+        FileRow(split, path, class_name)
+        for split, classes in listing.splits.items()
+        for class_name, paths in classes.items()
+        for path in paths
+    )
+    values = np.array([labels[row.class_name] for row in rows], "int32")
+    return files_of(listing, rows, class_names, values, skip_broken=skip_broken)
+
+
+def files_of(
+    listing: Listing,
+    rows: Sequence[FileRow],
+    class_names: Sequence[str],
+    labels: np.ndarray,
+    *,
+    skip_broken: bool,
+    kind: str = CLASS,
+) -> LabelledFiles:
+    """Return the files of rows, each with its label, sorted, without those that cannot be used.
+
+    A file that is reached twice in one class of one split, by links, counts once. A file that is
+    reached in two classes or two splits is broken: its class, or whether it is trained on, is not
+    known.
+    """
     repeated, ambiguous = same_files(listing.root, rows)
     if repeated:
         listing.ignored[REPEATED] = len(repeated)
     broken = {**listing.broken, **ambiguous}
     left_out = broken if skip_broken else {}
-    rows = [
-        row
-        for row in rows
+    order = [
+        index
+        for index, row in enumerate(rows)
         if row.path not in repeated and os.path.join(listing.root, row.path) not in left_out
     ]
+    order.sort(key=rows.__getitem__)
+    splits = [rows[index].split for index in order]
     return LabelledFiles(
         name=printable_name(listing.name),
         root=listing.root,
         class_names=tuple(class_names),
-        files=[row.path for row in rows],
-        labels=np.array([labels[row.class_name] for row in rows], "int32"),
+        files=[rows[index].path for index in order],
+        labels=labels[order],
         splits={
-            split: np.array([i for i, row in enumerate(rows) if row.split == split], "int64")
-            for split in listing.splits
+            split: np.flatnonzero(np.array(splits, str) == split)
+            for split in ("train", "test", "validation")
+            if split in splits or split in listing.splits
         },
         broken=broken,
         ignored=_counts(listing.ignored),
         warnings=listing.warnings,
         skip_broken=skip_broken,
+        kind=kind,
     )
 
 

@@ -7,12 +7,12 @@ that is resumed, or a model that is scored later, must never test on what it was
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dlr_tf._names import some_of
+from dlr_tf._names import did_you_mean, some_of
 from dlr_tf.app.data.image_data import Settings
 from dlr_tf.app.data.targets import CLASS, LABELS, NUMBER, strata
 from dlr_tf.core._validation import warn_user
@@ -40,6 +40,41 @@ def split_named(name: str) -> str | None:
     for ending in ("_set", "-set"):
         name = name.removesuffix(ending)
     return next((split for split, names in _NAMES.items() if name in names), None)
+
+
+def check_classes(
+    name: str, present: Mapping[str, Collection[str]], class_names: Sequence[str], unit: str
+) -> list[str]:
+    """Check that the classes of every split are among those that are learned.
+
+    Args:
+        name: What a message calls the data.
+        present: The classes of each split that have examples.
+        class_names: The classes that are learned.
+        unit: What a message calls an example.
+
+    Returns:
+        A warning for each split that lacks classes.
+
+    Raises:
+        ValueError: If a class is only in "test" or "validation".
+    """
+    warnings = []
+    for split, names in present.items():
+        unknown = sorted({*names} - {*class_names})
+        if unknown:
+            raise ValueError(
+                f"The data {name!r} have classes to {PURPOSE[split]} that are not in the training "
+                f"{unit}s: {some_of(unknown)}.{did_you_mean(unknown[0], class_names)} Every class "
+                f"needs {unit}s to train on."
+            )
+        absent = [one for one in class_names if one not in names]
+        if absent:
+            warnings.append(
+                f"There are no {unit}s to {PURPOSE[split]} for {len(absent)} of "
+                f"{len(class_names)} classes: {some_of(absent)}."
+            )
+    return warnings
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0) -> np.ndarray:

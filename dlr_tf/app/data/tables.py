@@ -1,4 +1,4 @@
-"""Tables of texts: the rows of CSV, TSV and JSON Lines files, with their lines."""
+"""Tables: the rows of CSV, TSV and JSON Lines files, with their lines."""
 
 from __future__ import annotations
 

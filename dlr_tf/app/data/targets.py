@@ -58,7 +58,7 @@ class Columns:
             table: What a message calls the table.
 
         Raises:
-            ValueError: If one is missing, or is there more than once.
+            ValueError: If one is missing.
         """
         lower = [name.lower() for name in names]
         wanted = {
@@ -82,12 +82,6 @@ class Columns:
                 f"The first line of {table} should name the columns path and label, and perhaps "
                 "split, or those of --path-column, --label-column and --split-column. Missing: "
                 f"{some_of(missing)}. Received: {some_of(names)}.{hint}"
-            )
-        repeated = [name for role in found.values() for name in role if lower.count(name) > 1]
-        if repeated:
-            raise ValueError(
-                f"The first line of {table} names the column {repeated[0]} more than once: "
-                f"{some_of(names)}. Keep one of them."
             )
         return found
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dlr_tf._names import did_you_mean, some_of
+from dlr_tf._names import some_of
 from dlr_tf.app.data import images, tables
 from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
-from dlr_tf.app.data.splits import PURPOSE, TO_SCORE, split_named, splits_of_targets
+from dlr_tf.app.data.splits import TO_SCORE, check_classes, split_named, splits_of_targets
 from dlr_tf.app.data.tables import Row, missing_column, read_table, read_utf8
 from dlr_tf.app.data.targets import (
     CLASS,
@@ -173,21 +173,11 @@ def _checked_classes(name: str, examples: Sequence[_Example], to_score: bool) ->
             f"The data {name!r} have only one class to train on, {class_names[0]!r}. Expected: two "
             "classes or more."
         )
-    for split in dict.fromkeys(example.split for example in examples):
-        present = {e.target for e in examples if e.split == split}
-        unknown = sorted(present - {*class_names})
-        if unknown:
-            raise ValueError(
-                f"The data {name!r} have classes to {PURPOSE[split]} that are not in the training "
-                f"texts: {some_of(unknown)}.{did_you_mean(unknown[0], class_names)} Every class "
-                "needs texts to train on."
-            )
-        absent = [one for one in class_names if one not in present]
-        if absent:
-            warn_user(
-                f"There are no texts to {PURPOSE[split]} for {len(absent)} of {len(class_names)} "
-                f"classes: {some_of(absent)}."
-            )
+    present: dict[str, set[str]] = {}
+    for example in examples:
+        present.setdefault(example.split, set()).add(example.target)
+    for warning in check_classes(name, present, class_names, "text"):
+        warn_user(warning)
     return tuple(class_names)
 
 

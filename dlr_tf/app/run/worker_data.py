@@ -33,14 +33,14 @@ def own_parts(
         seed: The seed of its order.
         class_weight: As in `fit`.
     """
-    if strategy.num_replicas_in_sync == 1 or data.part_from is None:
+    if strategy.num_replicas_in_sync == 1 or not data.in_parts:
         yield
         return
     distribute = strategy.experimental_distribute_dataset
-    part_from, evaluation_part = data.part_from, data.evaluation_part
+    evaluation_part = data.evaluation_part
 
     def train(parts: Parts) -> tf.data.Dataset:
-        return _weighted(part_from(parts, step, seed), class_weight)
+        return _weighted(data.train_from(step, seed, parts), class_weight)
 
     def distributed(dataset: tf.data.Dataset, options: Any = None) -> Any:
         if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:

@@ -42,7 +42,7 @@ def test_the_order_does_not_depend_on_how_many_read(folder, workers, devices, st
     total, steps = workers * devices, 4
     found = [
         of_steps(
-            images.part_from(Parts(range(w * devices, (w + 1) * devices), total), start, 3),
+            images.train_from(start, 3, Parts(range(w * devices, (w + 1) * devices), total)),
             devices,
             steps,
         )
@@ -63,7 +63,7 @@ def test_a_batch_with_fewer_images_than_devices_goes_to_all(folder):
     for number in range(5):
         part = Parts(range(number, number + 1), 5)
         assert part.largest(BATCH) == 4
-        *_, ((own_x, own_y),) = of_steps(images.part_from(part, 0), 1, images.steps_per_epoch)
+        *_, ((own_x, own_y),) = of_steps(images.train_from(0, 0, part), 1, images.steps_per_epoch)
         np.testing.assert_array_equal(own_x, x)
         np.testing.assert_array_equal(own_y, y)
 
