@@ -14,14 +14,10 @@ import rich.progress
 import rich.table
 
 from dlr_tf.app.terminal.messages import notes_are_shown
-from dlr_tf.core._validation import unwrap_optimizer
-from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.learning_rate_logger import RATE
 
 WIDTH = 80  # of a line
 _RATES_WIDTH = 21  # three rates
-_SECONDS_WIDTH = 6
-_SECONDS_BETWEEN_RATES = 0.5
 
 Logs = Mapping[str, float]
 
@@ -62,53 +58,38 @@ def epoch_line(epoch: int, epochs: int, logs: Logs, seconds: float) -> str:
      3/20    0.5000     4.2  1e-04 / 1e-03
     """
     cells = [f"{epoch}/{epochs}".rjust(_epoch_width(epochs))]
-    cells += [format_value(logs[name]).rjust(_width_of(name)) for name in _metrics(epochs, logs)]
-    cells.append((f"{seconds:.1f}" if seconds < 1e4 else f"{seconds:.0f}").rjust(_SECONDS_WIDTH))
+    cells += [format_value(logs[name]).rjust(_width_of(name)) for name in _metrics(logs)]
+    cells.append((f"{seconds:.1f}" if seconds < 1e4 else f"{seconds:.0f}").rjust(6))
     return "  ".join([*cells, format_rates(_rates(logs))]).rstrip()
 
 
 def header(epochs: int, logs: Logs) -> str:
     """Return the names of the columns of `epoch_line`."""
     names = ["epoch".rjust(_epoch_width(epochs))]
-    names += [_short(name).rjust(_width_of(name)) for name in _metrics(epochs, logs)]
-    names += ["sec".rjust(_SECONDS_WIDTH)]
+    names += [_short(name).rjust(_width_of(name)) for name in _metrics(logs)]
+    names.append("sec".rjust(6))
     return "  ".join([*names, "learning rates"] if _rates(logs) else names)
 
 
-def bar_text(
-    epoch: int, epochs: int, step: int, steps: int | None, logs: Logs, width: int = WIDTH
-) -> str:
-    """Return the text beside the bar, with the metrics that fit in `width` characters.
+def bar_text(epoch: int, epochs: int, step: int, steps: int | None, logs: Logs) -> str:
+    """Return the text beside the bar.
 
-    >>> logs = {"loss": 0.5, "learning_rate/body": 1e-4, "learning_rate/head": 1e-3}
-    >>> bar_text(3, 7, 45, 75, logs)
-    'epoch 3/7  45/75  loss 0.5000  lr 1e-04 / 1e-03'
+    >>> bar_text(3, 7, 45, 75, {"accuracy": 0.871, "loss": 0.412})
+    'epoch 3/7  45/75  loss 0.4120  accuracy 0.8710'
     """
     total = "?" if steps is None else str(steps)
-    parts = [f"epoch {epoch}/{epochs}", f"{step:>{len(total)}}/{total}"]
-    last = [f"lr {format_rates(_rates(logs))}"] if _rates(logs) else []
-    for name in _metrics(epochs, logs):
-        more = [*parts, f"{name} {format_value(logs[name])}"]
-        if len("  ".join([*more, *last])) <= width:
-            parts = more
-    return "  ".join([*parts, *last])
+    metrics = [f"{name} {format_value(logs[name])}" for name in _metrics(logs)]
+    return "  ".join([f"epoch {epoch}/{epochs}", f"{step:>{len(total)}}/{total}", *metrics])
 
 
 def _rates(logs: Logs) -> list[float]:
     return [float(value) for name, value in logs.items() if name.startswith(RATE)]
 
 
-def _metrics(epochs: int, logs: Logs) -> list[str]:
-    """Return the names of the metrics that have room, the losses and accuracies first."""
+def _metrics(logs: Logs) -> list[str]:
+    """Return the names of the metrics, the losses and accuracies first."""
     first = [name for name in ("loss", "accuracy", "val_loss", "val_accuracy") if name in logs]
-    others = [name for name in logs if name not in first and not name.startswith(RATE)]
-    room = WIDTH - _epoch_width(epochs) - (2 + _SECONDS_WIDTH) - (2 + _RATES_WIDTH)
-    names = []
-    for name in [*first, *others]:
-        room -= 2 + _width_of(name)
-        if room >= 0:
-            names.append(name)
-    return names
+    return first + [n for n in logs if n not in first and not n.startswith(RATE)]
 
 
 def _epoch_width(epochs: int) -> int:
@@ -134,7 +115,7 @@ class Progress(keras.callbacks.Callback):
     put it after `LearningRateLogger` in the list of callbacks. Give `verbose=0` to `fit`.
 
     Args:
-        epochs: Number of all epochs. Defaults to `None`: that of `fit`.
+        epochs: Number of all epochs.
         first_step: Number of steps of the first epoch that were done before, in a training that was
             stopped within an epoch. Defaults to 0.
         lines: Whether to print a line after each epoch. Defaults to `True`; with `False` there is
@@ -144,7 +125,7 @@ class Progress(keras.callbacks.Callback):
 
     def __init__(
         self,
-        epochs: int | None = None,
+        epochs: int,
         *,
         first_step: int = 0,
         lines: bool = True,
@@ -157,9 +138,8 @@ class Progress(keras.callbacks.Callback):
         self._stream = stream
         self._bar: rich.progress.Progress | None = None
         self._columns = ""
-        self._epoch = self._step = 0
-        self._epoch_began = self._rates_read = 0.0
-        self._rates: dict[str, float] = {}
+        self._epoch = 0
+        self._epoch_began = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -173,11 +153,8 @@ class Progress(keras.callbacks.Callback):
             self._bar.stop()
             self._bar = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._rates = {}
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._step, self._rates_read = epoch + 1, self._first_step, 0.0
+        self._epoch = epoch + 1
         self._epoch_began = time.monotonic()
         self.close()
         stream = self._stream or sys.stderr
@@ -194,23 +171,19 @@ class Progress(keras.callbacks.Callback):
             transient=True,
             expand=True,
         )
-        self._bar.add_task(self._text({}), total=self.params.get("steps"), completed=self._step)
+        step = self._first_step
+        self._bar.add_task(self._text(step, {}), total=self.params.get("steps"), completed=step)
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._step = self._first_step + batch + 1
-        if self._bar is None:
-            return
-        now = time.monotonic()
-        if now - self._rates_read > _SECONDS_BETWEEN_RATES:
-            # Reading waits for the device, so it is not done at every step.
-            self._rates, self._rates_read = self._read_rates(), now
-        text = self._text({**(logs or {}), **self._rates})
-        self._bar.update(self._bar.task_ids[0], completed=self._step, description=text)
+        if self._bar is not None:
+            step = self._first_step + batch + 1
+            text = self._text(step, logs or {})
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text)
 
     def on_test_begin(self, logs: Any = None) -> None:
         if self._bar is not None:
-            text = f"epoch {self._epoch}/{self._all_epochs}  validation"
+            text = f"epoch {self._epoch}/{self.epochs}  validation"
             self._bar.update(self._bar.task_ids[0], description=text, refresh=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -218,33 +191,19 @@ class Progress(keras.callbacks.Callback):
         self._first_step = 0
         if not (self._has_lines and notes_are_shown()):
             return
-        values = {**self._read_rates(), **(logs or {})}
-        columns = header(self._all_epochs, values)
+        values = logs or {}
+        columns = header(self.epochs, values)
         if columns != self._columns:
             self._columns = columns
             self._print(columns)
         seconds = time.monotonic() - self._epoch_began
-        self._print(epoch_line(epoch + 1, self._all_epochs, values, seconds))
+        self._print(epoch_line(epoch + 1, self.epochs, values, seconds))
 
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
-    @property
-    def _all_epochs(self) -> int:
-        return self.epochs or int(self.params.get("epochs") or self._epoch)
-
-    def _text(self, logs: Logs) -> str:
-        steps = self.params.get("steps")
-        return bar_text(self._epoch, self._all_epochs, self._step, steps, logs, WIDTH - 14)
-
-    def _read_rates(self) -> dict[str, float]:
-        """Return the rates of the last update. A Keras optimizer has none here."""
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None or not isinstance(unwrap_optimizer(optimizer), MultiGroupOptimizer):
-            return {}
-        optimizer = unwrap_optimizer(optimizer, MultiGroupOptimizer)
-        rates = optimizer.last_learning_rates.tolist()
-        return {f"{RATE}{group.name}": rate for group, rate in zip(optimizer.groups, rates)}
+    def _text(self, step: int, logs: Logs) -> str:
+        return bar_text(self._epoch, self.epochs, step, self.params.get("steps"), logs)
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream or sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from dlr_tf import LearningRateLogger, MultiGroupOptimizer, split_layers
+from dlr_tf import LearningRateLogger, split_layers
 from dlr_tf.app.terminal.progress import Progress, bar_text, epoch_line, format_rates, header
 from dlr_tf.training.fine_tuning import fine_tune
 
@@ -62,14 +62,6 @@ def test_lines_are_aligned_and_fit_80_columns() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_more_metrics_than_there_is_room_for() -> None:
-    logs = {f"a_long_metric_{n}": 0.5 for n in range(9)} | METRICS | RATES
-    line = header(7, logs)
-    assert len(line) <= 80
-    assert line.split()[1:5] == ["loss", "accuracy", "val_loss", "val_acc"]
-    assert len(bar_text(1, 7, 3, 12, logs)) <= 80
-
-
 def test_rates_of_many_groups() -> None:
     assert format_rates([1e-5, 1e-4, 1e-3]) == "1e-05 / 1e-04 / 1e-03"
     assert format_rates([10.0**-n for n in range(9, 2, -1)]) == "1e-09 .. 1e-03"
@@ -78,7 +70,7 @@ def test_rates_of_many_groups() -> None:
 
 def test_the_bar_says_where_the_training_is() -> None:
     text = bar_text(3, 7, 45, 75, {"accuracy": 0.871, "loss": 0.412, **RATES})
-    assert text == "epoch 3/7  45/75  loss 0.4120  accuracy 0.8710  lr 1e-05 / 1e-04 / 1e-03"
+    assert text == "epoch 3/7  45/75  loss 0.4120  accuracy 0.8710"
     assert bar_text(1, 7, 5, None, {}) == "epoch 1/7  5/?"
 
 
@@ -99,21 +91,12 @@ def test_resuming_counts_on() -> None:
     stream = io.StringIO()
     model = model_of()
     model.compile("sgd", "sparse_categorical_crossentropy")
-    progress = Progress(stream=stream)
+    progress = Progress(5, stream=stream)
     for first in (3, 4):
         model.fit(X, Y, epochs=first + 1, initial_epoch=first, verbose=0, callbacks=[progress])
     lines = stream.getvalue().splitlines()
-    assert [line.split()[0] for line in lines] == ["epoch", "4/4", "5/5"]
-    assert "learning rates" not in lines[0]  # a Keras optimizer has one rate
-
-
-def test_rates_come_from_the_optimizer_if_they_are_not_in_the_logs() -> None:
-    stream = io.StringIO()
-    model = model_of()
-    groups = split_layers(model, ["d1"])
-    model.compile(MultiGroupOptimizer(groups, [1e-4, 1e-2]), "sparse_categorical_crossentropy")
-    model.fit(X, Y, verbose=0, callbacks=[Progress(stream=stream)])
-    assert stream.getvalue().splitlines()[-1].endswith("  1e-04 / 1e-02")
+    assert [line.split()[0] for line in lines] == ["epoch", "4/5", "5/5"]
+    assert "learning rates" not in lines[0]  # without a LearningRateLogger
 
 
 @pytest.mark.parametrize(
