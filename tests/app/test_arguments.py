@@ -13,7 +13,6 @@ from dlr_tf.app import config
 from dlr_tf.app.arguments import make_parser, parse_arguments
 from dlr_tf.app.data.augmentation import AUGMENTATIONS, MIXUP
 from dlr_tf.app.models import FORMATS
-from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.app.terminal import UsageError
 
 
@@ -159,7 +158,6 @@ def test_what_can_be_typed_is_what_there_is() -> None:
     """`config` imports no TensorFlow, so it cannot read these names where they are used."""
     assert tuple(FORMATS) == config.FORMATS
     assert (*AUGMENTATIONS, MIXUP) == config.AUGMENTATIONS
-    assert set(config.OPTIMIZERS) == set(OPTIMIZERS)
 
 
 def test_names_of_augmentations() -> None:

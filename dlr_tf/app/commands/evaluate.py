@@ -97,8 +97,7 @@ def run(config: EvaluateConfig) -> int:
             f"{evaluation.unit}s, which {then}. Its training diverged: train "
             "again at lower rates, such as those of dlr-tf find-lr"
         )
-    for folder in (*reversed(output.parents), output):
-        make_folder(folder)
+    make_folder(output)
     write_report(
         output / "evaluation.json",
         {

@@ -245,9 +245,8 @@ def _same_for_all(config: RunConfig) -> dict[str, Any]:
 
 def _begin(run: Run, given: FinetuneConfig) -> None:
     """Write the first files of a run."""
-    remove_partial_files(run.folder)
-    if run.checkpoints is not None:
-        remove_partial_files(run.checkpoints)
+    for folder in (run.folder, run.checkpoints):
+        remove_partial_files(folder)
     if given.resume is None:
         write_settings(run.folder, run.config, given.command_line, run.task.data)
     else:
@@ -305,7 +304,7 @@ def _train_and_write(run: Run) -> None:
             page = page_of(now, result.history, result.steps, evaluation, images)
             write_text(run.folder / PAGE_FILE, page)
         write_report(run.folder / "report.json", report | _seconds(run, result))
-        run.remove_checkpoints()
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
 
     with messages_to_stderr():
         by_chief(run.workers, write)

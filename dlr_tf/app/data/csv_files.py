@@ -94,11 +94,6 @@ def read_csv(
         return label_files(listing, skip_broken=True)
     if skip_broken:
         listing.drop_empty_classes()
-    if len(listing.splits["train"]) < 2:
-        raise ValueError(
-            f"The CSV file {str(path)!r} has only one class, "
-            f"{next(iter(listing.splits['train']), '')!r}. Expected: two classes or more."
-        )
     return label_files(listing, skip_broken=skip_broken)
 
 

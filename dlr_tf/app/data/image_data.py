@@ -120,8 +120,6 @@ class Settings:
         evaluation_batch_size: Images per batch of `validation` and `test`. Defaults to `None`: 4
             times as many, which is faster, and takes less memory than training does.
         seed: Seed of the split, of the order of the images and of their changes. Defaults to 0.
-        test_fraction: Fraction of each class to test on if the source is not split, above 0 and
-            below 1. Defaults to 0.2.
         validation_fraction: Fraction of each class that is not trained on and becomes `validation`
             if the source has no third split, at least 0 and below 1. Defaults to 0: `validation`
             is `test`.
@@ -134,7 +132,6 @@ class Settings:
     batch_size: int = 32
     evaluation_batch_size: int | None = None
     seed: int = 0
-    test_fraction: float = 0.2
     validation_fraction: float = 0.0
     augmentations: Collection[str] = ()
     limit: int | None = None

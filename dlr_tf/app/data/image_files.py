@@ -16,7 +16,7 @@ from dlr_tf._names import some_of
 from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
 from dlr_tf.app.data.images import ImageFileError, problem_of, read_pixels, resize
 from dlr_tf.app.data.labelled_files import LabelledFiles
-from dlr_tf.app.data.splits import splits_of_targets
+from dlr_tf.app.data.splits import complete_splits
 from dlr_tf.app.data.targets import CLASS
 from dlr_tf.app.terminal import print_note, print_stderr, printable_name
 from dlr_tf.core._validation import warn_user
@@ -49,7 +49,7 @@ def load_files(found: LabelledFiles, settings: Settings) -> ImageData:
     files = ImageFiles(found.root, found.files, settings.image_size)
     readable = _readable(found, files)
     readable_of = {split: indices[readable[indices]] for split, indices in found.splits.items()}
-    splits = splits_of_targets(found, readable_of, settings)
+    splits = complete_splits(found, readable_of, settings)
     return indexed_data(
         files.batches,
         found.labels,

@@ -6,7 +6,6 @@ that is resumed, or a model that is scored later, must never test on what it was
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ _NAMES = {
 }
 # What the examples of a split are for.
 PURPOSE = {"train": "train on", "validation": "validate on", "test": "test on"}
+TEST_FRACTION = 0.2  # of the training examples, if there are no others
 FOR_THRESHOLDS = 0.1  # of the training examples, for the thresholds of labels
 # Which split a model is scored on, the first one that there is.
 TO_SCORE = ("test", "validation", "train")
@@ -57,8 +57,14 @@ def check_classes(
         A warning for each split that lacks classes.
 
     Raises:
-        ValueError: If a class is only in "test" or "validation".
+        ValueError: If there are fewer than two classes to train on, or a class is only in "test" or
+            "validation".
     """
+    if "train" in present and len(class_names) < 2:
+        raise ValueError(
+            f"The data {name!r} have only one class to train on, {next(iter(class_names), '')!r}. "
+            "Expected: two classes or more."
+        )
     warnings = []
     for split, names in present.items():
         unknown = sorted({*names} - {*class_names})
@@ -107,78 +113,63 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, *, stream: int = 0)
 
 
 def complete_splits(
-    given: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    name: str,
-    settings: Settings,
-    *,
-    unit: str = "image",
+    found: Any, given: Mapping[str, np.ndarray], settings: Settings, unit: str = "image"
 ) -> dict[str, np.ndarray]:
     """Return "train", "test" and perhaps "validation", after holding out what is asked for.
 
     Args:
-        given: The indices of the examples of each split that the data have.
-        labels: The class of every example, or another stratum that is split alike.
-        class_names: The names of the classes. None for other strata, of which no class is missed.
-        name: What a message calls the data.
-        settings: The fractions that are held out, and the seed. `test_fraction` counts if there is
-            no other split than "train", `validation_fraction` if there is none beside "test".
+        found: `LabelledFiles` or `LabelledTexts`.
+        given: The indices of the examples of each split that can be used. If there is no other
+            split than "train", a fifth of it is held out for "test".
+        settings: The seed, and the fraction that is held out if there is no "validation" beside
+            "test". The thresholds of several labels are chosen on a tenth at least.
         unit: What a message calls an example. Defaults to "image".
 
     Raises:
-        ValueError: If a split would be empty.
+        ValueError: If a split would be empty, or something is to be learned of which there are no
+            training examples.
 
     Warns:
         UserWarning: If there are classes with one example, which cannot be held out.
     """
-    splits = dict(given)
+    splits, class_names = dict(given), found.class_names
+    labels = strata(found.kind, found.labels)
 
     def hold_out(fraction: float, split: str) -> None:
         indices = splits["train"]
         stream = 0 if split == "test" else 1
         chosen = held_out(labels[indices], fraction, settings.seed, stream=stream)
         missing = np.setdiff1d(labels[indices], labels[indices[chosen]])
-        if class_names and len(missing) and chosen.any():
+        if found.kind == CLASS and len(missing) and chosen.any():
             warn_user(
                 f"There are classes with one {unit}, which is trained on, so that none is left for "
                 f"the {split}: {some_of([class_names[label] for label in missing])}."
             )
         splits["train"], splits[split] = indices[~chosen], indices[chosen]
 
+    for_validation = settings.validation_fraction
+    if found.kind == LABELS and not for_validation:
+        for_validation = FOR_THRESHOLDS
     if len(splits) == 1:
-        hold_out(settings.test_fraction, "test")
+        hold_out(TEST_FRACTION, "test")
     elif "test" not in splits:
         splits["test"] = splits.pop("validation")
-    if "validation" not in splits and settings.validation_fraction > 0:
-        hold_out(settings.validation_fraction, "validation")
+    if "validation" not in splits and for_validation > 0:
+        hold_out(for_validation, "validation")
     for split in ("test", "validation"):
         if split in splits and not len(splits[split]):
-            needed = "two" if settings.validation_fraction == 0 else "three"
-            each = f": every class needs {needed} or more" if class_names else ""
+            needed = "two" if for_validation == 0 else "three"
+            each = f": every class needs {needed} or more" if found.kind == CLASS else ""
             raise ValueError(
-                f"The data {name!r} hold {sum(map(len, splits.values()))} {unit}s that can be "
-                f"read, too few to keep some for the {split}. Add {unit}s{each}."
+                f"The data {found.name!r} hold {sum(map(len, splits.values()))} {unit}s that can "
+                f"be read, too few to keep some for the {split}. Add {unit}s{each}."
             )
+    _check_trained(found, found.labels[splits["train"]], unit)
     return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
 
 
-def splits_of_targets(
-    found: Any, given: Mapping[str, np.ndarray], settings: Settings, unit: str = "image"
-) -> dict[str, np.ndarray]:
-    """Return complete splits of what was found, for its kind of target: see `complete_splits`.
-
-    Raises:
-        ValueError: If a split would be empty, or something is to be learned of which there are no
-            training examples.
-    """
-    if found.kind == LABELS and not settings.validation_fraction:
-        # The thresholds of the labels are chosen on examples that are not trained on.
-        settings = dataclasses.replace(settings, validation_fraction=FOR_THRESHOLDS)
-    names = found.class_names if found.kind == CLASS else ()
-    labels = strata(found.kind, found.labels)
-    splits = complete_splits(given, labels, names, found.name, settings, unit=unit)
-    trained = found.labels[splits["train"]]
+def _check_trained(found: Any, trained: np.ndarray, unit: str) -> None:
+    """Raise a `ValueError` if something is to be learned that no training example tells."""
     every = range(len(found.class_names))
     if found.kind == NUMBER:
         constant = [found.class_names[i] for i in every if len(set(trained[:, i].tolist())) < 2]
@@ -187,7 +178,7 @@ def splits_of_targets(
                 f"The data {found.name!r} have the same number in every training {unit}: "
                 f"{some_of(constant)}. Leave it out with --label-column."
             )
-        return splits
+        return
     present = set(np.flatnonzero(trained.any(0)) if found.kind == LABELS else trained.tolist())
     untrained = [found.class_names[label] for label in every if label not in present]
     if untrained:
@@ -197,4 +188,3 @@ def splits_of_targets(
             f"The data {found.name!r} have {noun} without {article} {unit} to train on: "
             f"{some_of(untrained)}. Add {unit}s, or remove these {noun}."
         )
-    return splits

@@ -16,7 +16,7 @@ import tensorflow as tf
 from dlr_tf._names import some_of
 from dlr_tf.app.data import images, tables
 from dlr_tf.app.data.image_data import ImageData, Settings, indexed_data
-from dlr_tf.app.data.splits import TO_SCORE, check_classes, split_named, splits_of_targets
+from dlr_tf.app.data.splits import TO_SCORE, check_classes, complete_splits, split_named
 from dlr_tf.app.data.tables import Row, missing_column, read_table, read_utf8
 from dlr_tf.app.data.targets import (
     CLASS,
@@ -166,16 +166,10 @@ def read_texts(
 
 def _checked_classes(name: str, examples: Sequence[_Example], to_score: bool) -> tuple[str, ...]:
     """Return the names of the classes of the training texts, which every split should know."""
-    learned = "test" if to_score else "train"
-    class_names = in_order({e.target for e in examples if e.split == learned})
-    if learned == "train" and len(class_names) < 2:
-        raise ValueError(
-            f"The data {name!r} have only one class to train on, {class_names[0]!r}. Expected: two "
-            "classes or more."
-        )
     present: dict[str, set[str]] = {}
     for example in examples:
         present.setdefault(example.split, set()).add(example.target)
+    class_names = in_order(present["test" if to_score else "train"])
     for warning in check_classes(name, present, class_names, "text"):
         warn_user(warning)
     return tuple(class_names)
@@ -312,7 +306,7 @@ def load_texts(found: LabelledTexts, settings: Settings) -> ImageData:
     """Return the batches of texts, of dtype string."""
     splits = dict(found.splits)
     if "train" in splits:
-        splits = splits_of_targets(found, splits, settings, "text")
+        splits = complete_splits(found, splits, settings, "text")
     else:
         splits["train"] = np.array([], "int64")  # a model is scored
     with tf.device("CPU:0"):

@@ -15,6 +15,7 @@ from dlr_tf.app.data.image_data import ImageData, Settings, ready, training_batc
 from dlr_tf.app.data.image_files import WORKERS
 from dlr_tf.app.data.images import resize
 from dlr_tf.app.data.order import steps_per_epoch
+from dlr_tf.app.data.splits import TEST_FRACTION
 from dlr_tf.app.data.targets import CLASS
 from dlr_tf.training.training_data import without_autotuning
 
@@ -43,7 +44,30 @@ def find_tfds(name: str) -> TfdsSource:
         ImportError: If tensorflow_datasets is not installed.
         ValueError: If there is no such data set, or it does not hold images with one label each.
     """
-    builder, label = _builder(name)
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"The data {'tfds:' + name!r} needs TensorFlow Datasets, which is not installed. "
+            'Run: pip install "dlr_tf[data]"'
+        ) from error
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"TensorFlow Datasets has no data set {name!r}. The names are listed at "
+            "https://www.tensorflow.org/datasets/catalog."
+        ) from error
+    keys = builder.info.supervised_keys
+    # A feature can be looked up only after the pair of names is known to exist.
+    is_pair = isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(k, str) for k in keys)
+    image, label = [builder.info.features[key] for key in keys] if is_pair else [None, None]
+    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
+        raise ValueError(
+            f"The data set {name!r} does not hold images with one label each, so it cannot be "
+            f"classified. Received: supervised keys {keys!r}. Choose one of the section "
+            "'Image classification' of https://www.tensorflow.org/datasets/catalog."
+        )
     if label.num_classes is None:
         builder.download_and_prepare()  # the names of the classes are in the data
     return TfdsSource(name, builder, tuple(label.names))
@@ -128,7 +152,7 @@ def _splits(found: TfdsSource, settings: Settings) -> dict[str, str]:
     given = [split for split in ("test", "validation") if split in known]
     cuts = [100]  # percent of `train`, from its end
     if not given:
-        cuts.append(cuts[-1] - round(100 * settings.test_fraction))
+        cuts.append(cuts[-1] - round(100 * TEST_FRACTION))
     if len(given) < 2 and settings.validation_fraction > 0:
         cuts.append(cuts[-1] - round(cuts[-1] * settings.validation_fraction))
     slices = [
@@ -164,37 +188,3 @@ def _class_counts(found: TfdsSource, split: str) -> list[int]:
     for labels in _encoded(found, split).map(lambda _, label: label).batch(4096):
         counts += np.bincount(labels, minlength=len(counts))
     return counts.tolist()
-
-
-def _builder(name: str) -> tuple[Any, Any]:
-    """Return the builder of a data set and the feature that holds its labels."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            f"The data {'tfds:' + name!r} needs TensorFlow Datasets, which is not installed. "
-            'Run: pip install "dlr_tf[data]"'
-        ) from error
-    try:
-        builder = tfds.builder(name)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"TensorFlow Datasets has no data set {name!r}. The names are listed at "
-            "https://www.tensorflow.org/datasets/catalog."
-        ) from error
-    info = builder.info
-    supervised = info.supervised_keys
-    # A feature can be looked up only after the pair of names is known to exist.
-    pair = [info.features[key] for key in supervised] if _is_pair(supervised) else [None, None]
-    image, label = pair
-    if not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)):
-        raise ValueError(
-            f"The data set {name!r} does not hold images with one label each, so it cannot be "
-            f"classified. Received: supervised keys {supervised!r}. Choose one of the section "
-            "'Image classification' of https://www.tensorflow.org/datasets/catalog."
-        )
-    return builder, label
-
-
-def _is_pair(keys: object) -> bool:
-    return isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)

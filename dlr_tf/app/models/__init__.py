@@ -11,7 +11,7 @@ from dlr_tf.app.models.heads import HEAD, classifier, head_paths, set_scaling
 from dlr_tf.app.models.inputs import image_shape
 from dlr_tf.app.models.keras_hub import HUB
 from dlr_tf.app.models.outputs import to_probabilities, to_scores
-from dlr_tf.app.models.precision import in_float32
+from dlr_tf.app.models.rebuilding import in_float32
 from dlr_tf.app.models.source import Source
 from dlr_tf.app.models.sources import model_file, open_source
 from dlr_tf.app.models.texts import of_tokens, takes_texts, text_columns

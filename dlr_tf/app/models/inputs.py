@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlr_tf.app.models.rebuilding import rebuilt
 from dlr_tf.app.terminal import one_line
 from dlr_tf.core import _keras
 
@@ -114,7 +115,7 @@ def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.M
             )
         return model, wanted
     if wanted is not None and (height, width) != (wanted, wanted):
-        return _rebuilt(label, model, wanted), wanted
+        return _resized(label, model, wanted), wanted
     if height != width:
         raise ValueError(
             f"{label} takes images of {height} x {width} pixels, and images are resized to "
@@ -123,36 +124,27 @@ def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.M
     return model, height
 
 
-def _rebuilt(label: str, model: keras.Model, size: int) -> keras.Model:
+def _resized(label: str, model: keras.Model, size: int) -> keras.Model:
     """Build a convolutional network again, with the same weights, for images of another size."""
     resizing = resizing_of(model)
     height, width, _ = image_shape(model)
 
-    def change(node: Any) -> None:
-        if isinstance(node, list):
-            for entry in node:
-                change(entry)
-        elif isinstance(node, dict):
-            kind, config = node.get("class_name"), node.get("config", {})
-            if kind == "InputLayer" and len(config["batch_shape"]) == 4:
-                batch, *sizes, channels = config["batch_shape"]
-                # What a nested model takes between is not known: any size will do.
-                sizes = [size, size] if sizes == [height, width] else [None, None]
-                config["batch_shape"] = [batch, *sizes, channels]
-            elif kind == "Resizing" and resizing and config["name"] == resizing.name:
-                config.update(height=size, width=size)
-            for entry in node.values():
-                change(entry)
+    def change(node: dict[str, Any]) -> None:
+        kind, config = node.get("class_name"), node.get("config", {})
+        if kind == "InputLayer" and len(config["batch_shape"]) == 4:
+            batch, *sizes, channels = config["batch_shape"]
+            # What a nested model takes between is not known: any size will do.
+            sizes = [size, size] if sizes == [height, width] else [None, None]
+            config["batch_shape"] = [batch, *sizes, channels]
+        elif kind == "Resizing" and resizing and config["name"] == resizing.name:
+            config.update(height=size, width=size)
 
     try:
-        config = keras.saving.serialize_keras_object(model)
-        change(config)
-        rebuilt = keras.saving.deserialize_keras_object(config)
-        rebuilt.set_weights(model.get_weights())
-        rebuilt(np.zeros((1, size, size, model.input_shape[-1]), "float32"), training=False)
+        made = rebuilt(model, change)
+        made(np.zeros((1, size, size, model.input_shape[-1]), "float32"), training=False)
     except (ValueError, TypeError, tf.errors.OpError) as error:
         raise ValueError(
             f"{label} takes images of {height} x {width} pixels alone: its layers do not fit "
             f"{size} x {size}. Leave --image-size out. Received: {one_line(error)[:300]}"
         ) from error
-    return rebuilt
+    return made

@@ -52,11 +52,6 @@ class TrainedModel:
     known: KnownTarget
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the outputs."""
-        return self.known.names
-
-    @property
     def described(self) -> dict[str, Any]:
         """The kind of its target, and what describes that."""
         return {**vars(self.known), "class_names": self.known.names}

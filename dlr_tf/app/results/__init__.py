@@ -20,6 +20,7 @@ from dlr_tf.app.results.files import (
     write_text,
 )
 from dlr_tf.app.results.kinds import target_of
+from dlr_tf.app.results.labels import SeveralLabels
 from dlr_tf.app.results.page import page_of, require_jinja
 from dlr_tf.app.results.report import (
     describe_groups,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dlr_tf.app.results.target import (
+    N_ERRORS,
     ErrorLine,
     Target,
     TargetEvaluation,
@@ -178,7 +179,7 @@ class Evaluation(TargetEvaluation):
         columns = (column.tolist() for column in scores)
         return [ClassScore(*row) for row in zip(self.class_names, *columns, strict=True)]
 
-    def most_confident_errors(self, count: int = 10) -> list[ConfidentError]:
+    def most_confident_errors(self, count: int = N_ERRORS) -> list[ConfidentError]:
         """Return the wrong predictions with the highest probability, the highest first."""
         predictions = self.predictions
         wrong = np.flatnonzero((predictions != self.labels) & (predictions >= 0))
@@ -195,8 +196,7 @@ class Evaluation(TargetEvaluation):
             for index in indices
         ]
 
-    def worst_errors(self, count: int = 10) -> list[WorstError]:
-        """Return the most confident errors, as they are shown beside their pictures."""
+    def worst_errors(self) -> list[WorstError]:
         return [
             WorstError(
                 e.index,
@@ -206,7 +206,7 @@ class Evaluation(TargetEvaluation):
                     ErrorLine("true", e.true_class),
                 ],
             )
-            for e in self.most_confident_errors(count)
+            for e in self.most_confident_errors()
         ]
 
     @property

@@ -133,9 +133,9 @@ def append_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder if it is not there, or raise a `WriteError`."""
+    """Create a folder if it is not there, and those above it, or raise a `WriteError`."""
     with _write_errors(folder):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -192,12 +192,11 @@ class LabelsEvaluation(TargetEvaluation):
             (f"{s['exact_match']:.3f}", f"of the test {self.unit}s have all labels right"),
         ]
 
-    def worst_errors(self, count: int = 10) -> list[WorstError]:
-        """Return the examples with the wrong label of which the model is most sure."""
+    def worst_errors(self) -> list[WorstError]:
         wrong = (self.predictions != (self.labels > 0)) & np.isfinite(self.outputs)
         distance = np.where(wrong, abs(self.labels - self.finite), -1.0)
         found = []
-        for index, label in largest(distance, count):
+        for index, label in largest(distance):
             is_missed = bool(self.labels[index, label])
             word = "missed" if is_missed else "wrong"
             share = f" ({self.finite[index, label]:.0%})"

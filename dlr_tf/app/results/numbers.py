@@ -134,12 +134,11 @@ class NumbersEvaluation(TargetEvaluation):
         ]
         return [*tiles, (score_text(self.scores["r2"]), "R2")]
 
-    def worst_errors(self, count: int = 10) -> list[WorstError]:
-        """Return the examples with the largest errors, in relation to the spread of the column."""
+    def worst_errors(self) -> list[WorstError]:
         spread = np.maximum(self.labels.std(axis=0), 1e-12)
         distance = np.where(self.is_finite[:, None], abs(self.outputs - self.labels) / spread, -1.0)
         found = []
-        for index, column in largest(distance, count):
+        for index, column in largest(distance):
             name = self.target.class_names[column]
             lines = [
                 ErrorLine("predicted", f"{self.outputs[index, column]:.6g}", f" {name}"),

@@ -12,6 +12,8 @@ import numpy as np
 
 from dlr_tf.app.terminal import table
 
+N_ERRORS = 10  # that are shown
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -37,17 +39,9 @@ class Target:
         """The argument `metrics` of `compile`."""
         raise NotImplementedError
 
-    def tuned(self, labels: np.ndarray, outputs: np.ndarray) -> Target:
-        """Return the target with what is chosen on examples that were not trained on."""
-        return self
-
     def result_line(self, score: float, total: int, label: str, unit: str = "image") -> str:
         """Return the line about a training that has ended."""
         return f"test {self.score_words} {score:.4f} on {total} {unit}s with {label}"
-
-    def head_alone_line(self, score: float) -> str:
-        """Return the line about a head that was trained alone."""
-        return f"the head alone: test {self.score_words} {score:.4f}"
 
     def evaluate(self, labels: np.ndarray, outputs: np.ndarray, names: Sequence[str] = ()) -> Any:
         """Return the scores of a model whose outputs are known."""
@@ -143,8 +137,12 @@ class TargetEvaluation:
         """Return the scores of each class, label or column as text."""
         raise NotImplementedError
 
-    def worst_errors(self, count: int = 10) -> list[WorstError]:
-        """Return the worst predictions, the worst one first."""
+    def worst_errors(self) -> list[WorstError]:
+        """Return the worst predictions, the worst one first.
+
+        These are the wrong classes and labels of which the model is most sure, and the numbers with
+        the largest errors, in relation to the spread of their column.
+        """
         raise NotImplementedError
 
     def error_table(self) -> str:
@@ -166,13 +164,13 @@ class TargetEvaluation:
         return str(self.names[index]) if len(self.names) else f"{self.unit} {index}"
 
 
-def largest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Return the rows with the largest values above 0, the largest first, and the column of each.
+def largest(values: np.ndarray) -> list[tuple[int, int]]:
+    """Return the ten rows with the largest values above 0, the largest first, with their columns.
 
-    >>> largest(np.array([[1, 2], [0, 0], [5, 3]]), 10)
+    >>> largest(np.array([[1, 2], [0, 0], [5, 3]]))
     [(2, 0), (0, 1)]
     """
-    order = np.argsort(-values.max(axis=1, initial=0), kind="stable")[:count]
+    order = np.argsort(-values.max(axis=1, initial=0), kind="stable")[:N_ERRORS]
     return [(row, int(values[row].argmax())) for row in order.tolist() if values[row].max() > 0]
 
 

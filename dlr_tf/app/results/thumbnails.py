@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+_SIZE = 160  # pixels
+
 
 def examples_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, Any]:
     """Return the examples of a data set at these indices, in one pass: images as uint8, or texts.
@@ -33,17 +35,16 @@ def examples_at(dataset: tf.data.Dataset, indices: Iterable[int]) -> dict[int, A
     return found
 
 
-def picture_uri(image: np.ndarray, size: int = 160) -> str:
-    """Return an image as a PNG in a `data:` address, for `src`.
+def picture_uri(image: np.ndarray) -> str:
+    """Return an image as a PNG in a `data:` address, for `src`. A large one is made smaller.
 
     Args:
         image: uint8 array of shape `(height, width, channels)` or `(height, width)`.
-        size: Height and width, in pixels, that a larger image is reduced to. Defaults to 160.
     """
     pixels = tf.convert_to_tensor(image if np.ndim(image) == 3 else image[..., np.newaxis])
-    if max(pixels.shape[:2]) > size:
+    if max(pixels.shape[:2]) > _SIZE:
         pixels = tf.image.resize(
-            tf.cast(pixels, tf.float32), (size, size), preserve_aspect_ratio=True, antialias=True
+            tf.cast(pixels, tf.float32), (_SIZE, _SIZE), preserve_aspect_ratio=True, antialias=True
         )
         pixels = tf.saturate_cast(tf.round(pixels), tf.uint8)
     png = tf.io.encode_png(pixels).numpy()

@@ -38,8 +38,7 @@ def write_checkpoint(path: Path, arrays: Arrays, record: Mapping[str, Any]) -> N
     """
     dtypes = {name: array.dtype.name for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, "dtypes": dtypes, "record": record})
-    stored: dict[str, Any] = {name: _as_plain(array) for name, array in arrays.items()}
-    stored[_RECORD] = np.frombuffer(text.encode(), np.uint8)
+    stored: dict[str, Any] = {**arrays, _RECORD: np.frombuffer(text.encode(), np.uint8)}
     with atomic_write(path) as partial:
         np.savez(partial, **stored)
 
@@ -59,26 +58,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] 
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
             # Reads every entry, and so compares every checksum.
-            arrays = {
-                name: _from_plain(stored[name], dtype) for name, dtype in content["dtypes"].items()
-            }
+            # NumPy stores `bfloat16` and the like as bytes without a name.
+            arrays = {name: stored[name].view(dtype) for name, dtype in content["dtypes"].items()}
     except (ValueError, LookupError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"The checkpoint {str(path)!r} cannot be read: it is damaged, or was not written by "
             f"this version of dlr-tf ({error}). Remove it to start that training again."
         ) from error
     return arrays, content["record"]
-
-
-def _as_plain(array: np.ndarray) -> np.ndarray:
-    """Return an array that NumPy can store: `bfloat16` and the like as integers of their size."""
-    if array.dtype.kind != "V":
-        return array
-    return array.view(f"u{array.dtype.itemsize}")
-
-
-def _from_plain(array: np.ndarray, dtype: str) -> np.ndarray:
-    return array if array.dtype.name == dtype else array.view(np.dtype(dtype))
 
 
 def _parts(variables: Iterable[Any], prefix: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from dlr_tf.app.models import (
     write_target,
 )
 from dlr_tf.app.paths import SETTINGS_FILE
-from dlr_tf.app.results import Target, atomic_write, make_folder, write_text
+from dlr_tf.app.results import SeveralLabels, Target, atomic_write, make_folder, write_text
 from dlr_tf.app.run import checkpoint
 from dlr_tf.app.run.agreement import all_make, by_chief
 from dlr_tf.app.run.checkpoint import CheckpointError
@@ -124,10 +123,6 @@ class Run:
     def _path(self, name: str) -> Path:
         return self.checkpoints / f"{name}.npz"
 
-    def log(self, name: str) -> Path | None:
-        """Return the file with one row per epoch of a training, `None` if it has none."""
-        return self.folder / "log.csv" if name == TRAINING else None
-
     def tensorboard(self, name: str) -> list[keras.callbacks.Callback]:
         """Return the callbacks that write the curves of a training for TensorBoard."""
         if not (self.writes and self.config.tensorboard):
@@ -212,7 +207,7 @@ class Run:
     def tuned_target(self) -> Target:
         """Return the target, with thresholds that are chosen on the validation images."""
         target = self.task.target
-        if target.kind != "labels":
+        if not isinstance(target, SeveralLabels):
             return target
         classify = Classifier(self.task.model, target.kind)
         return target.tuned(*outputs_on(classify, self.task.data.validation))
@@ -272,10 +267,6 @@ class Run:
                 f"{path.read_text(encoding='utf-8')} This run cannot be resumed, since it would "
                 "diverge again. Start another one."
             )
-
-    def remove_checkpoints(self) -> None:
-        """Remove what only a run that is not finished needs."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def how_to_resume(self, when: str) -> str:
         """Say how a run that has ended early is resumed."""

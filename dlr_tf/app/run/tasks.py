@@ -33,16 +33,12 @@ from dlr_tf.training.workers import Workers
 TEXT_HEAD_RATE, TEXT_DECAY = 3e-4, 0.8
 Config = TypeVar("Config", bound=TaskConfig)
 
-# The argument `optimizer` of `MultiGroupOptimizer`, by the name in the command.
-OPTIMIZERS: dict[str, Any] = {
-    **{name: name for name in ("adam", "adamw", "lion", "muon", "nadam", "rmsprop")},
-    "sgd": {"class_name": "SGD", "config": {"momentum": 0.9}},
-}
+SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
 
 
 def optimizer_argument(config: TaskConfig) -> Any:
     """Return the argument `optimizer` of `MultiGroupOptimizer`."""
-    optimizer = OPTIMIZERS[config.optimizer]
+    optimizer: Any = SGD if config.optimizer == "sgd" else config.optimizer
     if config.weight_decay is None:
         return optimizer
     made = optimizer_from(optimizer)

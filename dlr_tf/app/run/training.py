@@ -103,15 +103,15 @@ def train(
     task, model, data = run.task, run.task.model, run.task.data
     strategy = model.distribute_strategy
     keras.utils.set_random_seed(config.seed)
-    log, shown = run.log(name), name == TRAINING
+    shown = name == TRAINING
     stored = run.stored(name)
     arrays, reached = stored or ({}, {})
     state = TrainingState.of(reached)
     earlier_seconds, steps = state.seconds, data.steps_per_epoch
 
     def write_log(write: Callable[[Path, str], None], text: str) -> None:
-        if log is not None:
-            by_chief(run.workers, lambda: write(log, text))
+        if shown:
+            by_chief(run.workers, lambda: write(run.folder / "log.csv", text))
 
     write_log(write_text, log_text(state.history))
     logger = LearningRateLogger()
@@ -208,7 +208,7 @@ def _score_head_alone(task: Task, state: TrainingState) -> None:
     """Score the model after the head start, before its other layers are trained."""
     scores = task.model.evaluate(task.data.test, verbose=0, return_dict=True)
     state.head_alone = float(scores[task.target.score])
-    print_note(task.target.head_alone_line(state.head_alone))
+    print_note(f"the head alone: test {task.target.score_words} {state.head_alone:.4f}")
 
 
 def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:

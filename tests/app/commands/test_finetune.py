@@ -27,10 +27,9 @@ from dlr_tf import MultiGroupOptimizer
 from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.commands.finetune import name_of_rates
-from dlr_tf.app.config import RunConfig
+from dlr_tf.app.config import OPTIMIZERS, RunConfig
 from dlr_tf.app.data import digits, image_files
 from dlr_tf.app.run import comparison_lines, tasks
-from dlr_tf.app.run.tasks import OPTIMIZERS
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import fine_tuning
 from tests.conftest import newer_optimizer

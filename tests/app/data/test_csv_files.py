@@ -53,7 +53,10 @@ def test_files_that_a_table_names_and_that_are_not_there(tmp_path: Path) -> None
         ("path,label\n1.png,a\n,b", "Line 3 of the CSV file .* has no path"),
         ("path,label\n1.png,a\n2.png", "Line 3 of the CSV file .* has no label"),
         ("path,label\n1.png,a\n./1.png,b", "Line 3 .* repeats the path '1.png' of line 2. Keep"),
-        ("path,label\n1.png,a\n2.png,a", "has only one class, 'a'. Expected: two classes"),
+        (
+            "path,label\n1.png,a\n2.png,a",
+            "have only one class to train on, 'a'. Expected: two",
+        ),
         ("path,label\nx.png,a\ny.png,b", "No file that the CSV file .* names exists, such as .*x"),
         ("path,label,split\n1.png,a,rest", "Line 2 .* the split 'rest'. Expected: train, test or"),
         ("path,label,split\n1.png,a,", "Line 2 .* has no split"),

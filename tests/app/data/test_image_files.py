@@ -94,10 +94,10 @@ def test_the_split_is_stratified_and_needs_no_order_of_files(
     monkeypatch.setattr(image_files, "KEPT_BYTES", 1e9 if few else 0)
     write_images(tmp_path / "a", 20, value=0)
     write_images(tmp_path / "b", 5, value=100)
-    settings = {"image_size": 4, "seed": 1, "test_fraction": 0.4, "validation_fraction": 0.25}
+    settings = {"image_size": 4, "seed": 1, "validation_fraction": 0.25}
     loaded = data.load(tmp_path, **settings)
-    assert loaded.class_counts == {"train": [9, 2], "validation": [3, 1], "test": [8, 2]}
-    assert loaded.train_images == 11
+    assert loaded.class_counts == {"train": [12, 3], "validation": [4, 1], "test": [4, 1]}
+    assert loaded.train_images == 15
     parts = [levels(part) for part in (loaded.train, loaded.validation, loaded.test)]
     everything = [(float(i), 0) for i in range(20)] + [(100.0 + i, 1) for i in range(5)]
     assert sorted(itertools.chain(*parts)) == everything
