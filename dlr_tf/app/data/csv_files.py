@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
-from dlr_tf._names import some_of
+import numpy as np
+
 from dlr_tf.app.data.labelled_files import (
     FileRow,
     LabelledFiles,
@@ -14,24 +14,14 @@ from dlr_tf.app.data.labelled_files import (
     files_of,
     label_files,
 )
-from dlr_tf.app.data.splits import TO_SCORE, split_named
+from dlr_tf.app.data.labelled_rows import (
+    check_rows,
+    examples_to_use,
+    labelled_rows,
+    problem_of_line,
+)
 from dlr_tf.app.data.tables import Row, read_table
-from dlr_tf.app.data.targets import CLASS, Columns, class_name, kind_wanted, read_targets
-
-
-class _Row(NamedTuple):
-    line: int
-    path: str
-    split: str
-    cells: tuple[str, ...]
-
-
-class _Table(NamedTuple):
-    """What a CSV file holds: the label columns, the rows, and whether it has a split column."""
-
-    columns: list[str]
-    rows: list[_Row]
-    has_splits: bool
+from dlr_tf.app.data.targets import Columns
 
 
 def read_csv(
@@ -53,106 +43,50 @@ def read_csv(
             train on.
     """
     columns = columns or Columns()
-    found = _read_rows(path, columns)
-    splits = {row.split for row in found.rows}
-    if to_score:
-        scored = next(split for split in TO_SCORE if split in splits)
-        rows = [row._replace(split="test") for row in found.rows if row.split == scored]
-        found = found._replace(rows=rows)
-    elif "train" not in splits or (len(splits) == 1 and found.has_splits):
-        raise ValueError(
-            f"The column split of the CSV file {str(path)!r} should hold train, and test or "
-            f"validation. Received: {some_of(sorted(splits))}. Without the column, the images "
-            "are split automatically."
-        )
-    root = str(path.parent)
-    broken = {
-        os.path.join(root, row.path): f"there is no such file (line {row.line} of {str(path)!r})"
-        for row in found.rows
-        if not os.path.exists(os.path.join(root, row.path))
+    name, root = str(path), str(path.parent)
+    names, rows = read_table(path)
+    found = columns.find(names, name)
+    lines: dict[str, int] = {}
+
+    def content_of(row: Row) -> tuple[str, tuple[str, ...]]:
+        text = row.cells.get(found["path"][0], "").strip()
+        problem = problem_of_line(text, "path") if text else "it has no path"
+        if problem:
+            return problem, ()
+        image = _path(root, text)
+        if image in lines:
+            return f"it repeats the path {image!r} of line {lines[image]}; keep one of them", ()
+        lines[image] = row.line
+        return "", (image,)
+
+    # What is missing in a line, or too much, counts only where it is needed.
+    rows = [row._replace(problem="") for row in rows]
+    targets, examples, broken = labelled_rows(path, columns, names, rows, found, content_of)
+    skip_broken |= to_score
+    if not skip_broken:
+        check_rows(name, broken, "row")
+    examples = examples_to_use(name, examples, "image", to_score=to_score)
+    missing = {
+        os.path.join(root, one.content[0]): f"there is no such file ({one.place})"
+        for one in examples
+        if not os.path.exists(os.path.join(root, one.content[0]))
     }
-    if len(broken) == len(found.rows):
+    if len(missing) == len(examples):
         raise ValueError(
-            f"No file that the CSV file {str(path)!r} names exists, such as "
-            f"{next(iter(broken))!r}. The paths should be relative to the folder of the CSV file."
+            f"No file that the CSV file {name!r} names exists, such as {next(iter(missing))!r}. "
+            "The paths should be relative to the folder of the CSV file."
         )
-    listing = Listing(str(path), root, {}, broken)
-    kind = kind_wanted(columns.target, [row.cells for row in found.rows])
-    if kind != CLASS:
-        return _with_targets(found, kind, listing, skip_broken or to_score)
-    if len(found.columns) > 1:
-        raise ValueError(
-            "--target class needs one label column. Received: --label-column "
-            f"{','.join(found.columns)}"
-        )
-    for row in found.rows:
-        if not row.cells[0]:
-            raise ValueError(f"Line {row.line} of the CSV file {str(path)!r} has no label.")
-        classes = listing.splits.setdefault(row.split, {})
-        classes.setdefault(class_name(row.cells[0]), []).append(row.path)
-    if to_score:
-        return label_files(listing, skip_broken=True)
-    if skip_broken:
+    listing = Listing(name, root, {}, {**broken, **missing})
+    if targets:
+        files = [FileRow(e.split, e.content[0], str(e.target.tolist())) for e in examples]
+        values = np.array([one.target for one in examples])
+        kind = targets.kind
+        return files_of(listing, files, targets.names, values, skip_broken=skip_broken, kind=kind)
+    for one in examples:
+        listing.splits.setdefault(one.split, {}).setdefault(one.target, []).append(one.content[0])
+    if skip_broken and not to_score:
         listing.drop_empty_classes()
     return label_files(listing, skip_broken=skip_broken)
-
-
-def _with_targets(found: _Table, kind: str, listing: Listing, skip_broken: bool) -> LabelledFiles:
-    """Return files with several labels or with numbers."""
-    targets = read_targets(kind, found.columns, [row.cells for row in found.rows])
-    for index, reason in targets.broken.items():
-        row = found.rows[index]
-        where = f"line {row.line} of {listing.name!r}"
-        listing.broken[os.path.join(listing.root, row.path)] = f"{reason} ({where})"
-    rows = [FileRow(row.split, row.path, "|".join(row.cells)) for row in found.rows]
-    return files_of(
-        listing, rows, targets.names, targets.values, skip_broken=skip_broken, kind=kind
-    )
-
-
-def _read_rows(table: Path, columns: Columns) -> _Table:
-    root = str(table.parent)
-    received, rows = read_table(table)
-    names = columns.find(received, f"the CSV file {str(table)!r}")
-    found = []
-    lines: dict[str, int] = {}
-    for row in rows:
-        where = f"Line {row.line} of the CSV file {str(table)!r}"
-        path = _path(root, _filled(row, names["path"][0], "path", where))
-        split = "train"
-        for name in names["split"]:
-            split = _split(_filled(row, name, "split", where), where)
-        if path in lines:
-            raise ValueError(
-                f"{where} repeats the path {path!r} of line {lines[path]}. Keep one of them."
-            )
-        lines[path] = row.line
-        cells = tuple(_cell(row, name, where) for name in names["label"])
-        found.append(_Row(row.line, path, split, cells))
-    if not found:
-        raise ValueError(f"The CSV file {str(table)!r} names no images. Add lines: path,label.")
-    # As the table writes them.
-    spelled = {name.lower(): name for name in received}
-    return _Table([spelled[name] for name in names["label"]], found, bool(names["split"]))
-
-
-def _cell(row: Row, column: str, where: str) -> str:
-    value = row.cells.get(column, "").strip()
-    if "\n" in value or "\r" in value:
-        raise ValueError(
-            f"{where} begins a {column} of several lines. Perhaps a quotation mark is missing: "
-            f"{value[:80]!r}"
-        )
-    if "\0" in value:
-        raise ValueError(f"{where} has a null character in its {column}. Save the file as UTF-8.")
-    return value
-
-
-def _filled(row: Row, column: str, role: str, where: str) -> str:
-    value = _cell(row, column, where)
-    if not value:
-        raise ValueError(f"{where} has no {role}.")
-    return value
 
 
 def _path(root: str, path: str) -> str:
@@ -160,10 +94,3 @@ def _path(root: str, path: str) -> str:
     if "\\" in path and not os.path.exists(os.path.join(root, path)):
         path = path.replace("\\", "/")
     return os.path.normpath(path)
-
-
-def _split(name: str, where: str) -> str:
-    split = split_named(name)
-    if split is None:
-        raise ValueError(f"{where} has the split {name!r}. Expected: train, test or validation.")
-    return split

@@ -32,8 +32,8 @@ class LabelledFiles:
         labels: The class of each file: its index in `class_names`.
         splits: The indices of the files of each split: "train" alone if the source is not split,
             else with "test", "validation" or both; "test" alone if a model is scored.
-        broken: Full paths that cannot be used, and why. Those of images are in `files` too, without
-            `skip_broken`.
+        broken: Full paths, and lines of a table, that cannot be used, and why. Images that are
+            damaged are in `files` too, without `skip_broken`.
         ignored: What is there and is not used, in words.
         warnings: What may be a mistake.
         skip_broken: Whether to go on without what is broken.

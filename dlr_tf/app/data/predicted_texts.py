@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from dlr_tf.app.data import tables
 from dlr_tf.app.data.tables import Row, read_table, read_utf8
-from dlr_tf.app.data.texts import problem_of, text_columns_of
+from dlr_tf.app.data.targets import Columns
+from dlr_tf.app.data.texts import problem_of
 
 STDIN = "-"
 
@@ -46,7 +47,7 @@ def named_texts(
             parts.append(_lines(sys.stdin.buffer, n_columns))
         elif path.suffix.lower() in tables.ENDINGS:
             names, rows = read_table(path)
-            columns = text_columns_of(path, names, text_column)
+            columns = Columns(text_column=text_column).find(names, name, ["text"])["text"]
             if len(columns) != n_columns:
                 nouns = "single texts" if n_columns == 1 else "pairs of texts"
                 raise ValueError(

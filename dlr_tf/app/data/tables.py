@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dlr_tf._names import some_of
-
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _WIDE = ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -115,8 +113,3 @@ def _json_rows(text: str) -> Iterator[Row]:
             if value is not None and not isinstance(value, dict)
         }
         yield Row(line, cells)
-
-
-def missing_column(path: Path, what: str, names: list[str], remedy: str) -> ValueError:
-    """Return the error for a table without a column."""
-    return ValueError(f"{str(path)!r} has no column with {what}: {some_of(names)}. {remedy}")

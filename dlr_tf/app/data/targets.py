@@ -19,7 +19,16 @@ USUAL = {
     "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
     "label": ("label", "labels", "class", "category", "tags"),
     "split": ("split", "subset"),
+    "text": (
+        *("text", "sentence", "review", "content", "comment", "message", "document", "body"),
+        *("description", "question", "tweet"),
+    ),
 }
+PAIRS = (
+    *(("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2")),
+    *(("premise", "hypothesis"), ("text", "text_pair")),
+)
+_LABELS_OF_TEXTS = ("sentiment", "target")
 _SEPARATORS = "|;,"
 _IS_SET = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 _MIN_SHARE = 0.8  # of the values, that are numbers: the others are mistakes
@@ -50,38 +59,51 @@ class Columns:
         names = [name for name, value in vars(self).items() if value is not None]
         return [f"--{name.replace('_', '-')}" for name in names]
 
-    def find(self, names: Sequence[str], table: str) -> dict[str, list[str]]:
-        """Return the columns for "path", "label" and "split", the last one perhaps none.
+    def find(
+        self, names: Sequence[str], table: str, needed: Sequence[str] = ("path", "label")
+    ) -> dict[str, list[str]]:
+        """Return the columns for "path" or "text", for "label" and for "split", in lower case.
 
         Args:
             names: The names of the columns, as the table has them.
-            table: What a message calls the table.
+            table: The table.
+            needed: What there must be columns for: "path" or "text", and perhaps "label".
 
         Raises:
             ValueError: If one is missing.
         """
-        lower = [name.lower() for name in names]
-        wanted = {
-            "path": [self.path_column] if self.path_column else [],
-            "label": [name.strip() for name in (self.label_column or "").split(",")],
-            "split": [self.split_column] if self.split_column else [],
-        }
-        found: dict[str, list[str]] = {}
-        missing = []
-        for role, given in wanted.items():
-            usual = [name for name in USUAL[role] if name in lower][:1]
-            found[role] = [name.lower() for name in given if name] or usual
-            missing += [name for name in found[role] if name not in lower]
-            if not found[role] and role != "split":
-                missing.append(role)
+        lower, content = [name.lower() for name in names], needed[0]
+
+        def columns(role: str) -> list[str]:
+            option = getattr(self, f"{role}_column") or ""
+            given = [name.strip().lower() for name in option.split(",") if name.strip()]
+            return given or [name for name in USUAL[role] if name in lower][:1]
+
+        found = {role: columns(role) for role in (content, "label", "split")}
+        if content == "text":
+            pair = next((pair for pair in PAIRS if {*pair} <= {*lower}), ())
+            if pair and self.text_column is None:
+                found["text"] = [*pair]
+            others = [name for name in lower if name not in (*found["text"], *found["split"])]
+            if self.label_column is None:
+                usual = [n for n in (*USUAL["label"], *_LABELS_OF_TEXTS) if n in others][:1]
+                found["label"] = usual or (others if len(others) == 1 else [])
+        given = [name for role in found if role in (*needed, "split") for name in found[role]]
+        missing = [name for name in given if name not in lower]
+        missing += [role for role in needed if not found[role]]
+        if len(found[content]) > (2 if content == "text" else 1):
+            raise ValueError(
+                f"--{content}-column should name one column, or of texts the two of a pair. "
+                f"Received: --{content}-column {','.join(found[content])}"
+            )
         if missing:
             other = any(separator in name for name in lower for separator in ";\t")
             hint = " Separate the columns by commas." if other else ""
             hint += " Texts: text, or --text-column." if "path" in missing else ""
             raise ValueError(
-                f"The first line of {table} should name the columns path and label, and perhaps "
-                "split, or those of --path-column, --label-column and --split-column. Missing: "
-                f"{some_of(missing)}. Received: {some_of(names)}.{hint}"
+                f"The table {table!r} should name the columns {' and '.join(needed)}, and perhaps "
+                f"split, or those of --{content}-column, --label-column and --split-column. "
+                f"Missing: {some_of(missing)}. Received: {some_of(names)}.{hint}"
             )
         return found
 

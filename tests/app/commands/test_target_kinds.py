@@ -124,6 +124,6 @@ def test_mistakes(
     assert_mistake(balanced, "--class-weights balanced is for one class of each example")
     assert_mistake([*start, "--label-column", "prise"], "Missing: ['prise']")
     text = [*start, "--target", "number", "--label-column", "tags"]
-    assert_mistake(text, "24 files of the data 'garments/garments.csv' cannot be read")
+    assert_mistake(text, "24 rows of the data 'garments/garments.csv' cannot be used")
     assert_mistake(["finetune", "--target", "number"], "--target needs DATA")
     assert_mistake(["finetune", "garments", "--label-column", "a"], "--label-column is for a CSV")

@@ -135,7 +135,7 @@ def test_mistakes(place: Path, assert_mistake: Mistake) -> None:
     assert_mistake(
         ["finetune", texts, "--model", "hub:bert_tiny"], "has no preset 'bert_tiny' for the"
     )
-    assert_mistake(["evaluate", run, texts, "--text-column", "no"], "--text-column should name")
+    assert_mistake(["evaluate", run, texts, "--text-column", "no"], "those of --text-column")
     for text, message in [
         ("words,label\na,b\n", "should name the columns path and label"),
         ("text,label\n,cat\na,dog\n", "1 text of the data"),

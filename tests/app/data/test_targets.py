@@ -83,22 +83,28 @@ def test_a_kind_that_is_forced(tmp_path: Path) -> None:
         find(path, columns=Columns(target="labels", label_column="label,file"))
 
 
-def test_rows_that_cannot_be_used_are_listed_with_their_lines(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_listed_with_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     touch(tmp_path, *(f"{number}.png" for number in range(8)))
     rows = "".join(f"{number}.png,{number}.5\n" for number in range(5))
     path = table(tmp_path, f'file,price\n{rows}5.png,"1,5"\n6.png,\n7.png,nan\n')
-    found = find(path, columns=Columns(label_column="price"))
-    where = f"of {str(path)!r})"
-    assert found.broken == {
-        str(tmp_path / "5.png"): f"the price '1,5' is not a number, write 1.5 (line 7 {where}",
-        str(tmp_path / "6.png"): f"the price '' is not a number (line 8 {where}",
-        str(tmp_path / "7.png"): f"the price 'nan' is not a number (line 9 {where}",
+    with pytest.raises(ValueError, match="3 rows of the data"):
+        find(path, columns=Columns(label_column="price"))
+    reasons = {
+        f"{path}:7": "the price '1,5' is not a number, write 1.5",
+        f"{path}:8": "the price '' is not a number",
+        f"{path}:9": "the price 'nan' is not a number",
     }
+    lines = [f"{place}: {reason}" for place, reason in reasons.items()]
+    assert capsys.readouterr().err.splitlines() == lines
     kept = find(path, columns=Columns(label_column="price"), skip_broken=True)
     assert kept.files == [f"{number}.png" for number in range(5)]
+    assert kept.broken == reasons
     path = table(tmp_path, "file,red\n1.png,1\n2.png,\n")
-    found = find(path, columns=Columns(target="labels", label_column="red"))
-    assert [*found.broken.values()] == [f"no red: expected 0 or 1 (line 3 {where}"]
+    columns = Columns(target="labels", label_column="red")
+    found = find(path, columns=columns, skip_broken=True)
+    assert found.broken == {f"{path}:3": "no red: expected 0 or 1"}
 
 
 def test_a_label_that_is_only_tested_on(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
         ("text,label\na,x\nb,x\n", "only one class to train on, 'x'"),
         ("text,label,split\na,x,train\nb,y,train\nc,z,test\n", r"to test on that are not .*'z'"),
         ("text,label,split\na,x,test\nb,y,test\n", "should be train, and test or validation"),
-        ("text,one,two\na,x,1\n", r"no column with the classes: \['text', 'one', 'two'\]"),
+        ("text,one,two\na,x,1\n", r"Missing: \['label'\]. Received: \['text', 'one', 'two'\]"),
         ("text,text,label\na,b,x\n", "names the column 'text' more than once"),
         ("text,label\n", "hold no texts"),
     ],
@@ -98,10 +98,12 @@ def test_the_text_column_is_named(tmp_path: Path) -> None:
     assert texts_of(find(path, columns=Columns(text_column="wording"))) == {
         "train": {"x": ["a"], "y": ["b"]}
     }
-    with pytest.raises(ValueError, match="--text-column should name .* Received: .* words"):
+    with pytest.raises(ValueError, match=r"--text-column.* Missing: \['words'\]. Received"):
         find(path, columns=Columns(text_column="words"))
+    with pytest.raises(ValueError, match="should name one column, or of texts the two of a pair"):
+        find(path, columns=Columns(text_column="wording,label,id"))
     tsv = written(tmp_path, "Wording\tlabel\na\tx\n", "a.tsv")
-    with pytest.raises(ValueError, match="texts that has a usual name.* with --text-column"):
+    with pytest.raises(ValueError, match=r"those of --text-column, .* Missing: \['text'\]"):
         find(tsv)
     with pytest.raises(ValueError, match="--text-column is for a CSV file: a folder"):
         find(tmp_path, columns=Columns(text_column="text"))
