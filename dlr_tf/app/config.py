@@ -205,6 +205,8 @@ class RunConfig(TaskConfig):
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers
             compute of each image; the rates that are chosen are then the usual ones of Adam.
+        average_weights: The model at the end has the mean of its weights after every step, instead
+            of the last weights. What is shown and logged of each epoch is without it.
         schedule: How the rates change over the steps.
         warmup (N|SHARE): Steps of a linear rise from 0 before the schedule, or their share of all
             steps, such as 0.1; the schedule fills the rest.
@@ -234,6 +236,7 @@ class RunConfig(TaskConfig):
     epochs: Count = EPOCHS
     frozen_epochs: FromZero = 0
     head_start: bool = False
+    average_weights: bool = False
     schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"
     warmup: StepsOrShare = 0
     cycle_epochs: Positive | None = None

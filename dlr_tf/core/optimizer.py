@@ -80,8 +80,10 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         clipnorm: Float above 0: largest norm of each variable's gradient.
         clipvalue: Float above 0: largest absolute value of a gradient's elements.
         global_clipnorm: Float above 0: largest norm of all gradients of all groups together.
-        use_ema: Whether to keep an exponential moving average of the weights.
-        ema_momentum: Float in [0, 1]: decay of that average per step. Defaults to `0.99`.
+        use_ema: Whether to keep an average of the weights over the steps.
+        ema_momentum: Float in [0, 1]: decay of an exponential moving average per step; or `None`:
+            all steps count the same, as the mean of the weights after every step (Polyak-Ruppert
+            averaging). Defaults to `0.99`.
         ema_overwrite_frequency: Integer of at least 1: the number of steps after which the weights
             are overwritten with their average. Defaults to `None`: only at the end of `fit`.
         loss_scale_factor: Float: gradients are divided by it, the loss multiplied by `scale_loss`.
@@ -119,7 +121,8 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
     ['1e-05', '1e-03']
 
     Source: Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146, section 3.2 (discriminative
-    fine-tuning); Li, Grandvalet and Davoine, 2018, https://arxiv.org/abs/1802.01483 (L2-SP).
+    fine-tuning); Li, Grandvalet and Davoine, 2018, https://arxiv.org/abs/1802.01483 (L2-SP);
+    Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046 (the mean of the weights).
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
         use_ema: bool = False,
-        ema_momentum: float = 0.99,
+        ema_momentum: float | None = 0.99,
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
@@ -168,11 +171,12 @@ class MultiGroupOptimizer(_keras.AveragingOptimizer):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             use_ema=use_ema,
-            ema_momentum=ema_momentum,
+            ema_momentum=0.0 if ema_momentum is None else ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
+        self.ema_momentum = ema_momentum  # Keras takes numbers only
         self._assignment = assignment
         self._frozen_when_saved: frozenset[str] = frozenset()
         self._group_optimizers = GroupOptimizers(inner)

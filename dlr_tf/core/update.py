@@ -190,15 +190,16 @@ class GroupUpdate:
 
     def _update_averages(self) -> None:
         iterations = tf.convert_to_tensor(self._optimizer.iterations)
-        # The first step sets the averages to the weights, as in Keras.
-        momentum = tf.where(tf.equal(iterations, 0), 0.0, self._optimizer.ema_momentum)
-
-        def update(average: Any, variable: Any, momentum: Any) -> None:
-            momentum = tf.cast(momentum, average.dtype)
-            average.assign(momentum * average + (1 - momentum) * variable)
-
+        momentum = self._optimizer.ema_momentum
+        of_all = momentum is None
+        if of_all:
+            factor = tf.cast(1 / (iterations + 1), tf.float32)
+        else:
+            # The first step sets the averages to the weights, as in Keras.
+            factor = tf.where(tf.equal(iterations, 0), 0.0, momentum)
+        move = _move_toward if of_all else _mix
         self._update_on_replicas(
-            [(average, update, (v.value, momentum)) for v, average in self.averages()]
+            [(average, move, (v.value, factor)) for v, average in self.averages()]
         )
         frequency = self._optimizer.ema_overwrite_frequency
         if frequency:
@@ -206,7 +207,7 @@ class GroupUpdate:
                 (iterations + 1) % frequency == 0,
                 lambda _: self._overwrite_with_averages(),
                 lambda _: None,
-                [momentum],
+                [factor],
             )
 
     def _overwrite_with_averages(self) -> None:
@@ -278,8 +279,13 @@ def _constrain(constraint: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda variable: variable.assign(constraint(variable))
 
 
-def _move_toward(variable: Any, start: tf.Tensor, share: tf.Tensor) -> None:
-    variable.assign_sub((variable - start) * tf.cast(share, variable.dtype))
+def _move_toward(variable: Any, other: tf.Tensor, share: tf.Tensor) -> None:
+    variable.assign_sub((variable - other) * tf.cast(share, variable.dtype))
+
+
+def _mix(average: Any, other: tf.Tensor, momentum: tf.Tensor) -> None:
+    momentum = tf.cast(momentum, average.dtype)
+    average.assign(momentum * average + (1 - momentum) * other)
 
 
 def _set_zero(variable: Any) -> None:

@@ -122,6 +122,19 @@ def test_averages_and_their_overwriting(make):
     assert_averages(overwritten)
 
 
+def test_the_average_can_be_the_mean_over_all_steps(make):
+    model = make(SQUARE + 2)
+    optimizer = model.optimizer(use_ema=True, ema_momentum=None)
+    after = []
+    for _ in range(5):
+        model.step(optimizer, ONES)
+        after.append(model.weights[0].numpy())
+        for average in moving_averages(optimizer):
+            np.testing.assert_allclose(average.numpy(), np.mean(after, axis=0), rtol=1e-6)
+    revived = MultiGroupOptimizer.from_config(optimizer.get_config())
+    assert revived.ema_momentum is None
+
+
 def test_averages_are_the_weights_after_fit(make):
     """A kernel of ones, input 1, target 0: the gradient is twice the mean of the outputs."""
     layers = [

@@ -65,8 +65,8 @@ class Comparison:
 def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Result) -> Comparison:
     """Train with several seeds, each with our rates and with one rate for all layers.
 
-    Both have the same schedule and epochs. A range test chooses the one rate, and there is no head
-    start then. Afterwards the model is that of the last of these trainings.
+    Both have the same schedule and epochs. A range test chooses the one rate, without a head start
+    and without averages. Afterwards the model is that of the last of these trainings.
 
     Args:
         run: The run.
@@ -114,7 +114,9 @@ def compare(run: Run, start: Mapping[str, np.ndarray], label: str, result: Resul
         seeded = dataclasses.replace(config, seed=seed)
         if seed != config.seed:
             ours.append(train_with_seed(seeded, TRAINING, label, task.rates, task.ratios))
-        one_rate = dataclasses.replace(seeded, frozen_epochs=frozen, head_start=False)
+        one_rate = dataclasses.replace(
+            seeded, frozen_epochs=frozen, head_start=False, average_weights=False
+        )
         theirs.append(train_with_seed(one_rate, COMPARISON, ONE_RATE, None, ones))
     return Comparison(seeds, ours, theirs, task.target.score)
 

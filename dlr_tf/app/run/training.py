@@ -76,6 +76,11 @@ def schedule_of(config: RunConfig, task: Task) -> Callable[[float], Any]:
     )
 
 
+def averaging(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments for the mean of the weights after every step."""
+    return {"use_ema": True, "ema_momentum": None} if config.average_weights else {}
+
+
 def train(
     run: Run,
     name: str,
@@ -135,6 +140,8 @@ def train(
         for callback in (logger, writer):
             callback.set_model(model)
             callback.on_train_begin()
+        if config.average_weights:  # as at the end of `fit`
+            model.optimizer.finalize_variable_values(model.trainable_variables)
     else:
         if state.epoch or state.step:
             within = f", step {state.step + 1} of {steps}" if state.step else ""
@@ -144,6 +151,8 @@ def train(
             if task.target.score == "loss":
                 what = "val_loss is that"
             print_note(f"{what} of the test {data.unit}s")
+        if shown and config.average_weights:
+            print_note("the model at the end has the mean of the weights after every step")
         progress = Progress(config.epochs, first_step=state.step, lines=shown)
         # Those that add to the logs come first, then those that end the training, then those that
         # keep something; the progress shows an epoch also if the training ends there.
@@ -172,6 +181,7 @@ def train(
                 head_start=starts,
                 validation_data=data.validation,
                 optimizer=optimizer_argument(config),
+                **averaging(config),
                 batch_norm=config.batch_norm,
                 class_weight=weights,
                 callbacks=[*own, writer, *callbacks],
@@ -189,7 +199,7 @@ def train(
             print_note(f"the model of epoch {kept_epoch} is kept")
     names = (task.target.score, "loss")
     scores = {name: state.history[f"val_{name}"][kept_epoch - 1] for name in names}
-    if data.validation is not data.test:
+    if data.validation is not data.test or config.average_weights:
         with distributed_fit(model, data.test.element_spec), own_parts(strategy, data):
             scores = model.evaluate(data.test, verbose=0, return_dict=True)
     return Result(
@@ -215,7 +225,8 @@ def _compile(config: RunConfig, task: Task, rates: Sequence[float]) -> None:
     """Leave the model as `fine_tune` does, without a training."""
     schedule = schedule_of(config, task)
     scheduled = [schedule(rate) for rate in rates]
-    made = make_optimizer(task.model, task.groups, scheduled, optimizer_argument(config))
+    template = optimizer_argument(config)
+    made = make_optimizer(task.model, task.groups, scheduled, template, **averaging(config))
     first = FirstBatches(task.data.train)
     compile_model(task.model, made, choose_loss(task.model, first), first)
     set_batch_norm(task.model, config.batch_norm)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -25,7 +26,8 @@ from app_helpers import FILES, everything_below, write_garments
 from dlr_tf.app import cli
 from dlr_tf.app.commands import finetune
 from dlr_tf.app.data import digits
-from dlr_tf.app.run import checkpoint, tasks
+from dlr_tf.app.run import Run, checkpoint, tasks
+from dlr_tf.core._keras import moving_averages
 from tests.scripts import kill_and_resume, kill_workers
 
 # Two steps in an epoch, and a checkpoint after each of them.
@@ -136,6 +138,44 @@ def test_a_head_start_goes_on_after_a_kill(
     assert "the head alone" not in capsys.readouterr().err  # it was trained once
     assert json.loads(Path("out/report.json").read_text())["head_alone"] == alone
     assert_equal(Path("out"), results(Path("whole")))
+
+
+def test_averaged_weights_go_on_after_a_kill(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", "--epochs", "2", "--batch-size", "50", "--checkpoint-every", "1"]
+    arguments += ["--average-weights", "--learning-rate", "1e-3:1e-2", "--no-compare"]
+    assert cli.main([*arguments, "--output", "whole"]) == 0
+    shown = capsys.readouterr()
+    assert "the model at the end has the mean of the weights after every step\n" in shown.err
+    model = keras.models.load_model("whole/model.keras")
+    averages = keras.tree.flatten([one.numpy() for one in moving_averages(model.optimizer)])
+    weights = [one.numpy() for one in model.trainable_variables]
+    assert [*map(np.ndarray.tobytes, averages)] == [*map(np.ndarray.tobytes, weights)]
+    report = json.loads(Path("whole/report.json").read_text())
+    assert report["test_accuracy"] == pytest.approx(report["scores"]["accuracy"])
+    with Path("whole/log.csv").open() as file:
+        assert report["test_loss"] != float([*csv.DictReader(file)][-1]["val_loss"])
+    # Checkpoints: the start, and one for each step.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        kill_after(patch, 2)
+        cli.main([*arguments, "--output", "out"])
+
+    def killed(run: Run, path: Path, target: Any) -> None:
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
+        patch.setattr(Run, "save_model", killed)  # when the training is finished
+        cli.main(["finetune", "--resume", "out"])
+    assert cli.main(["finetune", "--resume", "out"]) == 0
+    assert_equal(Path("out"), results(Path("whole")))
+
+
+def test_a_mean_over_all_epochs_and_the_best_epoch_exclude_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["finetune", "--average-weights", "--keep", "best"]) == 2
+    assert "--average-weights and --keep best exclude each other" in capsys.readouterr().err
 
 
 def test_a_head_start_has_no_rates_for_other_optimizers(
