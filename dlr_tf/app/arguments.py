@@ -141,7 +141,7 @@ def _completed(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError("--wait needs --strategy multi-worker. Give both, or leave it out.")
     if "compare_seeds" in given and not options.get("compare"):
         raise UsageError("--compare-seeds needs --compare. Give both, or leave it out.")
-    if "average_weights" in given and given.get("keep") == "best":
+    if given.get("average_weights") and given.get("keep") == "best":
         raise UsageError(
             "--average-weights and --keep best exclude each other: the mean is over all epochs. "
             "Leave one out."

@@ -204,9 +204,11 @@ class RunConfig(TaskConfig):
             DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers
-            compute of each image; the rates that are chosen are then the usual ones of Adam.
+            compute of each image; the rates that are chosen are then the usual ones of Adam
+            (default: with --learning-rate auto, where it is possible).
         average_weights: The model at the end has the mean of its weights after every step, instead
-            of the last weights. What is shown and logged of each epoch is without it.
+            of the last weights; what is shown and logged of each epoch is without it (default: with
+            a head start, unless --keep best).
         schedule: How the rates change over the steps.
         warmup (N|SHARE): Steps of a linear rise from 0 before the schedule, or their share of all
             steps, such as 0.1; the schedule fills the rest.
@@ -235,8 +237,8 @@ class RunConfig(TaskConfig):
 
     epochs: Count = EPOCHS
     frozen_epochs: FromZero = 0
-    head_start: bool = False
-    average_weights: bool = False
+    head_start: Annotated[bool | None, Typed(action=argparse.BooleanOptionalAction)] = None
+    average_weights: Annotated[bool | None, Typed(action=argparse.BooleanOptionalAction)] = None
     schedule: Annotated[str, Typed(choices=SCHEDULES)] = "onecycle"
     warmup: StepsOrShare = 0
     cycle_epochs: Positive | None = None

@@ -28,6 +28,8 @@ from dlr_tf.training.freezing import freeze_to, set_batch_norm
 from dlr_tf.training.head_start import cut_at_head, start_head
 from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.rate_choice import (
+    HEAD_START_RATE,
+    TYPICAL_ADAM_RATE,
     has_usual_rates,
     rates_from_sweep,
     relative_rates,
@@ -113,9 +115,10 @@ def fine_tune(
         head_start: Whether the head is trained to convergence before the first epoch, on features
             that the body computes once for each example. The L2 penalty of its kernels is chosen on
             parts of the training data that are held out in turn. Needs SciPy, a Sequential or
-            Functional model, and a loss that `compile` takes. `learning_rate="auto"` then takes the
-            usual rates of Adam, without a range test, whose loss could only rise. Unless
-            `verbose=0`, one printed line says how good the head alone is. Defaults to `False`.
+            Functional model, and a loss that `compile` takes. `learning_rate="auto"` then takes
+            1.8e-4 for all groups, for Adam, or less if the range test does not allow it. Unless
+            `verbose=0`, one printed line says how good the head alone is. Best together with
+            `use_ema=True, ema_momentum=None`, the mean of the weights. Defaults to `False`.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
@@ -220,11 +223,13 @@ def fine_tune(
         train_data, epochs - first_epoch, fit, validation_data, batches_per_step
     )
     is_auto = isinstance(learning_rate, str)
-    ratios = relative_rates(len(groups))
+    ratios, typical = relative_rates(len(groups)), TYPICAL_ADAM_RATE
+    if head_start:
+        ratios, typical = [1.0] * len(groups), HEAD_START_RATE
     if is_auto:
         _check_auto(learning_rate, optimizer)
         if not is_list(schedule):
-            learning_rate = typical_adam_rates(ratios) if head_start else ratios
+            learning_rate = ratios
     rates = ScheduledRates(learning_rate, schedule, warmup, groups, length)
     # Everything that can be wrong is checked before the model is compiled.
 
@@ -240,16 +245,16 @@ def fine_tune(
     cut = cut_at_head(model, groups, choice) if head_start else None
     if head_start and is_auto and not has_usual_rates(multi_group):
         raise ValueError(
-            "With `head_start`, `learning_rate='auto'` takes the usual rates of Adam. Pass the "
+            "With `head_start`, `learning_rate='auto'` takes a usual rate of Adam. Pass the "
             "learning rates for another optimizer. "
             f"Received: {type(multi_group.group_optimizers[-1]).__name__}"
         )
-    if is_auto and not head_start:
+    if is_auto:
         if verbose != 0:
             print("Range test of the learning rate")
         seconds.end("preparation")
         # Rates that are usual, for the case that the test is interrupted.
-        compile_model(model, make(typical_adam_rates(ratios)), choice, first)
+        compile_model(model, make(typical_adam_rates(ratios, typical)), choice, first)
         sweep = sweep_groups(
             model,
             groups,
@@ -261,7 +266,7 @@ def fine_tune(
             verbose=verbose,
         )
         seconds.end("range_test")
-        rate_choice = rates_from_sweep(sweep, ratios)
+        rate_choice = rates_from_sweep(sweep, ratios, typical, may_raise=not head_start)
         if verbose != 0:
             print(rate_choice.line())
         elif rate_choice.suggestion is None:

@@ -201,8 +201,9 @@ def read_examples(body: keras.Model, train_data: Any, fit: Mapping[str, Any]) ->
     arguments = fit_arguments(train_data, fit)
     class_weight = fit.get("class_weight")
     if is_in_batches(arguments["x"]):
+        run = tf.function(lambda x: body(x, training=False), reduce_retracing=True)
         batches = [
-            (body.predict_on_batch(x), y, weights)
+            (keras.tree.map_structure(np.asarray, run(x)), y, weights)
             for x, y, weights in map(
                 keras.utils.unpack_x_y_sample_weight,
                 _batches(arguments["x"], fit.get("steps_per_epoch")),

@@ -16,6 +16,7 @@ from dlr_tf.training.lr_finder import LearningRateSweep
 # What follows is measured in `benchmarks/transfer`.
 RATIO = 10.0  # of the head's rate to that of the first group
 TYPICAL_ADAM_RATE = 10**-3.5  # for Adam: on average over the groups, in the geometric sense
+HEAD_START_RATE = 10**-3.75  # for Adam and all groups, after a head start
 MAX_FACTOR = 3.0  # the rate that a range test suggests can be wrong by this factor
 
 
@@ -26,14 +27,14 @@ class RateChoice:
     Args:
         rates: The peak rate of each group, the head's last.
         suggestion: The head's rate that the sweep suggests; `None` if the loss falls at no rate.
-        is_tested: Whether there was a sweep. Defaults to `True`.
         typical: As for `typical_adam_rates`.
+        may_raise: As for `rates_near`. Defaults to `True`.
     """
 
     rates: tuple[float, ...]
     suggestion: float | None
-    is_tested: bool = True
     typical: float = TYPICAL_ADAM_RATE
+    may_raise: bool = True
 
     def line(self) -> str:
         """Return one line that says what was chosen and why."""
@@ -43,13 +44,13 @@ class RateChoice:
         several = len(rates) > 1
         if self.suggestion is None:
             what = "the range test found no rate at which the loss falls: taking"
-            what = what if self.is_tested else f"peak learning rate{'s' if several else ''}"
             return f"{what} {each}, which {'are' if several else 'is'} usual for Adam"
         low, high = self.suggestion / MAX_FACTOR, self.suggestion * MAX_FACTOR
         usual = typical_adam_rates(self.rates, self.typical)[-1]
+        allowed = f"{low:.2g} to {high:.2g}" if self.may_raise else f"at most {high:.2g}"
         return (
             f"peak learning rate{'s' if several else ''} {each}: {'for the head, ' * several}"
-            f"{usual:.2g} is usual for Adam, and a range test allows {low:.2g} to {high:.2g}"
+            f"{usual:.2g} is usual for Adam, and a range test allows {allowed}"
         )
 
 
@@ -76,7 +77,11 @@ def has_usual_rates(optimizer: MultiGroupOptimizer) -> bool:
 
 
 def rates_near(
-    suggestion: float, ratios: Sequence[float], typical: float = TYPICAL_ADAM_RATE
+    suggestion: float,
+    ratios: Sequence[float],
+    typical: float = TYPICAL_ADAM_RATE,
+    *,
+    may_raise: bool = True,
 ) -> tuple[float, ...]:
     """Return the rates that are nearest to the usual ones and near what a sweep suggests.
 
@@ -87,6 +92,8 @@ def rates_near(
         suggestion: Float above 0: the head's rate that a sweep suggests.
         ratios: The ratio of the rate of each group to that of the head.
         typical: As for `typical_adam_rates`.
+        may_raise: Whether the usual rates can be raised. Without it, as after a head start, the
+            suggestion is only a limit. Defaults to `True`.
 
     >>> [f"{rate:.1e}" for rate in rates_near(5e-4, [0.01, 0.1, 1.0])]
     ['1.5e-05', '1.5e-04', '1.5e-03']
@@ -94,12 +101,17 @@ def rates_near(
     ['3.0e-05', '3.2e-04', '3.3e-01']
     """
     usual = typical_adam_rates(ratios, typical)[-1] / ratios[-1]
-    head = min(max(usual, suggestion / MAX_FACTOR), suggestion * MAX_FACTOR)
+    lowest = suggestion / MAX_FACTOR if may_raise else 0.0
+    head = min(max(usual, lowest), suggestion * MAX_FACTOR)
     return tuple(head * ratio for ratio in ratios)
 
 
 def rates_from_sweep(
-    sweep: LearningRateSweep, ratios: Sequence[float], typical: float = TYPICAL_ADAM_RATE
+    sweep: LearningRateSweep,
+    ratios: Sequence[float],
+    typical: float = TYPICAL_ADAM_RATE,
+    *,
+    may_raise: bool = True,
 ) -> RateChoice:
     """Choose the peak rates from a range test.
 
@@ -111,6 +123,7 @@ def rates_from_sweep(
         sweep: The sweep.
         ratios: The ratio of the rate of each group to that of the head.
         typical: As for `typical_adam_rates`.
+        may_raise: As for `rates_near`.
 
     Raises:
         ValueError: If the loss is not finite at the usual rate, or below.
@@ -126,9 +139,9 @@ def rates_from_sweep(
                 "`learning_rate='auto'` finds no learning rate for this model and these data. "
                 f"{reason} Check the data and the loss, or pass `learning_rate`."
             ) from ValueError(reason)
-        return RateChoice(rates, None, typical=typical)
-    rates = rates_near(suggestion, ratios, typical)
-    return RateChoice(rates, suggestion, typical=typical)
+        return RateChoice(rates, None, typical, may_raise)
+    rates = rates_near(suggestion, ratios, typical, may_raise=may_raise)
+    return RateChoice(rates, suggestion, typical, may_raise)
 
 
 def relative_rates(n_groups: int) -> list[float]:

@@ -109,13 +109,13 @@ def rate_table(suggestions: Mapping[str, float]) -> str:
     """Return one line per suggestion: name, rate and meaning.
 
     >>> print(rate_table({"recommended": 0.001, "minimum": 0.01}))
-    recommended  1.00e-03  what finetune takes: at most 3 times from minimum
+    recommended  1.00e-03  taken without a head start: at most 3 times from minimum
     minimum      1.00e-02  a tenth of the rate with the lowest loss
     """
     source = f"at most {MAX_FACTOR:g} times from minimum"
     if "minimum" not in suggestions:
         source = "usual for Adam"
-    meanings = {RECOMMENDED: f"what finetune takes: {source}", **MEANINGS}
+    meanings = {RECOMMENDED: f"taken without a head start: {source}", **MEANINGS}
     rows = [(name, f"{rate:.2e}", meanings[name]) for name, rate in suggestions.items()]
     return table(("", "", ""), rows)
 

@@ -75,6 +75,7 @@ from dlr_tf.app.run import (
     steps_made,
     suited,
     train,
+    with_recipe,
     with_usual_epochs,
     write_place_of_data,
     write_settings,
@@ -93,9 +94,6 @@ from dlr_tf.app.terminal import (
 from dlr_tf.core._validation import unwrap_optimizer
 from dlr_tf.training import plotting
 from dlr_tf.training.distribution import make_strategy, strategy_of
-from dlr_tf.training.head_start import cut_at_head
-from dlr_tf.training.losses import LossChoice
-from dlr_tf.training.rate_choice import has_usual_rates
 from dlr_tf.training.workers import Workers
 
 
@@ -188,8 +186,8 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run 
         rates = task.rates or task.ratios
         schedule = schedule_of(config, task)
         made = MultiGroupOptimizer(task.groups, [*map(schedule, rates)], optimizer_argument(config))
-        if config.head_start:
-            _check_head_start(config, task, made)
+        if given.resume is None:
+            config = with_recipe(config, task, made)
     run = Run(folder, config, task, workers, stop, watch)
 
     def open_folder() -> None:
@@ -206,16 +204,6 @@ def _prepare(given: FinetuneConfig, until_the_end: contextlib.ExitStack) -> Run 
     stop.any_worker = workers.any
     until_the_end.enter_context(stop)
     return run
-
-
-def _check_head_start(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> None:
-    """Raise a `ValueError` if the head cannot be trained alone, or its rates are not known."""
-    cut_at_head(task.model, task.groups, LossChoice(task.target.loss, None))
-    if task.rates is None and not has_usual_rates(optimizer):
-        raise ValueError(
-            "--head-start takes the usual rates of Adam. Give --learning-rate with "
-            f"--optimizer {config.optimizer}."
-        )
 
 
 def _checked(given: FinetuneConfig) -> tuple[Path, RunConfig]:
@@ -353,6 +341,8 @@ def name_of_rates(config: RunConfig, rates: Sequence[float]) -> str:
     """Return what the peak rates of a training are called."""
     if config.trains_head_only:
         return f"only the head trained, at {rates[-1]:g}"
+    if config.head_start:
+        return "a head start"
     return f"one rate, {rates[0]:g}" if len(set(rates)) == 1 else "differential rates"
 
 

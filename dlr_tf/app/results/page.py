@@ -136,6 +136,8 @@ def _overview(report: Mapping[str, Any], history: History, evaluation: Any) -> C
     ]
     if report.get("head_alone") is not None:
         facts.append(f"the head alone reached {report['head_alone']:.4g} before the first epoch")
+    if settings.get("average_weights"):
+        facts.append("the weights are the mean over all steps")
     if report["kept_epoch"] != epochs:
         facts.append(f"the model is that of epoch {report['kept_epoch']}")
     if evaluation.n_not_finite:

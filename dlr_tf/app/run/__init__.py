@@ -24,6 +24,7 @@ from dlr_tf.app.run.predictions import (
     predict_texts,
 )
 from dlr_tf.app.run.pretraining import pretrain_on_digits
+from dlr_tf.app.run.recipe import with_recipe
 from dlr_tf.app.run.run import PAGE_FILE, TRAINING, Run, is_finished
 from dlr_tf.app.run.seconds import Stopwatch
 from dlr_tf.app.run.settings import (

@@ -33,7 +33,7 @@ from dlr_tf.app.run.worker_data import own_parts
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_note, print_stderr
 from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training.auto_rates import SWEEP, auto_sweep
-from dlr_tf.training.rate_choice import RateChoice, rates_from_sweep, typical_adam_rates
+from dlr_tf.training.rate_choice import HEAD_START_RATE, RateChoice, rates_from_sweep
 from dlr_tf.training.workers import Workers, number_of_workers
 
 TRAINING, COMPARISON = "training", "comparison"
@@ -155,16 +155,12 @@ class Run:
         """Return the peak rates that a range test chooses for the training of this name.
 
         They keep their ratios to that of the head. They are stored, since on a GPU the choice may
-        differ from one process to the next. With a head start, they are the usual ones of Adam.
+        differ from one process to the next. After a head start, images are
+        trained at one rate.
 
         Raises:
             UsageError: If the loss is not finite.
         """
-        if config.head_start:  # from there the loss of a range test could only rise
-            typical = self.task.typical_rate
-            choice = RateChoice(typical_adam_rates(ratios, typical), None, is_tested=False)
-            print_note(choice.line())
-            return list(choice.rates)
         stored = self.stored(f"{name}-rates")
         if stored is None:
             print_note(f"choosing the learning rate by a range test of {SWEEP.steps} steps")
@@ -179,6 +175,9 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         model, data = self.task.model, self.task.data
         weights = data.class_weights(config.class_weights)
+        typical = self.task.typical_rate
+        if config.head_start and data.unit == "image":
+            ratios, typical = [1.0] * len(ratios), HEAD_START_RATE
         try:
             with own_parts(model.distribute_strategy, data, seed=config.seed, class_weight=weights):
                 sweep = auto_sweep(
@@ -192,7 +191,7 @@ class Run:
                     verbose=1 if on_terminal() else 0,
                     optimizer=optimizer_argument(config),
                 )
-            return rates_from_sweep(sweep, ratios, self.task.typical_rate)
+            return rates_from_sweep(sweep, ratios, typical, may_raise=not config.head_start)
         except ValueError as error:
             raise UsageError(
                 "No learning rate can be chosen for this model and these data. Give it with "

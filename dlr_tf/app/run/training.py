@@ -158,7 +158,7 @@ def train(
         # keep something; the progress shows an epoch also if the training ends there.
         own = [logger, StopOnDivergence(), *run.tensorboard(name), progress]
         own += [CutEpoch(state, steps), record]
-        starts = config.head_start and not (state.epoch or state.step)
+        starts = bool(config.head_start) and not (state.epoch or state.step)
         if starts:
             own.append(LambdaCallback(on_train_begin=lambda _: _score_head_alone(task, state)))
         step = state.epoch * steps + state.step

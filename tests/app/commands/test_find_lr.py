@@ -49,7 +49,7 @@ def test_without_a_suggestion(quick_digits: None, capsys: pytest.CaptureFixture[
     assert cli.main(["find-lr", "--steps", "2", "--batch-norm", "train"]) == 0
     out, err = capsys.readouterr()
     recommended, written, _ = out.splitlines()
-    assert recommended == "recommended  1.00e-03  what finetune takes: usual for Adam"
+    assert recommended == "recommended  1.00e-03  taken without a head start: usual for Adam"
     assert written == "written to find-lr.png"
     assert "the range test found no rate at which the loss falls: taking 0.0001 / " in err
     assert "stopped" not in err

@@ -261,7 +261,7 @@ def test_linear_decay_after_a_warm_up(quick_digits: None) -> None:
 def test_rates_that_a_range_test_chooses(
     quick_digits: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["finetune", "--epochs", "2", "--no-compare", "--seed", "4"]
+    arguments = ["finetune", "--epochs", "2", "--no-compare", "--no-head-start", "--seed", "4"]
     assert cli.main([*arguments, "--output", "out"]) == 0
     report = report_of(Path("out"))
     assert report["settings"]["learning_rate"] == "auto"
@@ -284,7 +284,7 @@ def test_a_range_test_that_fails(
 
     monkeypatch.setattr("dlr_tf.app.run.run.auto_sweep", fail)
     arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "1"]
-    assert cli.main([*arguments, "--output", "out"]) == 2
+    assert cli.main([*arguments, "--no-head-start", "--output", "out"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     message = "No learning rate can be chosen for this model and these data. Give it with "
     assert last == f"dlr-tf: error: {message}--learning-rate. The loss never falls."

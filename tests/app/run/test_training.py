@@ -124,9 +124,12 @@ def test_a_head_start_goes_on_after_a_kill(
     alone = report["head_alone"]
     assert f"the head alone: test accuracy {alone:.4f}\n" in shown
     assert f"the head alone reached {alone:.4g}" in Path("whole/report.html").read_text()
-    assert "peak learning rates 0.0001 / 0.00032 / 0.001, which are usual for Adam\n" in shown
-    # Checkpoints: the start, and one for each step. The first kill comes before the first step.
-    for count in (1, 2):
+    assert (
+        "peak learning rate 0.00018: 0.00018 is usual for Adam, and a range test allows " in shown
+    )
+    assert report["settings"]["average_weights"]
+    # Checkpoints: the start, the rates, and one for each step. The first kill comes before that.
+    for count in (2, 2):
         started = Path("out/settings.json").exists()
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError, match="^$"):
             kill_after(patch, count)
@@ -176,6 +179,33 @@ def test_a_mean_over_all_epochs_and_the_best_epoch_exclude_each_other(
 ) -> None:
     assert cli.main(["finetune", "--average-weights", "--keep", "best"]) == 2
     assert "--average-weights and --keep best exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--frozen-epochs", "1"], "the head is trained alone in the frozen epochs"),
+        (["--optimizer", "sgd"], "--head-start takes the usual rates of Adam"),
+    ],
+)
+def test_why_there_is_no_head_start(
+    quick_digits: None, capsys: pytest.CaptureFixture[str], options: list[str], reason: str
+) -> None:
+    arguments = ["finetune", "--epochs", "2", "--batch-size", "50", "--no-compare", *options]
+    assert cli.main([*arguments, "--output", "out"]) == 0
+    assert f"without a head start: {reason}" in capsys.readouterr().err
+    settings = json.loads(Path("out/settings.json").read_text())["settings"]
+    assert settings["head_start"] is settings["average_weights"] is False
+
+
+def test_who_gives_rates_gets_no_head_start(
+    quick_digits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--no-compare"]
+    assert cli.main([*arguments, "--learning-rate", "1e-3", "--output", "out"]) == 0
+    assert "head start" not in capsys.readouterr().err
+    settings = json.loads(Path("out/settings.json").read_text())["settings"]
+    assert settings["head_start"] is settings["average_weights"] is False
 
 
 def test_a_head_start_has_no_rates_for_other_optimizers(
