@@ -13,7 +13,7 @@ from typing import Any
 from dlr_tf._clusters import Cluster, is_cluster, read_cluster
 from dlr_tf._names import WAIT
 from dlr_tf._rendezvous import Meeting, meet, missing_line
-from dlr_tf.app.terminal import CommandError, UsageError, one_line
+from dlr_tf.app.terminal import MISTAKES, CommandError, UsageError, one_line
 
 
 class LostWorkerError(CommandError):
@@ -27,7 +27,7 @@ def told_to_workers(is_one_of_several: bool) -> Iterator[None]:
     """Tell the other workers if this one cannot begin because of an error in this block."""
     try:
         yield
-    except (UsageError, ValueError, TypeError, OverflowError, ImportError, OSError) as error:
+    except (UsageError, *MISTAKES) as error:
         if is_one_of_several and is_cluster(os.environ):
             with contextlib.suppress(OSError):
                 meet(read_cluster(os.environ), wait=WAIT, trouble=one_line(error))

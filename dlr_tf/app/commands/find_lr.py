@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from dlr_tf._names import AUTO
 from dlr_tf.app.config import FindLrConfig, TaskConfig
 from dlr_tf.app.results import check_new_file
-from dlr_tf.app.run import load_task, optimizer_argument, parse_rates, suited
+from dlr_tf.app.run import load_task, optimizer_argument, parse_rates, range_test, suited
 from dlr_tf.app.terminal import (
     messages_to_stderr,
     model_on_data,
@@ -25,9 +24,8 @@ from dlr_tf.app.terminal import (
     usage_errors,
     written_line,
 )
-from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.training import plotting
-from dlr_tf.training.auto_rates import SWEEP, SweepSettings, auto_sweep
+from dlr_tf.training.auto_rates import SWEEP, SweepSettings
 from dlr_tf.training.compiling import make_optimizer
 from dlr_tf.training.lr_finder import SUGGESTIONS
 from dlr_tf.training.lr_suggestions import MEANINGS
@@ -59,19 +57,9 @@ def run(config: FindLrConfig) -> int:
         # Refuses an optimizer that does not fit the groups.
         make_optimizer(task.model, task.groups, rates, optimizer_argument(config))
     with messages_to_stderr():
-        keras.utils.set_random_seed(config.seed)
         ratios = [rate / rates[-1] for rate in rates]
-        sweep = auto_sweep(
-            task.model,
-            task.groups,
-            ratios,
-            task.data.train_from(0, config.seed),
-            batch_norm=config.batch_norm,
-            fit={"class_weight": task.data.class_weights(config.class_weights)},
-            settings=SweepSettings(steps=config.steps, start=config.start, end=config.end),
-            verbose=1 if on_terminal() else 0,
-            optimizer=optimizer_argument(config),
-        )
+        settings = SweepSettings(steps=config.steps, start=config.start, end=config.end)
+        sweep = range_test(task, config, ratios, settings=settings)
     if len(sweep.losses) < config.steps:
         print_stderr(why_it_stopped(sweep.learning_rates, sweep.losses, config.steps))
     suggestions: dict[str, float] = {}

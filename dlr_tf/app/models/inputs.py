@@ -78,27 +78,6 @@ def resizing_of(model: keras.Model) -> keras.layers.Resizing | None:
     return layers[0] if takes_any_size and is_first else None
 
 
-def example_images(model: keras.Model) -> list[np.ndarray]:
-    """Return batches of images to try a model on, of two sizes if it takes any size.
-
-    >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
-    >>> [images.shape for images in example_images(model)]
-    [(4, 8, 8, 1)]
-    """
-    height, width, channels = image_shape(model)
-    height, width = height or 64, width or 64
-    sizes = [(height, width)]
-    if model.input_shape[1:3] == (None, None):
-        sizes.append((height + height // 2 + 1, width - width // 4))
-    random = np.random.default_rng(0)
-    # Coarse patterns have more of a real image than noise of single pixels.
-    patterns = [random.uniform(0, 255, (4, 5, 5, channels)) for _ in sizes]
-    return [
-        np.asarray(tf.image.resize(pattern, size), "float32")
-        for pattern, size in zip(patterns, sizes, strict=True)
-    ]
-
-
 def in_size(label: str, model: keras.Model, wanted: int | None) -> tuple[keras.Model, int]:
     """Return a model for square images of a size, and the size. `None` wants that of the model.
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dlr_tf.app.models.heads import with_head
@@ -85,19 +84,6 @@ def of_tokens(model: keras.Model) -> tuple[Tokens, keras.Model] | None:
         name: keras.Input(ids.shape[1:], dtype=ids.dtype, name=name) for name, ids in tokens.items()
     }
     return layer, keras.Model(inputs, rest([*inputs.values()]), name=model.name)
-
-
-def example_texts(model: keras.Model) -> list[np.ndarray]:
-    """Return a batch of texts to try a model on."""
-    texts = [
-        "A short text.",
-        "Another text, which is a little longer than that!",
-        "",
-        "déjà vu 3.5",
-    ]
-    pairs = np.array([texts, texts[::-1]], object)
-    columns = text_columns(model)
-    return [np.array(texts, object) if columns == 1 else pairs[:columns].T]
 
 
 def preset_source(keras_hub: Any, name: str, preset: str, backbone: Any, weights: str) -> Source:

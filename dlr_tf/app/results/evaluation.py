@@ -92,17 +92,6 @@ class ClassScore:
     support: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ConfidentError:
-    """A wrong prediction: the example, its class, and the class with the highest probability."""
-
-    index: int
-    name: str
-    true_class: str
-    predicted_class: str
-    probability: float
-
-
 class Evaluation(TargetEvaluation):
     """What a classifier predicts for examples whose classes are known.
 
@@ -179,35 +168,21 @@ class Evaluation(TargetEvaluation):
         columns = (column.tolist() for column in scores)
         return [ClassScore(*row) for row in zip(self.class_names, *columns, strict=True)]
 
-    def most_confident_errors(self, count: int = N_ERRORS) -> list[ConfidentError]:
-        """Return the wrong predictions with the highest probability, the highest first."""
-        predictions = self.predictions
-        wrong = np.flatnonzero((predictions != self.labels) & (predictions >= 0))
-        confidence = self.outputs[wrong].max(axis=1)
-        indices = wrong[np.argsort(-confidence, kind="stable")][:count].tolist()
-        return [
-            ConfidentError(
-                index,
-                self.name(index),
-                self.class_names[self.labels[index]],
-                self.class_names[predictions[index]],
-                float(self.outputs[index].max()),
-            )
-            for index in indices
-        ]
-
     def worst_errors(self) -> list[WorstError]:
-        return [
-            WorstError(
-                e.index,
-                e.name,
-                [
-                    ErrorLine("predicted", e.predicted_class, f" ({e.probability:.0%})"),
-                    ErrorLine("true", e.true_class),
-                ],
-            )
-            for e in self.most_confident_errors()
-        ]
+        wrong = np.flatnonzero((self.predictions != self.labels) & self.is_finite)
+        confidence = self.outputs[wrong].max(axis=1)
+        found = []
+        for index in wrong[np.argsort(-confidence, kind="stable")][:N_ERRORS].tolist():
+            true = self.class_names[self.labels[index]]
+            predicted = self.class_names[self.predictions[index]]
+            probability = float(self.outputs[index].max())
+            lines = [
+                ErrorLine("predicted", predicted, f" ({probability:.0%})"),
+                ErrorLine("true", true),
+            ]
+            values = {"true_class": true, "predicted_class": predicted, "probability": probability}
+            found.append(WorstError(index, self.name(index), lines, values))
+        return found
 
     @property
     def columns(self) -> Sequence[str]:
@@ -231,10 +206,10 @@ class Evaluation(TargetEvaluation):
         image    true class  predicted class  probability
         image 1  b           a                      0.800
         """
-        errors = [
-            (e.name, e.true_class, e.predicted_class, f"{e.probability:.3f}")
-            for e in self.most_confident_errors()
-        ]
+        errors = []
+        for error in self.worst_errors():
+            true, predicted, probability = error.values.values()
+            errors.append((error.name, true, predicted, f"{probability:.3f}"))
         columns = (self.unit, "true class", "predicted class", "probability")
         return table(columns, errors, numbers=1) if errors else ""
 
@@ -247,5 +222,5 @@ class Evaluation(TargetEvaluation):
             "n_not_finite": self.n_not_finite,
             "classes": [vars(score) for score in self.class_scores()],
             "confusion_matrix": self.confusion_matrix().tolist(),
-            "most_confident_errors": [vars(e) for e in self.most_confident_errors()],
+            "most_confident_errors": [e.as_dict() for e in self.worst_errors()],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -74,16 +74,17 @@ class ErrorLine(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class WorstError:
-    """A bad prediction: the example, and what is shown of it."""
+    """A bad prediction: the example, what is shown of it, and what JSON holds if that differs."""
 
     index: int
     name: str
     lines: Sequence[ErrorLine]
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         lines = {line.word: f"{line.value}{line.rest}" for line in self.lines}
-        return {"index": self.index, "name": self.name, **lines}
+        return {"index": self.index, "name": self.name, **(self.values or lines)}
 
 
 @dataclasses.dataclass(frozen=True)

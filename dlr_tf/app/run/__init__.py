@@ -41,6 +41,7 @@ from dlr_tf.app.run.tasks import (
     load_task,
     optimizer_argument,
     parse_rates,
+    range_test,
     split_task,
     suited,
     with_usual_epochs,

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dlr_tf._names import MAX_NAMES
 from dlr_tf.app.meeting import LostWorkerError
-from dlr_tf.app.terminal import CommandError, one_line
+from dlr_tf.app.terminal import MISTAKES, CommandError, one_line
 from dlr_tf.training.workers import Workers
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def all_make(
     try:
         made = make()
         said = {"values": dict(described(made))}
-    except (ValueError, TypeError, OverflowError, ImportError, OSError) as error:
+    except MISTAKES as error:
         failure, said = error, {"error": one_line(error)}
     everything = dict(zip(workers.names, workers.gather_values(said), strict=True))
     if failure is not None:

@@ -28,11 +28,9 @@ from dlr_tf.app.run.divergence import DivergedError
 from dlr_tf.app.run.interrupts import StopRequests
 from dlr_tf.app.run.predictions import Classifier, outputs_on
 from dlr_tf.app.run.seconds import Stopwatch
-from dlr_tf.app.run.tasks import Task, optimizer_argument
-from dlr_tf.app.run.worker_data import own_parts
+from dlr_tf.app.run.tasks import Task, range_test
 from dlr_tf.app.terminal import CommandError, UsageError, one_line, print_note, print_stderr
-from dlr_tf.app.terminal.progress import on_terminal
-from dlr_tf.training.auto_rates import SWEEP, auto_sweep
+from dlr_tf.training.auto_rates import SWEEP
 from dlr_tf.training.rate_choice import HEAD_START_RATE, RateChoice, rates_from_sweep
 from dlr_tf.training.workers import Workers, number_of_workers
 
@@ -155,8 +153,7 @@ class Run:
         """Return the peak rates that a range test chooses for the training of this name.
 
         They keep their ratios to that of the head. They are stored, since on a GPU the choice may
-        differ from one process to the next. After a head start, images are
-        trained at one rate.
+        differ from one process to the next. After a head start, images are trained at one rate.
 
         Raises:
             UsageError: If the loss is not finite.
@@ -172,25 +169,11 @@ class Run:
         return list(record["rates"])
 
     def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:
-        keras.utils.set_random_seed(config.seed)
-        model, data = self.task.model, self.task.data
-        weights = data.class_weights(config.class_weights)
         typical = self.task.typical_rate
-        if config.head_start and data.unit == "image":
+        if config.head_start and self.task.data.unit == "image":
             ratios, typical = [1.0] * len(ratios), HEAD_START_RATE
         try:
-            with own_parts(model.distribute_strategy, data, seed=config.seed, class_weight=weights):
-                sweep = auto_sweep(
-                    model,
-                    self.task.groups,
-                    ratios,
-                    data.train_from(0, config.seed),
-                    batch_norm=config.batch_norm,
-                    head_only=config.trains_head_only,
-                    fit={"class_weight": weights},
-                    verbose=1 if on_terminal() else 0,
-                    optimizer=optimizer_argument(config),
-                )
+            sweep = range_test(self.task, config, ratios, head_only=config.trains_head_only)
             return rates_from_sweep(sweep, ratios, typical, may_raise=not config.head_start)
         except ValueError as error:
             raise UsageError(

@@ -21,11 +21,15 @@ from dlr_tf.app.data import Columns, are_texts
 from dlr_tf.app.results import Target, target_of
 from dlr_tf.app.run.agreement import all_make
 from dlr_tf.app.run.pretraining import pretrain_on_digits
+from dlr_tf.app.run.worker_data import own_parts
 from dlr_tf.app.terminal import print_note
+from dlr_tf.app.terminal.progress import on_terminal
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup, split_evenly, split_layers, split_layerwise
 from dlr_tf.core.inner_optimizers import optimizer_from
 from dlr_tf.core.learning_rates import layerwise_rates, resolve_learning_rates
+from dlr_tf.training.auto_rates import auto_sweep
+from dlr_tf.training.lr_finder import LearningRateSweep
 from dlr_tf.training.rate_choice import TYPICAL_ADAM_RATE, relative_rates
 from dlr_tf.training.workers import Workers
 
@@ -85,6 +89,37 @@ class Task:
         if self.data.unit == "image":
             return TYPICAL_ADAM_RATE
         return TEXT_HEAD_RATE * statistics.geometric_mean(self.ratios)
+
+
+def range_test(
+    task: Task, config: TaskConfig, ratios: Sequence[float], **options: Any
+) -> LearningRateSweep:
+    """Make the range test of `--learning-rate auto`. All workers of a run call it.
+
+    Args:
+        task: The data and the model.
+        config: How it is trained.
+        ratios: The ratio of the rate of each group to that of the head.
+        **options: `settings` and `head_only`, as for `sweep_groups`.
+
+    Raises:
+        ValueError: As `auto_sweep`.
+    """
+    keras.utils.set_random_seed(config.seed)
+    model, data = task.model, task.data
+    weights = data.class_weights(config.class_weights)
+    with own_parts(model.distribute_strategy, data, seed=config.seed, class_weight=weights):
+        return auto_sweep(
+            model,
+            task.groups,
+            ratios,
+            data.train_from(0, config.seed),
+            batch_norm=config.batch_norm,
+            fit={"class_weight": weights},
+            verbose=1 if on_terminal() else 0,
+            optimizer=optimizer_argument(config),
+            **options,
+        )
 
 
 def suited(config: Config) -> Config:

@@ -6,6 +6,7 @@ loads Keras.
 
 from dlr_tf.app.terminal.closing_lines import model_on_data, next_line, written_line
 from dlr_tf.app.terminal.messages import (
+    MISTAKES,
     CommandError,
     UsageError,
     messages_to_stderr,

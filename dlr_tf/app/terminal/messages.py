@@ -92,6 +92,10 @@ def warnings_in_one_line() -> Iterator[None]:
         yield
 
 
+# What the preparations raise if something is wrong with what the user gave.
+MISTAKES = (ValueError, TypeError, OverflowError, ImportError, OSError)
+
+
 @contextlib.contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn the errors of the preparations into `UsageError`.
@@ -101,5 +105,5 @@ def usage_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, OverflowError, ImportError, OSError) as error:
+    except MISTAKES as error:
         raise UsageError(str(error)) from error

@@ -60,7 +60,7 @@ def test_a_loss_that_is_not_finite(
     quick_digits: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = LearningRateSweep(np.array([1e-5]), np.array([np.nan]))
-    monkeypatch.setattr("dlr_tf.app.commands.find_lr.auto_sweep", lambda *_, **__: sweep)
+    monkeypatch.setattr("dlr_tf.app.run.tasks.auto_sweep", lambda *_, **__: sweep)
     assert cli.main(["find-lr"]) == 1
     out, err = capsys.readouterr()
     assert out == "written to find-lr.png\n"

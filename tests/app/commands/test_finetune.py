@@ -282,7 +282,7 @@ def test_a_range_test_that_fails(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("the message for Python") from ValueError("The loss\nnever falls.")
 
-    monkeypatch.setattr("dlr_tf.app.run.run.auto_sweep", fail)
+    monkeypatch.setattr("dlr_tf.app.run.tasks.auto_sweep", fail)
     arguments = ["finetune", "--epochs", "1", "--batch-size", "50", "--compare-seeds", "1"]
     assert cli.main([*arguments, "--no-head-start", "--output", "out"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from dlr_tf.app.results.evaluation import ConfidentError, OneClass
+from dlr_tf.app.results.evaluation import OneClass
 
 
 def test_scores_are_shares_of_what_is_counted() -> None:
@@ -46,20 +46,24 @@ def test_an_example_without_finite_probabilities_counts_as_wrong() -> None:
     assert found.confusion_matrix().tolist() == [[1, 0], [1, 0]]
     assert [score.support for score in found.class_scores()] == [2, 2]
     assert [score.recall for score in found.class_scores()] == [0.5, 0.0]
-    assert [error.index for error in found.most_confident_errors()] == [3]
+    assert [error.index for error in found.worst_errors()] == [3]
     broken = OneClass(("a", "b")).evaluate(np.array([0, 1]), np.full((2, 2), np.nan))
-    assert (broken.accuracy, broken.most_confident_errors()) == (0.0, [])
+    assert (broken.accuracy, broken.worst_errors()) == (0.0, [])
     assert broken.confusion_matrix().tolist() == [[0, 0], [0, 0]]
 
 
 def test_the_most_confident_errors_come_first() -> None:
     probabilities = np.array([[0.9, 0.1], [0.25, 0.75], [0.4, 0.6], [0.1, 0.9]])
     found = OneClass(("a", "b")).evaluate(np.array([1, 0, 0, 1]), probabilities)
-    first, second, third = found.most_confident_errors()
-    assert first == ConfidentError(0, "image 0", "b", "a", 0.9)
-    assert (second.probability, third.probability) == (0.75, 0.6)
-    assert found.most_confident_errors(1) == [first]
-    assert found.most_confident_errors(0) == []
+    first, second, third = found.worst_errors()
+    assert first.as_dict() == {
+        "index": 0,
+        "name": "image 0",
+        "true_class": "b",
+        "predicted_class": "a",
+        "probability": 0.9,
+    }
+    assert [error.values["probability"] for error in (second, third)] == [0.75, 0.6]
 
 
 def test_what_is_printed_and_stored() -> None:
