@@ -328,70 +328,69 @@ class LayersConfig(NetworkConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig(CommandConfig):
-    """Print the most probable classes of images, or their labels or numbers, one line per image.
+class TrainedConfig(CommandConfig):
+    """A model that was trained: the options that `predict` and `evaluate` share.
 
     Args:
         run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
+        text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
+            the training, or one with a usual name).
+        tta: Test-time augmentation: average what the model gives for each image and for its mirror
+            image, left to right, which takes twice as long.
+        batch_size (N): Number of images that are classified together.
+    """
+
+    run: str
+    text_column: str | None = None
+    tta: bool = False
+    batch_size: Count = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(TrainedConfig):
+    """Print the most probable classes of images, or their labels or numbers, one line per image.
+
+    Args:
         paths (PATH): Image files, and folders whose images are classified, those in sub-folders
             too. For a model of texts: .txt files, folders of them, .csv, .tsv or .jsonl files, or
             - for the lines on stdin.
-        text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
-            the training, or one with a usual name).
         csv: Print a table as CSV (default: text).
         json: Print a JSON list (default: text).
         output (FILE): New file to write instead of stdout; .csv and .json at its end are as --csv
             and --json (default: stdout).
         top (N): Number of classes to print for each image; labels and numbers are all printed.
-        tta: Test-time augmentation: average what the model gives for each image and for its mirror
-            image, left to right, which takes twice as long.
-        batch_size (N): Number of images that are classified together.
     """
 
     command = "predict"
     positional = ("run", "paths")
     exclusive = ("csv", "json")
 
-    run: str
     paths: Annotated[Sequence[str], Typed(nargs="+")]
-    text_column: str | None = None
     csv: bool = False
     json: bool = False
     output: str | None = None
     top: Count = 3
-    tta: bool = False
-    batch_size: Count = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(CommandConfig):
+class EvaluateConfig(TrainedConfig):
     """Score a model on images whose classes, labels or numbers are known.
 
     The command prints the accuracy, the scores of each class and the ten most confident errors, and
     draws the confusion matrix. Labels and numbers have scores of their own.
 
     Args:
-        run (RUN): Folder that finetune wrote, or a .keras file with classes.json beside it.
         data (DATA): As DATA of finetune: its part test, else val, else all images; of the data that
             the model was trained on, the images that were kept for testing (default: the data that
             the model was trained on).
-        text_column (A,B): Column of a table with the texts, or the two of a pair (default: that of
-            the training, or one with a usual name).
         output (DIR): New or empty folder (default: a new folder RUN/evaluation).
-        tta: Test-time augmentation: average what the model gives for each image and for its mirror
-            image, left to right, which takes twice as long.
-        batch_size (N): Number of images that are classified together.
     """
 
     command = "evaluate"
     positional = ("run", "data")
 
-    run: str
     data: str | None = None
-    text_column: str | None = None
     output: str | None = None
-    tta: bool = False
-    batch_size: Count = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,8 @@ class Evaluation(TargetEvaluation):
     Where a probability is not finite, the classifier predicts no class, which counts as wrong.
     """
 
+    each: ClassVar[str] = "classes"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes, in the order of the labels."""
@@ -155,8 +157,8 @@ class Evaluation(TargetEvaluation):
         matrix: np.ndarray = confusion_matrix(self.labels, self.predictions, labels=every_class)
         return matrix
 
-    def class_scores(self) -> list[ClassScore]:
-        """Return the scores of every class, in the order of the labels."""
+    @functools.cached_property
+    def scores_of_each(self) -> list[ClassScore]:
         from sklearn.metrics import precision_recall_fscore_support
 
         scores = precision_recall_fscore_support(
@@ -191,7 +193,7 @@ class Evaluation(TargetEvaluation):
     def rows(self) -> list[tuple[str, ...]]:
         return [
             (s.name, *map(score_text, (s.precision, s.recall, s.f1)), f"{s.support:,}")
-            for s in self.class_scores()
+            for s in self.scores_of_each
         ]
 
     def error_table(self) -> str:
@@ -215,12 +217,8 @@ class Evaluation(TargetEvaluation):
 
     def as_dict(self) -> dict[str, Any]:
         return {
+            **super().as_dict(),
             "n_correct": self.n_correct,
-            "count": len(self.labels),
             "accuracy": self.accuracy,
-            "scores": self.scores,
-            "n_not_finite": self.n_not_finite,
-            "classes": [vars(score) for score in self.class_scores()],
             "confusion_matrix": self.confusion_matrix().tolist(),
-            "most_confident_errors": [e.as_dict() for e in self.worst_errors()],
         }

@@ -135,6 +135,8 @@ class LabelsEvaluation(TargetEvaluation):
     Where a probability is not finite, the model predicts no label.
     """
 
+    each: ClassVar[str] = "labels"
+
     @functools.cached_property
     def finite(self) -> np.ndarray:
         """The probabilities, 0 where an example has one that is not finite."""
@@ -146,8 +148,7 @@ class LabelsEvaluation(TargetEvaluation):
         return self.finite >= self.target.levels
 
     @functools.cached_property
-    def label_scores(self) -> list[LabelScore]:
-        """The scores of every label."""
+    def scores_of_each(self) -> list[LabelScore]:
         from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
         scores = []
@@ -166,13 +167,12 @@ class LabelsEvaluation(TargetEvaluation):
 
     @functools.cached_property
     def scores(self) -> dict[str, float]:
-        """The scores of all labels together."""
         truth, found = self.labels > 0, self.predictions
         size = truth.sum() + found.sum()
         return {
-            "mean_average_precision": _mean([s.average_precision for s in self.label_scores]),
+            "mean_average_precision": _mean([s.average_precision for s in self.scores_of_each]),
             "f1_micro": float(2 * (truth & found).sum() / size) if size else np.nan,
-            "f1_macro": _mean([s.f1 for s in self.label_scores]),
+            "f1_macro": _mean([s.f1 for s in self.scores_of_each]),
             "exact_match": float((truth == found).all(axis=1).mean()),
         }
 
@@ -217,7 +217,7 @@ class LabelsEvaluation(TargetEvaluation):
                 f"{s.threshold:.3f}",
                 *map(score_text, (s.precision, s.recall, s.f1)),
             )
-            for s in self.label_scores
+            for s in self.scores_of_each
         ]
 
     @property
@@ -231,15 +231,6 @@ class LabelsEvaluation(TargetEvaluation):
             for e in self.worst_errors()
         ]
         return table((self.unit, "error", "true labels"), errors) if errors else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "count": len(self.labels),
-            "n_not_finite": self.n_not_finite,
-            "scores": self.scores,
-            "labels": [vars(score) for score in self.label_scores],
-            "most_confident_errors": [e.as_dict() for e in self.worst_errors()],
-        }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -91,11 +91,11 @@ class NumbersEvaluation(TargetEvaluation):
     Predictions that are not finite are left out of the scores.
     """
 
+    each: ClassVar[str] = "columns"
     errors_are: ClassVar[str] = "largest errors"
 
     @functools.cached_property
-    def number_scores(self) -> list[NumberScore]:
-        """The scores of every column."""
+    def scores_of_each(self) -> list[NumberScore]:
         truth = self.labels[self.is_finite].astype(np.float64)
         found = self.outputs[self.is_finite].astype(np.float64)
         means = np.broadcast_to(self.target.means or truth.mean(axis=0), truth.shape)
@@ -112,7 +112,7 @@ class NumbersEvaluation(TargetEvaluation):
         """The scores, on average over the columns."""
         names = [field.name for field in dataclasses.fields(NumberScore)][1:]
         return {
-            name: float(np.mean([getattr(score, name) for score in self.number_scores]))
+            name: float(np.mean([getattr(score, name) for score in self.scores_of_each]))
             for name in names
         }
 
@@ -120,7 +120,7 @@ class NumbersEvaluation(TargetEvaluation):
         return "; ".join(
             f"{s.name}: mean absolute error {s.mean_absolute_error:.4g} "
             f"(of the mean {s.mean_absolute_error_of_the_mean:.4g}), R2 {score_text(s.r2)}"
-            for s in self.number_scores
+            for s in self.scores_of_each
         )
 
     def tiles(self) -> list[tuple[str, str]]:
@@ -130,7 +130,7 @@ class NumbersEvaluation(TargetEvaluation):
                 f"mean absolute error of {s.name}; of the mean "
                 f"{s.mean_absolute_error_of_the_mean:.4g}",
             )
-            for s in self.number_scores[:3]
+            for s in self.scores_of_each[:3]
         ]
         return [*tiles, (score_text(self.scores["r2"]), "R2")]
 
@@ -163,7 +163,7 @@ class NumbersEvaluation(TargetEvaluation):
                 score_text(s.r2),
                 score_text(s.r2_of_the_mean),
             )
-            for s in self.number_scores
+            for s in self.scores_of_each
         ]
 
     def error_table(self) -> str:
@@ -173,15 +173,6 @@ class NumbersEvaluation(TargetEvaluation):
         ]
         columns = (self.unit, "number", "predicted", "true")
         return table(columns, errors, numbers=2) if errors else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "count": len(self.labels),
-            "n_not_finite": self.n_not_finite,
-            "scores": self.scores,
-            "columns": [vars(score) for score in self.number_scores],
-            "largest_errors": [e.as_dict() for e in self.worst_errors()],
-        }
 
     def scatters(self) -> list[dict[str, Any]]:
         """Return for each column the predicted and the true numbers, as places from 0 to 100."""

@@ -238,7 +238,7 @@ def _group(group: Mapping[str, Any]) -> Context:
 def _scores(evaluation: Any) -> Context:
     """Return the scores of each class with their confusions; or a table, and plots of numbers."""
     if isinstance(evaluation, Evaluation):
-        return {**_confusion(evaluation), "class_scores": evaluation.class_scores(), "rows": []}
+        return {**_confusion(evaluation), "class_scores": evaluation.scores_of_each, "rows": []}
     return {
         "matrix": [],
         "confusions": [],

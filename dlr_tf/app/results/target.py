@@ -105,6 +105,7 @@ class TargetEvaluation:
     names: Sequence[str] = ()
     unit: str = "image"
 
+    each: ClassVar[str]  # what there are several of, as JSON calls it
     errors_are: ClassVar[str] = "most confident errors"
 
     @functools.cached_property
@@ -156,9 +157,25 @@ class TargetEvaluation:
         errors = self.error_table()
         return f"{text}\nthe {self.errors_are}:\n{errors}" if errors else text
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of all classes, labels or columns together."""
+        raise NotImplementedError
+
+    @property
+    def scores_of_each(self) -> Sequence[Any]:
+        """The scores of each class, label or column."""
+        raise NotImplementedError
+
     def as_dict(self) -> dict[str, Any]:
         """Return the scores for JSON."""
-        raise NotImplementedError
+        return {
+            "count": len(self.labels),
+            "n_not_finite": self.n_not_finite,
+            "scores": self.scores,
+            self.each: [vars(score) for score in self.scores_of_each],
+            self.errors_are.replace(" ", "_"): [e.as_dict() for e in self.worst_errors()],
+        }
 
     def name(self, index: int) -> str:
         """Return what an example is called."""

@@ -16,7 +16,7 @@ def test_scores_are_shares_of_what_is_counted() -> None:
     found = OneClass(tuple("abcd")).evaluate(labels, generator.dirichlet(np.ones(4), 60))
     pairs = list(zip(labels.tolist(), found.predictions.tolist()))
     matrix = found.confusion_matrix()
-    for index, score in enumerate(found.class_scores()):
+    for index, score in enumerate(found.scores_of_each):
         assert [pairs.count((index, other)) for other in range(4)] == matrix[index].tolist()
         n_predicted = sum(predicted == index for _, predicted in pairs)
         n_found = pairs.count((index, index))
@@ -31,7 +31,7 @@ def test_scores_are_shares_of_what_is_counted() -> None:
 
 def test_a_class_that_is_neither_there_nor_predicted_has_no_scores() -> None:
     found = OneClass(("a", "b", "c")).evaluate(np.array([0, 1]), np.eye(3)[[0, 0]])
-    a, b, c = found.class_scores()
+    a, b, c = found.scores_of_each
     assert (a.precision, a.recall, a.support) == (0.5, 1.0, 1)
     assert (b.recall, b.f1, b.support) == (0.0, 0.0, 1)
     assert np.isnan(b.precision)
@@ -44,8 +44,8 @@ def test_an_example_without_finite_probabilities_counts_as_wrong() -> None:
     assert found.predictions.tolist() == [0, -1, -1, 0]
     assert (found.n_not_finite, found.n_correct, found.accuracy) == (2, 1, 0.25)
     assert found.confusion_matrix().tolist() == [[1, 0], [1, 0]]
-    assert [score.support for score in found.class_scores()] == [2, 2]
-    assert [score.recall for score in found.class_scores()] == [0.5, 0.0]
+    assert [score.support for score in found.scores_of_each] == [2, 2]
+    assert [score.recall for score in found.scores_of_each] == [0.5, 0.0]
     assert [error.index for error in found.worst_errors()] == [3]
     broken = OneClass(("a", "b")).evaluate(np.array([0, 1]), np.full((2, 2), np.nan))
     assert (broken.accuracy, broken.worst_errors()) == (0.0, [])

@@ -68,7 +68,7 @@ def test_labels_that_are_not_finite() -> None:
 
 def test_one_label_alone() -> None:
     found = target_of("labels", class_names=("red",)).evaluate(LABELS[:, :1], OUTPUTS[:, :1])
-    (score,) = found.label_scores
+    (score,) = found.scores_of_each
     assert (score.precision, score.recall, score.f1, score.support) == (0.5, 0.5, 0.5, 2)
     assert found.scores["f1_micro"] == found.scores["f1_macro"] == 0.5
 
@@ -94,7 +94,7 @@ def test_the_scores_of_numbers_stand_beside_those_of_the_mean() -> None:
     outputs = truth + random.normal(0, [2.0, 0.5], (30, 2))
     means = (98.0, 0.1)
     target = target_of("number", class_names=("price", "size"), means=means)
-    scores = target.evaluate(truth, outputs).number_scores
+    scores = target.evaluate(truth, outputs).scores_of_each
     always = np.broadcast_to(means, truth.shape)
     for column, score in enumerate(scores):
         pair, mean = (truth[:, column], outputs[:, column]), (truth[:, column], always[:, column])
