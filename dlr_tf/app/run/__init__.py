@@ -19,7 +19,6 @@ from dlr_tf.app.run.predictions import (
     Prediction,
     evaluate_data,
     known_labels,
-    outputs_on,
     predict_files,
     predict_texts,
 )

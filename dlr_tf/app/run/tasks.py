@@ -219,9 +219,7 @@ def _digits_task(
         backbone, accuracy = models.digits_backbone(), None
     model, groups, group_rates = split(backbone)
     _say_what_was_found(data)
-    target = target_of(
-        data.kind, class_names=data.class_names, label_smoothing=config.label_smoothing
-    )
+    target = _target(config, data)
     return Task(data, target, model, groups, group_rates, pretraining_accuracy=accuracy)
 
 
@@ -301,10 +299,16 @@ def _image_task(
     }
     if source.texts is not None:
         resolved["sequence_length"] = source.texts.length
-    means, deviations = data.scaling
     if data.kind == "number" and not config.keep_head:
-        models.set_scaling(model, means, deviations)
-    target = target_of(
+        models.set_scaling(model, *data.scaling)
+    target = _target(config, data)
+    by_block = source.texts is not None and config.groups is None and boundaries is None
+    return Task(data, target, model, groups, group_rates, resolved, by_block=by_block)
+
+
+def _target(config: TaskConfig, data: image_data.ImageData) -> Target:
+    means, deviations = data.scaling
+    return target_of(
         data.kind,
         class_names=data.class_names,
         means=tuple(means),
@@ -312,8 +316,6 @@ def _image_task(
         label_smoothing=config.label_smoothing,
         mixes="mixup" in config.augmentations,
     )
-    by_block = source.texts is not None and config.groups is None and boundaries is None
-    return Task(data, target, model, groups, group_rates, resolved, by_block=by_block)
 
 
 def _check_kinds(config: TaskConfig, source: models.Source, found: Any) -> None:
