@@ -27,9 +27,9 @@ from dlr_tf.app.data.targets import Columns
 def read_csv(
     path: Path,
     *,
+    columns: Columns,
     skip_broken: bool = False,
     to_score: bool = False,
-    columns: Columns | None = None,
 ) -> LabelledFiles:
     """List the images that a CSV file names: see `sources.find`.
 
@@ -42,7 +42,6 @@ def read_csv(
         ValueError: If a column is missing, a line is wrong, or there are fewer than two classes to
             train on.
     """
-    columns = columns or Columns()
     name, root = str(path), str(path.parent)
     names, rows = read_table(path)
     found = columns.find(names, name)

@@ -37,7 +37,7 @@ def limited(found: Any, limit: int | None, seed: int) -> Any:
     splits = {split: np.searchsorted(order, indices) for split, indices in kept.items()}
     some: dict[str, Any] = {"labels": found.labels[order], "splits": splits}
     if isinstance(found, LabelledTexts):
-        some |= {"texts": found.texts[order], "places": [found.places[i] for i in order]}
+        some["texts"] = found.texts[order]
     elif isinstance(found, LabelledFiles):
         some["files"] = [found.files[index] for index in order]
     return dataclasses.replace(found, **some)

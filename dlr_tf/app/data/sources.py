@@ -46,8 +46,7 @@ def find(
         ValueError: If there is no such source, or its classes cannot be used.
     """
     name = os.fspath(source)
-    columns = columns or Columns()
-    path = Path(name)
+    columns, path = columns or Columns(), Path(name)
     is_for_tables = columns not in (Columns(), Columns(CLASS))
     if is_for_tables and (name.startswith(TFDS) or path.is_dir()):
         raise ValueError(
@@ -81,15 +80,11 @@ def find(
     )
 
 
-def load(
-    source: Any, *, skip_broken: bool = False, columns: Columns | None = None, **settings: Any
-) -> ImageData:
-    """Read the images of a source: what `find` takes or returns.
+def load(source: Any, **settings: Any) -> ImageData:
+    """Read the images of a source.
 
     Args:
-        source: The source.
-        skip_broken: As for `find`, where `source` is not what it returns.
-        columns: As `skip_broken`.
+        source: What `find` returns; or what it takes, if that has no more arguments.
         **settings: `image_size`, and what else `Settings` holds.
 
     Raises:
@@ -98,7 +93,7 @@ def load(
     """
     found = source
     if not isinstance(source, (LabelledFiles, LabelledTexts, TfdsSource)):
-        found = find(source, skip_broken=skip_broken, columns=columns)
+        found = find(source)
     how = Settings(**settings)
     found = limited(found, how.limit, how.seed)
     if isinstance(found, LabelledTexts):

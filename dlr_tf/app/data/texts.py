@@ -37,7 +37,6 @@ class LabelledTexts:
         name: The table or the folder.
         class_names: The names of the classes, sorted: numbers as numbers; or as in `LabelledFiles`.
         texts: Array of strings, of shape `(texts,)`, or `(texts, 2)` for pairs.
-        places: Where each text is: its file, or its line.
         labels: The class of each text, or its labels or numbers.
         splits: As in `LabelledFiles`.
         kind: The kind of target. Defaults to "class".
@@ -46,7 +45,6 @@ class LabelledTexts:
     name: str
     class_names: tuple[str, ...]
     texts: np.ndarray
-    places: Sequence[str]
     labels: np.ndarray
     splits: Mapping[str, np.ndarray]
     kind: str = CLASS
@@ -118,7 +116,6 @@ def read_texts(
         name=name,
         class_names=class_names,
         texts=texts[:, 0] if texts.shape[1] == 1 else texts,
-        places=[e.place for e in examples],
         labels=np.array(labels, "int32" if targets is None else "float32"),
         splits={
             split: np.array([index for index, e in enumerate(examples) if e.split == split])
@@ -204,12 +201,12 @@ def _fingerprint(found: LabelledTexts, splits: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def shown(text: str | Sequence[str], length: int = _SHOWN) -> str:
+def shown(text: str | Sequence[str]) -> str:
     """Return the beginning of a text, or of the two of a pair, in one line.
 
-    >>> shown("two\\nlines"), shown("x" * 9, 5)
-    ('two lines', 'xx...')
+    >>> shown("two\\nlines"), len(shown("x" * 99))
+    ('two lines', 60)
     """
     whole = text if isinstance(text, str) else " | ".join(text)
     line = printable_name(" ".join(whole.split()))
-    return line if len(line) <= length else f"{line[: length - 3]}..."
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

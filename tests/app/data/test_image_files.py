@@ -207,7 +207,7 @@ def test_all_broken_files_are_named_before_training(
     assert len(lines) == 4
     for line, start in zip(lines, expected):
         assert line.startswith(start)
-    loaded = data.load(folder, image_size=6, skip_broken=True)
+    loaded = data.load(data.find(folder, skip_broken=True), image_size=6)
     assert "pets: 4 files left out (--skip-broken)" in capsys.readouterr().err
     assert loaded.class_counts == {"train": [8, 6], "test": [2, 1]}
     expected = [(float(i), 0) for i in range(10)] + [(100.0 + i, 1) for i in range(3, 10)]
@@ -220,7 +220,7 @@ def test_a_class_of_broken_files(folder: Path) -> None:
     with pytest.raises(ValueError, match="10 files of the data"):
         data.load(folder, image_size=6)
     with pytest.raises(ValueError, match=r"classes without an image to train on: \['dog'\]. Add"):
-        data.load(folder, image_size=6, skip_broken=True)
+        data.load(data.find(folder, skip_broken=True), image_size=6)
 
 
 def test_whole_files_are_not_decoded_to_check_many(
@@ -328,7 +328,7 @@ def test_an_image_of_two_classes_and_an_empty_class(
     (folder / "dog" / "link.png").symlink_to(folder / "cat" / "003.png")
     with pytest.raises(ValueError, match="/empty' holds no images"):
         data.load(str(folder), image_size=4)
-    loaded = data.load(str(folder), image_size=4, skip_broken=True)
+    loaded = data.load(data.find(str(folder), skip_broken=True), image_size=4)
     assert loaded.class_names == ("cat", "dog")
     expected = [(float(i), 0) for i in range(10) if i != 3] + [(100.0 + i, 1) for i in range(10)]
     assert sorted(levels(loaded.train) + levels(loaded.test)) == expected

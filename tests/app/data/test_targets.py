@@ -115,19 +115,19 @@ def test_a_label_that_is_only_tested_on(tmp_path: Path) -> None:
     text = "\n".join(f"{line},{part}" for line, part in zip(lines, split))
     path.write_text(text.replace("023.png,red|bright", "023.png,red|new"))
     with pytest.raises(ValueError, match=r"labels without an image to train on: \['new'\]. Add"):
-        load(path, columns=Columns(label_column="tags"), image_size=16)
+        load(find(path, columns=Columns(label_column="tags")), image_size=16)
 
 
 def test_numbers_that_are_all_the_same(tmp_path: Path) -> None:
     path = write_garments(tmp_path / "g")
     path.write_text(path.read_text().replace(",1500,", ",1000,"))
     with pytest.raises(ValueError, match=r"the same number in every training image: \['price'\]"):
-        load(path, columns=Columns(target="number", label_column="price,size"), image_size=16)
+        load(find(path, columns=Columns(target="number", label_column="price,size")), image_size=16)
 
 
 def test_batches_of_labels_and_of_numbers(tmp_path: Path) -> None:
     path = write_garments(tmp_path / "g", count=40)
-    labels = load(path, columns=Columns(label_column="tags"), image_size=16, batch_size=8)
+    labels = load(find(path, columns=Columns(label_column="tags")), image_size=16, batch_size=8)
     assert (labels.kind, labels.found) == (
         "labels",
         "several labels: 2, of which a row has 0 to 2",
@@ -138,7 +138,7 @@ def test_batches_of_labels_and_of_numbers(tmp_path: Path) -> None:
     assert sizes["validation"] == pytest.approx(FOR_THRESHOLDS * 32, abs=2)
     _, some = next(iter(labels.train))
     assert some.shape == (8, 2)
-    numbers = load(path, columns=Columns(label_column="price,size"), image_size=16)
+    numbers = load(find(path, columns=Columns(label_column="price,size")), image_size=16)
     assert numbers.found == "numbers: price from 1000 to 1500, size from 0.01 to 0.51"
     assert numbers.validation is numbers.test
     values = np.concatenate([values for _, values in numbers.train])

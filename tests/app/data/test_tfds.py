@@ -144,7 +144,7 @@ def test_tfds_goes_on_at_any_step(fake_tfds) -> None:
 def test_broken_files_cannot_be_skipped_in_tfds(fake_tfds) -> None:
     fake_tfds("one", {"train": 7, "test": 2})
     with pytest.raises(ValueError, match="--skip-broken is for a folder or a CSV file"):
-        data.load("tfds:one", image_size=4, skip_broken=True)
+        data.find("tfds:one", skip_broken=True)
 
 
 def test_class_names_without_reading_images(folder: Path, fake_tfds) -> None:
