@@ -199,9 +199,6 @@ class Progress(keras.callbacks.Callback):
         seconds = time.monotonic() - self._epoch_began
         self._print(epoch_line(epoch + 1, self.epochs, values, seconds))
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.close()
-
     def _text(self, step: int, logs: Logs) -> str:
         return bar_text(self._epoch, self.epochs, step, self.params.get("steps"), logs)
 

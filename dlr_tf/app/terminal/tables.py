@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
 
 from dlr_tf.app.terminal.names import printable_name
 
@@ -53,19 +51,12 @@ def table(
         )
     for row in rows:
         lines.add_row(*(rich.text.Text(printable_name(str(cell))) for cell in row))
+    if width is None:
+        is_terminal = sys.stdout.isatty()
+        width = rich.console.Console(file=sys.stdout).width if is_terminal else _NO_LIMIT
     stream = io.StringIO()
     console = rich.console.Console(
-        file=stream, width=width or line_width(sys.stdout), color_system=None, legacy_windows=False
+        file=stream, width=width, color_system=None, legacy_windows=False
     )
     console.print(lines)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
-
-
-def line_width(stream: TextIO) -> int:
-    """Return how many characters a line may have: on a terminal its width, else no limit."""
-    if not stream.isatty():
-        return _NO_LIMIT
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _NO_LIMIT
-    except (OSError, ValueError):  # no terminal of the system
-        return _NO_LIMIT
