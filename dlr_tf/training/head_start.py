@@ -201,7 +201,11 @@ def read_examples(body: keras.Model, train_data: Any, fit: Mapping[str, Any]) ->
     arguments = fit_arguments(train_data, fit)
     class_weight = fit.get("class_weight")
     if is_in_batches(arguments["x"]):
-        run = tf.function(lambda x: body(x, training=False), reduce_retracing=True)
+        spec = getattr(arguments["x"], "element_spec", None)  # of a `PyDataset` there is none
+        signature = None if spec is None else [keras.utils.unpack_x_y_sample_weight(spec)[0]]
+        run = tf.function(
+            lambda x: body(x, training=False), input_signature=signature, reduce_retracing=True
+        )
         batches = [
             (keras.tree.map_structure(np.asarray, run(x)), y, weights)
             for x, y, weights in map(
