@@ -135,9 +135,10 @@ class TaskConfig(NetworkConfig):
             X / 2 and 1 - X / 2 for labels; from 0 to below 1.
         skip_broken: Go on without the image files that cannot be read (default: stop and name
             them).
-        learning_rate (LO:HI): Auto: the first group has a tenth of the rate of the head, which
-            finetune chooses with a range test; or rates from the first group to the head: LO:HI
-            (geometric), :HI (the others HI/10), one for all, or one per group separated by commas.
+        learning_rate (LO:HI): Auto: after a head start one low rate, else the first group has a
+            tenth of the rate of the head, which a range test chooses; or rates from the first group
+            to the head: LO:HI (geometric), :HI (the others HI/10), one for all, or one per group
+            separated by commas.
         optimizer (NAME): The optimizer, in upper or lower case.
         weight_decay (X): Decoupled weight decay of all weights, at the rate of their group
             (default: that of the optimizer: 0.004 for adamw and muon, else none).
@@ -204,8 +205,8 @@ class RunConfig(TaskConfig):
             DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers
-            compute of each image; the rates that are chosen are then the usual ones of Adam
-            (default: with --learning-rate auto, where it is possible).
+            compute of each image; auto then takes one low rate for all groups (default: for images
+            of one class each and --learning-rate auto, where it is possible).
         average_weights: The model at the end has the mean of its weights after every step, instead
             of the last weights; what is shown and logged of each epoch is without it (default: with
             a head start, unless --keep best).

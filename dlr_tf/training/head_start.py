@@ -398,13 +398,10 @@ class HeadSolver:
         return PENALTIES[n_tried - 1], scores
 
     def _scores(self, examples: Examples) -> dict[str, float]:
-        scores: dict[str, float] = self.tail.evaluate(
-            examples.features,
-            examples.y,
-            sample_weight=examples.weights,
-            verbose=0,
-            return_dict=True,
-        )
+        parts = [tuple(examples.features), examples.y]
+        parts += [] if examples.weights is None else [examples.weights]
+        batch = without_autotuning(tf.data.Dataset.from_tensors(tuple(parts)))
+        scores: dict[str, float] = self.tail.evaluate(batch, verbose=0, return_dict=True)
         return {name: float(value) for name, value in scores.items()}
 
     def _split(self, flat: Any) -> list[Any]:

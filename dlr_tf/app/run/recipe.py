@@ -20,8 +20,8 @@ MOST_IMAGES = 5000
 def with_recipe(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> RunConfig:
     """Return the options with what is decided for a run that leaves it open.
 
-    Without rates of the user, the head is trained first, and the weights are averaged, wherever
-    that is possible; docs/choosing-rates.md says why. If it is not, a line says so.
+    On images with one class, without rates of the user, the head is trained first, and the weights
+    are averaged; docs/choosing-rates.md says why. Where that is not possible, a line says so.
 
     Raises:
         ValueError: If a head start is asked for and not possible.
@@ -41,7 +41,10 @@ def with_recipe(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -
 
 
 def _why_not(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> str | None:
-    """Return why a run has no head start by default, `None` if it has one."""
+    """Return why a run has no head start by default, `None` if it has one.
+
+    Where it was never the default, there is nothing to say.
+    """
     if config.keep_head:
         return "the model keeps its head"
     if config.frozen_epochs:
@@ -49,7 +52,7 @@ def _why_not(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> s
     if config.strategy == "multi-worker":
         return "it needs one machine"
     if task.data.unit != "image" or task.data.kind != "class":
-        return "it is the default only for images with one class"
+        return ""  # it is not known to help there
     if task.data.train_images > MOST_IMAGES:
         return f"there are more than {MOST_IMAGES} training {task.data.unit}s"
     try:
