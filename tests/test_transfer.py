@@ -564,6 +564,35 @@ def test_quick_run_of_the_recipe(
         assert 0 < record["training_processor_seconds"] <= record["processor_seconds"]
 
 
+def test_averaged_weights_are_those_of_the_product(trainer: training.Trainer) -> None:
+    task = toy_task()
+    arm = Arm("averaged", arms.RATIO, arms.ONECYCLE, 10.0, averaged=True)
+    trainer.train(arm, arms.peak_rates(arm, 1e-2, 3), task.split(0).train, 0, task.epochs)
+    last = trainer.model.get_weights()
+    trainer.use_averages()
+    groups_model = task.build()
+    training.start_head_and_dropout(groups_model, 0)
+    groups = arms.groups_of(arm, groups_model, task.blocks)
+    peaks = arms.peak_rates(arm, 1e-2, len(groups))
+    steps = task.steps_per_epoch()
+    groups_model.compile(FusedAdam(), "sparse_categorical_crossentropy", jit_compile=False)
+    fine_tune(
+        groups_model,
+        groups,
+        batches_in_order(task, 0, task.epochs),
+        learning_rate=None,
+        schedule=[arms.schedule_of(arm, peak, task.epochs, steps) for peak in peaks],
+        epochs=task.epochs,
+        steps_per_epoch=steps,
+        use_ema=True,
+        ema_momentum=None,
+        verbose=0,
+    )
+    for ours, theirs in zip(trainer.model.get_weights(), groups_model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert any(not np.allclose(a, b) for a, b in zip(last, trainer.model.get_weights()))
+
+
 def test_every_run_of_the_recipe_is_in_a_wave(tmp_path: pathlib.Path) -> None:
     chosen = [toy_task(name=name) for name in recipe.OUTLINES]
     console = Console(file=io.StringIO())

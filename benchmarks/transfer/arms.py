@@ -14,6 +14,7 @@ from dlr_tf.app.run import split_task
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.learning_rates import Rate, resolve_learning_rates
 from dlr_tf.training.named_schedules import make_schedule
+from dlr_tf.training.rate_choice import TYPICAL_ADAM_RATE
 
 ONE, RATIO, DECAY = "one", "ratio", "decay"
 CONSTANT, COSINE, ONECYCLE = "constant", "cosine", "onecycle"
@@ -44,6 +45,8 @@ class Arm:
             `""`: its rate is tuned.
         length: How many times the task's number of epochs it trains.
         solved: Whether the head starts from the logistic regression on the frozen features.
+        mean_rate: The geometric mean of the groups' rates, where these are the usual ones.
+        averaged: Whether the model at the end is the mean of the weights after every step.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Arm:
     chosen_by: str = ""
     length: float = 1.0
     solved: bool = False
+    mean_rate: float = TYPICAL_ADAM_RATE
+    averaged: bool = False
 
 
 def groups_of(arm: Arm, model: keras.Model, blocks: Sequence[str]) -> Sequence[LayerGroup]:

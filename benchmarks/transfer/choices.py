@@ -31,7 +31,7 @@ def by_auto(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
 
 def by_usual(trainer: Trainer, arm: Arm, seed: int) -> Sequence[float]:
     """Take the usual rates, without a sweep."""
-    return rate_choice.typical_adam_rates(_ratios(trainer, arm))
+    return rate_choice.typical_adam_rates(_ratios(trainer, arm), arm.mean_rate)
 
 
 def by_sweep(trainer: Trainer, arm: Arm, seed: int, sweep: SweepSettings = LONG) -> Sequence[float]:

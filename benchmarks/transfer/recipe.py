@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks.transfer.arms import FASTAI, GUIDE, ONE, ONECYCLE, RATIO, Arm
+from benchmarks.transfer.arms import DECAY, FASTAI, GUIDE, ONE, ONECYCLE, RATIO, Arm
 from benchmarks.transfer.protocol import FULL, TUNED
 from benchmarks.transfer.study import Outline, Study, Wave
 from benchmarks.transfer.tasks import IMAGE_SIZE, OBJECTS_SIZE
+from dlr_tf.training.rate_choice import HEAD_START_RATE, TYPICAL_ADAM_RATE
 
 LENGTHS = (1, 3, 6, 10)
 RATIOS = (1, 10, 100)
@@ -27,6 +28,28 @@ def ratio_arm(ratio: int, length: float, solved: bool = False) -> Arm:
     return Arm(name, RATIO, ONECYCLE, ratio, chosen_by=chosen_by, length=length, solved=solved)
 
 
+def averaged_arm(ratio: int, length: float, mean_rate: float | None = None) -> Arm:
+    """Return the arm of a solved head whose weights are averaged over the training.
+
+    Args:
+        ratio: The ratio of the head's rate to the first group's.
+        length: As of `Arm`.
+        mean_rate: As of `Arm`. Defaults to the product's after a head start.
+    """
+    rate = "" if mean_rate is None else f", rate {mean_rate:.1e}"
+    return Arm(
+        f"solved head, averaged, ratio {ratio}{rate}, x{length:g}",
+        RATIO,
+        ONECYCLE,
+        ratio,
+        chosen_by="usual",
+        length=length,
+        solved=True,
+        mean_rate=mean_rate or HEAD_START_RATE,
+        averaged=True,
+    )
+
+
 def names(*arms: Arm) -> tuple[str, ...]:
     """Return the names of arms."""
     return tuple(arm.name for arm in arms)
@@ -37,6 +60,25 @@ FEATURES = Arm("features alone", ONE, ONECYCLE, chosen_by="none", length=0, solv
 BY_RATIO = {ratio: tuple(ratio_arm(ratio, length) for length in LENGTHS) for ratio in RATIOS}
 SHORT = ratio_arm(10, SAME_STEPS)
 SOLVED = tuple(ratio_arm(ratio, length, solved=True) for length in (LENGTH, 1) for ratio in RATIOS)
+AVERAGED = (*(averaged_arm(ratio, LENGTH) for ratio in (3, 1, 10)), averaged_arm(3, 1))
+AVERAGED_FASTER = tuple(averaged_arm(ratio, LENGTH, TYPICAL_ADAM_RATE) for ratio in (1, 3, 10))
+# How much depends on the rate of the default.
+SENSITIVITY = tuple(averaged_arm(1, LENGTH, HEAD_START_RATE * factor) for factor in (1 / 3, 3.0))
+# As the command trains a network for texts.
+AVERAGED_DECAY = Arm(
+    f"solved head, averaged, decay 0.8, x{LENGTH}",
+    DECAY,
+    ONECYCLE,
+    0.8,
+    chosen_by="usual",
+    length=LENGTH,
+    solved=True,
+    mean_rate=3e-4 * 0.8**3,
+    averaged=True,
+)
+TODAY_AVERAGED = dataclasses.replace(
+    ratio_arm(10, LENGTH), name=f"ratio 10, averaged, x{LENGTH}", averaged=True
+)
 TUNED_RIVALS = (
     Arm(f"tuned: one rate, one-cycle, x{LENGTH}", ONE, ONECYCLE, length=LENGTH),
     Arm(
@@ -62,6 +104,11 @@ ARMS: tuple[Arm, ...] = (
     *BY_RATIO[1],
     *BY_RATIO[100],
     *SOLVED,
+    *AVERAGED,
+    *AVERAGED_FASTER,
+    *SENSITIVITY,
+    AVERAGED_DECAY,
+    TODAY_AVERAGED,
     *TUNED_RIVALS,
 )
 
@@ -95,7 +142,7 @@ HUNDRED = ("digits-100", "text-100")
 _FIRST = (0, 1, 2)
 _SHORT = (FEATURES, *BY_RATIO[10][:2])
 # What the default can be, and its rivals: these have all seeds, the other arms the first ones.
-DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], *TUNED_RIVALS)
+DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], AVERAGED[1], *TUNED_RIVALS)
 
 
 def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
@@ -115,6 +162,7 @@ WAVES = (
     *_seed_by_seed(*_SHORT, SHORT, BY_RATIO[1][0], BY_RATIO[1][1], tasks=HUNDRED),
     *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], BY_RATIO[100][0], *SOLVED[3:]),
     Wave(names(*TUNED_RIVALS), TUNED, _FIRST, TWENTY),
+    *_seed_by_seed(*AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY, TODAY_AVERAGED, *SENSITIVITY),
     *(
         Wave(names(*DECISIVE), TUNED, tuple(range(start, start + 2)), TWENTY)
         for start in range(3, 20, 2)

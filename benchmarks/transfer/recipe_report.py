@@ -12,17 +12,27 @@ from benchmarks.transfer import protocol, report
 from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.intervals import t_interval
 from benchmarks.transfer.recipe import (
+    AVERAGED,
+    AVERAGED_DECAY,
+    AVERAGED_FASTER,
     BY_RATIO,
     FEATURES,
     LENGTH,
     LENGTHS,
     RATIOS,
+    SENSITIVITY,
     SHORT,
     SOLVED,
     TODAY,
+    TODAY_AVERAGED,
     TUNED_RIVALS,
 )
 from benchmarks.transfer.study import Study
+
+
+def _short(arm: Arm) -> str:
+    """Return the name of an arm without its length."""
+    return arm.name.rpartition(", ")[0]
 
 
 def _pairs() -> list[tuple[str, str, str]]:
@@ -47,6 +57,20 @@ def _pairs() -> list[tuple[str, str, str]]:
             (solved[ratio].name, at_length[ratio], f"length {LENGTH}, ratio {ratio}: solved head")
             for ratio in RATIOS
         ),
+        *(
+            (one.name, at_length[10], f"length {LENGTH}: {_short(one)} instead of `auto`, ratio 10")
+            for one in (*AVERAGED[:-1], *AVERAGED_FASTER, AVERAGED_DECAY)
+        ),
+        *(
+            (one.name, AVERAGED[1].name, f"{_short(AVERAGED[1])}: {factor} its rate")
+            for one, factor in zip(SENSITIVITY, ("a third of", "three times"))
+        ),
+        (TODAY_AVERAGED.name, at_length[10], f"length {LENGTH}, ratio 10: averaged weights alone"),
+        *(
+            (one.name, rival.name, f"{_short(one)} instead of {rival.name}")
+            for one in (AVERAGED[1], AVERAGED_DECAY)
+            for rival in (FEATURES, *TUNED_RIVALS)
+        ),
         (FEATURES.name, TODAY.name, "features alone instead of today's recipe"),
         (FEATURES.name, standard, f"features alone instead of length {LENGTH}"),
         *(
@@ -67,6 +91,7 @@ class Measured:
         test: Accuracy on the test part, by seed.
         seconds: Median seconds of head start, choice of rates, and training.
         processor_seconds: The same on the clock of the processor.
+        last: As `test`, with the last weights instead of averaged ones.
     """
 
     name: str
@@ -75,6 +100,7 @@ class Measured:
     test: dict[int, float]
     seconds: float
     processor_seconds: float
+    last: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
 def measured(records: report.Records, study: Study, task: str) -> list[Measured]:
@@ -93,6 +119,7 @@ def measured(records: report.Records, study: Study, task: str) -> list[Measured]
                 {one["seed"]: one["test"] for one in of_arm},
                 statistics.median(one["training_seconds"] for one in of_arm),
                 statistics.median(one["training_processor_seconds"] for one in of_arm),
+                {one["seed"]: one["last_test"] for one in of_arm if one.get("last_test")},
             )
         )
     return found
@@ -139,6 +166,14 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
             cells.append(f"{report.points(gain)}, {n_seeds}" if gain and enough else "-")
         if any(cell != "-" for cell in cells):
             lines.append([change, *cells])
+    for arm in (*AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY):
+        cells = []
+        for found in found_by_task.values():
+            one = next((one for one in found if one.name == arm.name and len(one.last) > 1), None)
+            gain = report.difference(one.test, one.last) if one else None
+            cells.append(f"{report.points(gain)}, {len(one.last)}" if one and gain else "-")
+        if any(cell != "-" for cell in cells):
+            lines.append([f"{arm.name}: averaged weights instead of the last ones", *cells])
     return common.markdown_table(["change", *found_by_task], lines) if lines else ""
 
 

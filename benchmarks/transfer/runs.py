@@ -24,6 +24,7 @@ class Outcome:
         test: Accuracy on the test part after the last epoch; `None` where it was not asked for.
         ensemble_validation: Accuracy of the mean of the predictions at the ends of the cycles.
         ensemble_test: The same on the test part.
+        last_test: The accuracy on the test part before the weights were averaged.
         rates: The peak rate of each group, where the arm chooses them.
         steps: Number of training steps.
         training_seconds: Seconds in which the head was solved, the rates chosen and the model
@@ -37,6 +38,7 @@ class Outcome:
     test: float | None = None
     ensemble_validation: float | None = None
     ensemble_test: float | None = None
+    last_test: float | None = None
     rates: list[float] | None = None
     steps: int = 0
     training_seconds: float = dataclasses.field(default=0.0, compare=False)
@@ -93,10 +95,15 @@ def run_arm(
         peaks = peak_rates(arm, learning_rate, trainer.n_groups(arm))
     losses = trainer.train(arm, peaks, train, seed, epochs, after_step, after_epoch)
     seconds, processor_seconds = time.monotonic() - start, time.process_time() - processor_start
+    last_test = None
+    if arm.averaged:
+        last_test = accuracy(trainer.predict(test), test.y) if with_test else None
+        trainer.use_averages()
     accuracies.append(accuracy(trainer.predict(validation), validation.y))
     outcome = Outcome(
         losses,
         accuracies,
+        last_test=last_test,
         rates=peaks if arm.chosen_by else None,
         steps=epochs * task.steps_per_epoch(),
         training_seconds=round(seconds, 3),

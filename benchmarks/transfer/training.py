@@ -46,12 +46,14 @@ class Trainer:
         self.layer_groups = split_layerwise(self.model)
         self.optimizer = MultiGroupOptimizer(self.layer_groups, [1.0] * len(self.layer_groups))
         self.optimizer.build(self.model.trainable_variables)
+        self._trained = [*self.model.trainable_variables]  # before anything is frozen
         own = (*self.model.weights, *self.optimizer.variables)
         self._initial = [(variable, variable.numpy()) for variable in own]
         self._loss = keras.losses.SparseCategoricalCrossentropy()
         # The kernel and the bias that the head starts from; `None` for random ones.
         self.first_head: tuple[np.ndarray, np.ndarray] | None = None
         n_layers = len(self.layer_groups)
+        self._averages: list[tuple[keras.Variable, tf.Variable]] = []
         self._table = tf.Variable(tf.zeros((1, n_layers), tf.float64), shape=(None, n_layers))
         self._of_layer: dict[bool, list[int]] = {}
         self._train_steps: dict[tuple[int, str], Any] = {}
@@ -96,17 +98,35 @@ class Trainer:
         of_layer = self.group_of_each_layer(arm)
         x, y = tf.constant(part.x), tf.constant(part.y)
         losses, step = [], 0
+        if arm.averaged:
+            self._begin_averages()
         first_groups = first_trainable_groups(arm, len(peaks), epochs)
         for epoch, (group, of_epoch) in enumerate(zip(first_groups, batches, strict=True)):
             train_step = self._train_step(of_layer.index(group), arm.batch_norm)
             batch_losses = []
             for indices in of_epoch:
                 batch_losses.append(train_step(x, y, indices))
+                if arm.averaged:
+                    self._add_to_averages(tf.constant(step + 1.0))
                 after_step(step)
                 step += 1
             losses.append(float(np.mean([loss.numpy() for loss in batch_losses])))
             after_epoch(epoch)
         return losses
+
+    def _begin_averages(self) -> None:
+        if not self._averages:
+            self._averages = [(one, tf.Variable(one.value)) for one in self._trained]
+
+    @tf.function
+    def _add_to_averages(self, count: Any) -> None:
+        for variable, average in self._averages:
+            average.assign_add((variable.value - average) / count)
+
+    def use_averages(self) -> None:
+        """Give the model the mean of its weights after every step of the training."""
+        for variable, average in self._averages:
+            variable.assign(average)
 
     def losses_at(self, arm: Arm, rates: np.ndarray, seed: int) -> Iterator[float]:
         """Train all groups from the pretrained weights, and give the loss of each step.
