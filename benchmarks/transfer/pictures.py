@@ -148,7 +148,7 @@ def draw_seconds(records: report.Records, study: Study, folder: Path) -> list[Pa
                 [one.mean for one in intervals],
                 # The interval of one seed is infinite.
                 [one.high - one.mean if one.high < 2 else 0.0 for one in intervals],
-                fmt="o-",
+                fmt="o-" if number < 10 else "s-",  # there are ten colours
                 elinewidth=0.6,
                 color=f"C{number}",
                 label=label,
