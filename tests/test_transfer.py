@@ -227,7 +227,7 @@ def test_a_longer_run_is_that_of_a_task_with_more_epochs(trainer: training.Train
     arm = recipe.BY_RATIO[10][1]
     found = runs.run_arm(trainer, arm, 0.0, 3, with_test=True, each_epoch=False)
     longer = training.Trainer(toy_task(epochs=3 * 4))
-    expected = runs.run_arm(longer, recipe.TODAY, 0.0, 3, with_test=True, each_epoch=False)
+    expected = runs.run_arm(longer, recipe.SHORTEST, 0.0, 3, with_test=True, each_epoch=False)
     assert found == expected
     assert found.steps == 3 * 4 * 3 and len(found.loss) == 12 and len(found.validation) == 1
     assert found.training_seconds > 0 and found.training_processor_seconds > 0
@@ -263,7 +263,7 @@ def test_training_starts_from_the_solved_head(trainer: training.Trainer) -> None
     kernel, _ = solved_head.solve_head(trainer.features(train), train.y, 3)
     # The first step has a small rate.
     np.testing.assert_allclose(head[0][0], kernel, atol=2e-3)
-    runs.run_arm(trainer, recipe.TODAY, 0.0, 3, with_test=False, on_step=on_step)
+    runs.run_arm(trainer, recipe.SHORTEST, 0.0, 3, with_test=False, on_step=on_step)
     assert np.abs(head[-12][0] - kernel).max() > 0.01
 
 
@@ -701,7 +701,7 @@ def test_without_a_folder_keras_downloads_the_images(monkeypatch: pytest.MonkeyP
 def test_runs_with_other_data_are_not_mixed(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Run("digits-20", recipe.TODAY.name, FINAL, 0.0, 0)
+    run = Run("digits-20", recipe.SHORTEST.name, FINAL, 0.0, 0)
     record = {**record_of(run, 0.5, 0.5), "source": "other digits"}
     protocol.append_record(tmp_path / recipe.STUDY.file, record)
     options = ["--device", "cpu", "--task", "digits-20", "--output", str(tmp_path)]

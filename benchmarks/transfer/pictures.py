@@ -174,6 +174,6 @@ def _families() -> dict[str, Sequence[Arm]]:
             ]
             for ratio in recipe.RATIOS
         },
-        "solved head, averaged, ratio 1": [recipe.AVERAGED[1]],
+        "solved head, averaged, ratio 1": [recipe.DEFAULT],
         **{arm.name: [arm] for arm in recipe.TUNED_RIVALS},
     }

@@ -12,7 +12,7 @@ from dlr_tf.training.rate_choice import HEAD_START_RATE, TYPICAL_ADAM_RATE
 
 LENGTHS = (1, 3, 6, 10)
 RATIOS = (1, 10, 100)
-SAME_STEPS = 0.2  # the length that has today's steps of 20 examples a class with 100 a class
+SAME_STEPS = 0.2  # the length that has the steps of 20 examples a class with 100 a class
 # The length of all arms but those of the length: a guess, until those are complete.
 LENGTH = 3
 
@@ -55,12 +55,15 @@ def names(*arms: Arm) -> tuple[str, ...]:
     return tuple(arm.name for arm in arms)
 
 
-TODAY = ratio_arm(10, 1)
+SHORTEST = ratio_arm(10, 1)
 FEATURES = Arm("features alone", ONE, ONECYCLE, chosen_by="none", length=0, solved=True)
 BY_RATIO = {ratio: tuple(ratio_arm(ratio, length) for length in LENGTHS) for ratio in RATIOS}
 SHORT = ratio_arm(10, SAME_STEPS)
 SOLVED = tuple(ratio_arm(ratio, length, solved=True) for length in (LENGTH, 1) for ratio in RATIOS)
-AVERAGED = (*(averaged_arm(ratio, LENGTH) for ratio in (3, 1, 10)), averaged_arm(3, 1))
+DEFAULT = averaged_arm(
+    1, LENGTH
+)  # of the command for images, which has the limit of a range test too
+AVERAGED = (*(averaged_arm(ratio, LENGTH) for ratio in (3, 10)), averaged_arm(3, 1))
 AVERAGED_FASTER = tuple(averaged_arm(ratio, LENGTH, TYPICAL_ADAM_RATE) for ratio in (1, 3, 10))
 # How much depends on the rate of the default.
 SENSITIVITY = tuple(averaged_arm(1, LENGTH, HEAD_START_RATE * factor) for factor in (1 / 3, 3.0))
@@ -76,7 +79,7 @@ AVERAGED_DECAY = Arm(
     mean_rate=3e-4 * 0.8**3,
     averaged=True,
 )
-TODAY_AVERAGED = dataclasses.replace(
+AUTO_AVERAGED = dataclasses.replace(
     ratio_arm(10, LENGTH), name=f"ratio 10, averaged, x{LENGTH}", averaged=True
 )
 TUNED_RIVALS = (
@@ -104,11 +107,12 @@ ARMS: tuple[Arm, ...] = (
     *BY_RATIO[1],
     *BY_RATIO[100],
     *SOLVED,
+    DEFAULT,
     *AVERAGED,
     *AVERAGED_FASTER,
     *SENSITIVITY,
     AVERAGED_DECAY,
-    TODAY_AVERAGED,
+    AUTO_AVERAGED,
     *TUNED_RIVALS,
 )
 
@@ -142,7 +146,7 @@ HUNDRED = ("digits-100", "text-100")
 _FIRST = (0, 1, 2)
 _SHORT = (FEATURES, *BY_RATIO[10][:2])
 # What the default can be, and its rivals: these have all seeds, the other arms the first ones.
-DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], AVERAGED[1], *TUNED_RIVALS)
+DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], DEFAULT, *TUNED_RIVALS)
 
 
 def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
@@ -162,7 +166,8 @@ WAVES = (
     *_seed_by_seed(*_SHORT, SHORT, BY_RATIO[1][0], BY_RATIO[1][1], tasks=HUNDRED),
     *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], BY_RATIO[100][0], *SOLVED[3:]),
     Wave(names(*TUNED_RIVALS), TUNED, _FIRST, TWENTY),
-    *_seed_by_seed(*AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY, TODAY_AVERAGED, *SENSITIVITY),
+    *_seed_by_seed(DEFAULT, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY),
+    *_seed_by_seed(AUTO_AVERAGED, *SENSITIVITY),
     *(
         Wave(names(*DECISIVE), TUNED, tuple(range(start, start + 2)), TWENTY)
         for start in range(3, 20, 2)

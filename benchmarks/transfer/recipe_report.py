@@ -12,19 +12,20 @@ from benchmarks.transfer import protocol, report
 from benchmarks.transfer.arms import Arm
 from benchmarks.transfer.intervals import t_interval
 from benchmarks.transfer.recipe import (
+    AUTO_AVERAGED,
     AVERAGED,
     AVERAGED_DECAY,
     AVERAGED_FASTER,
     BY_RATIO,
+    DEFAULT,
     FEATURES,
     LENGTH,
     LENGTHS,
     RATIOS,
     SENSITIVITY,
     SHORT,
+    SHORTEST,
     SOLVED,
-    TODAY,
-    TODAY_AVERAGED,
     TUNED_RIVALS,
 )
 from benchmarks.transfer.study import Study
@@ -42,7 +43,7 @@ def _pairs() -> list[tuple[str, str, str]]:
     solved = dict(zip(RATIOS, SOLVED))  # at the length `LENGTH`
     at_length = {ratio: BY_RATIO[ratio][LENGTHS.index(LENGTH)].name for ratio in RATIOS}
     return [
-        (TODAY.name, SHORT.name, f"length 1 instead of {SHORT.length:g}"),
+        (SHORTEST.name, SHORT.name, f"length 1 instead of {SHORT.length:g}"),
         *(
             (
                 by_length[longer].name,
@@ -59,19 +60,19 @@ def _pairs() -> list[tuple[str, str, str]]:
         ),
         *(
             (one.name, at_length[10], f"length {LENGTH}: {_short(one)} instead of `auto`, ratio 10")
-            for one in (*AVERAGED[:-1], *AVERAGED_FASTER, AVERAGED_DECAY)
+            for one in (DEFAULT, *AVERAGED[:-1], *AVERAGED_FASTER, AVERAGED_DECAY)
         ),
         *(
-            (one.name, AVERAGED[1].name, f"{_short(AVERAGED[1])}: {factor} its rate")
+            (one.name, DEFAULT.name, f"{_short(DEFAULT)}: {factor} its rate")
             for one, factor in zip(SENSITIVITY, ("a third of", "three times"))
         ),
-        (TODAY_AVERAGED.name, at_length[10], f"length {LENGTH}, ratio 10: averaged weights alone"),
+        (AUTO_AVERAGED.name, at_length[10], f"length {LENGTH}, ratio 10: averaged weights alone"),
         *(
             (one.name, rival.name, f"{_short(one)} instead of {rival.name}")
-            for one in (AVERAGED[1], AVERAGED_DECAY)
+            for one in (DEFAULT, AVERAGED_DECAY)
             for rival in (FEATURES, *TUNED_RIVALS)
         ),
-        (FEATURES.name, TODAY.name, "features alone instead of today's recipe"),
+        (FEATURES.name, SHORTEST.name, "features alone instead of ratio 10, x1"),
         (FEATURES.name, standard, f"features alone instead of length {LENGTH}"),
         *(
             (standard, rival.name, f"`auto`, ratio 10, length {LENGTH} instead of {rival.name}")
@@ -132,10 +133,10 @@ def _final_records(records: report.Records, task: str, arm: Arm) -> list[protoco
 
 def task_table(found: Sequence[Measured]) -> str:
     """Return the table of one task, in the order of the arms."""
-    today = next((one for one in found if one.name == TODAY.name), None)
+    base = next((one for one in found if one.name == SHORTEST.name), None)
     lines = []
     for one in found:
-        gain = None if today in (None, one) else report.difference(one.test, today.test)
+        gain = None if base in (None, one) else report.difference(one.test, base.test)
         lines.append(
             [
                 one.name,
@@ -148,7 +149,15 @@ def task_table(found: Sequence[Measured]) -> str:
                 f"{one.processor_seconds:.1f}",
             ]
         )
-    columns = ["arm", "steps", "rate", "test accuracy", "points to today's", "seeds", "seconds"]
+    columns = [
+        "arm",
+        "steps",
+        "rate",
+        "test accuracy",
+        f"points to {SHORTEST.name}",
+        "seeds",
+        "seconds",
+    ]
     return common.markdown_table([*columns, "processor seconds"], lines)
 
 
@@ -166,7 +175,7 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
             cells.append(f"{report.points(gain)}, {n_seeds}" if gain and enough else "-")
         if any(cell != "-" for cell in cells):
             lines.append([change, *cells])
-    for arm in (*AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY):
+    for arm in (DEFAULT, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY):
         cells = []
         for found in found_by_task.values():
             one = next((one for one in found if one.name == arm.name and len(one.last) > 1), None)

@@ -191,13 +191,11 @@ class GroupUpdate:
     def _update_averages(self) -> None:
         iterations = tf.convert_to_tensor(self._optimizer.iterations)
         momentum = self._optimizer.ema_momentum
-        of_all = momentum is None
-        if of_all:
-            factor = tf.cast(1 / (iterations + 1), tf.float32)
-        else:
-            # The first step sets the averages to the weights, as in Keras.
+        move: Callable[..., None] = _mix
+        if momentum is None:
+            move, factor = _move_toward, tf.cast(1 / (iterations + 1), tf.float32)
+        else:  # the first step sets the averages to the weights, as in Keras
             factor = tf.where(tf.equal(iterations, 0), 0.0, momentum)
-        move = _move_toward if of_all else _mix
         self._update_on_replicas(
             [(average, move, (v.value, factor)) for v, average in self.averages()]
         )
