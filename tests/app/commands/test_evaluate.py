@@ -403,6 +403,13 @@ def test_mistakes(photos: Path, assert_mistake: Callable[[list[str], str], None]
     assert_mistake(["evaluate", "run", "photos"], message)
 
 
+def test_texts_for_a_model_of_images(assert_mistake: Callable[[list[str], str], None]) -> None:
+    write_run("run")
+    Path("texts.csv").write_text("text,label\nhello there,bright\ngood bye,dark\n")
+    message = "The model 'run' takes images, and 'texts.csv' holds something else. Give other DATA."
+    assert_mistake(["evaluate", "run", "texts.csv"], message)
+
+
 def test_the_confusion_matrix_is_drawn_for_any_number_of_classes() -> None:
     from dlr_tf.training.plotting import plot_confusion_matrix
 
