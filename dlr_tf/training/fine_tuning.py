@@ -17,6 +17,7 @@ from dlr_tf.core.groups import LayerGroup, check_groups
 from dlr_tf.core.learning_rates import Rate
 from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.auto_rates import sweep_groups
+from dlr_tf.training.cached_features import cached_features
 from dlr_tf.training.compiling import (
     OPTIMIZER_ARGUMENTS,
     accumulation_steps,
@@ -110,8 +111,10 @@ def fine_tune(
             reads the data, as `find_learning_rate` does. Unless `verbose=0`, one printed line says
             what was chosen. Defaults to `"auto"`.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
-        frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained.
-            Defaults to 0.
+        frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained. In
+            two or more of them, what stands before the head is computed once for each example,
+            where that gives the same result: for arrays and models of Keras' own layers. Defaults
+            to 0.
         head_start: Whether the head is trained to convergence before the first epoch, on features
             that the body computes once for each example. The L2 penalty of its kernels is chosen on
             parts of the training data that are held out in turn. Needs SciPy, a Sequential or
@@ -299,12 +302,15 @@ def fine_tune(
             # Before `fit`, so that callbacks find an optimizer that knows its variables.
             model.optimizer.build(model.trainable_variables)
         seconds.end("preparation")
-        with distributed_fit(model, first.example):
+        arguments["validation_data"] = validation_data
+        with (
+            distributed_fit(model, first.example),
+            cached_features(model, arguments, first_epoch, frozen_epochs) as (arguments, cache),
+        ):
             history = model.fit(
                 **arguments,
-                validation_data=validation_data,
                 epochs=epochs,
-                callbacks=[_UnfreezeAfter(groups, frozen_epochs), *callbacks],
+                callbacks=[*cache, _UnfreezeAfter(groups, frozen_epochs), *callbacks],
                 verbose=verbose,
             )
         seconds.end("training")

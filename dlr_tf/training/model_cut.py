@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -22,7 +22,11 @@ class Cut(NamedTuple):
     tail: keras.Model
 
 
-def cut_before(model: keras.Model, variables: Iterable[Any]) -> Cut:
+def cut_before(
+    model: keras.Model,
+    variables: Iterable[Any],
+    may_be_in_body: Callable[[Any], bool] = lambda operation: True,
+) -> Cut:
     """Cut a model at the latest place before some of its variables.
 
     A layer that holds one of them, and all that is computed from its output, is in the tail. A
@@ -31,6 +35,7 @@ def cut_before(model: keras.Model, variables: Iterable[Any]) -> Cut:
     Args:
         model: A model with a graph, a `Sequential` or a Functional one.
         variables: The variables that the tail should hold.
+        may_be_in_body: Whether a layer or another operation may be in the body. Defaults to any.
 
     Raises:
         ValueError: If the model has no graph, or the variables stand before all its features.
@@ -49,7 +54,13 @@ def cut_before(model: keras.Model, variables: Iterable[Any]) -> Cut:
             f"The model {model.name!r} cannot be cut before its head: it has no graph of layers, "
             "as a `Sequential` or a Functional model has."
         )
-    in_tail = _computed_from(model.outputs, {id(variable) for variable in variables})
+    wanted = {id(variable) for variable in variables}
+
+    def starts_tail(operation: Any) -> bool:
+        own = getattr(operation, "variables", ())
+        return any(id(variable) in wanted for variable in own) or not may_be_in_body(operation)
+
+    in_tail = _computed_from(model.outputs, starts_tail)
     features: dict[int, Any] = {}
     waiting, seen = [*model.outputs], set()
     while waiting:
@@ -74,8 +85,8 @@ def cut_before(model: keras.Model, variables: Iterable[Any]) -> Cut:
     return Cut(keras.Model(model.input, found), keras.Model(found, model.output))
 
 
-def _computed_from(outputs: Iterable[Any], wanted: set[int]) -> dict[int, bool]:
-    """Return whether each tensor behind outputs is computed from some variables, by identity."""
+def _computed_from(outputs: Iterable[Any], starts_tail: Callable[[Any], bool]) -> dict[int, bool]:
+    """Return whether each tensor behind outputs is computed by some operations, by identity."""
     found: dict[int, bool] = {}
     waiting = [*outputs]
     while waiting:
@@ -86,6 +97,5 @@ def _computed_from(outputs: Iterable[Any], wanted: set[int]) -> dict[int, bool]:
             waiting += unknown
             continue
         waiting.pop()
-        holds = any(id(one) in wanted for one in getattr(operation, "variables", ()))
-        found[id(tensor)] = holds or any(found[id(before)] for before in inputs)
+        found[id(tensor)] = any(found[id(before)] for before in inputs) or starts_tail(operation)
     return found
