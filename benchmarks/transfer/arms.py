@@ -47,6 +47,7 @@ class Arm:
         solved: Whether the head starts from the logistic regression on the frozen features.
         mean_rate: The geometric mean of the groups' rates, where these are the usual ones.
         averaged: Whether the model at the end is the mean of the weights after every step.
+        temperature: What the logits of the solved head are divided by.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Arm:
     solved: bool = False
     mean_rate: float = TYPICAL_ADAM_RATE
     averaged: bool = False
+    temperature: float = 1.0
 
 
 def groups_of(arm: Arm, model: keras.Model, blocks: Sequence[str]) -> Sequence[LayerGroup]:

@@ -8,6 +8,7 @@ from benchmarks.transfer.arms import DECAY, FASTAI, GUIDE, ONE, ONECYCLE, RATIO,
 from benchmarks.transfer.protocol import FULL, TUNED
 from benchmarks.transfer.study import Outline, Study, Wave
 from benchmarks.transfer.tasks import IMAGE_SIZE, OBJECTS_SIZE
+from dlr_tf.training.head_start import TEMPERATURE
 from dlr_tf.training.rate_choice import HEAD_START_RATE, TYPICAL_ADAM_RATE
 
 LENGTHS = (1, 3, 6, 10)
@@ -28,17 +29,21 @@ def ratio_arm(ratio: int, length: float, solved: bool = False) -> Arm:
     return Arm(name, RATIO, ONECYCLE, ratio, chosen_by=chosen_by, length=length, solved=solved)
 
 
-def averaged_arm(ratio: int, length: float, mean_rate: float | None = None) -> Arm:
+def averaged_arm(
+    ratio: int, length: float, mean_rate: float | None = None, temperature: float = 1.0
+) -> Arm:
     """Return the arm of a solved head whose weights are averaged over the training.
 
     Args:
         ratio: The ratio of the head's rate to the first group's.
         length: As of `Arm`.
         mean_rate: As of `Arm`. Defaults to the product's after a head start.
+        temperature: As of `Arm`.
     """
     rate = "" if mean_rate is None else f", rate {mean_rate:.1e}"
+    head = "solved head" if temperature == 1 else f"head at temperature {temperature:g}"
     return Arm(
-        f"solved head, averaged, ratio {ratio}{rate}, x{length:g}",
+        f"{head}, averaged, ratio {ratio}{rate}, x{length:g}",
         RATIO,
         ONECYCLE,
         ratio,
@@ -47,6 +52,7 @@ def averaged_arm(ratio: int, length: float, mean_rate: float | None = None) -> A
         solved=True,
         mean_rate=mean_rate or HEAD_START_RATE,
         averaged=True,
+        temperature=temperature,
     )
 
 
@@ -60,14 +66,25 @@ FEATURES = Arm("features alone", ONE, ONECYCLE, chosen_by="none", length=0, solv
 BY_RATIO = {ratio: tuple(ratio_arm(ratio, length) for length in LENGTHS) for ratio in RATIOS}
 SHORT = ratio_arm(10, SAME_STEPS)
 SOLVED = tuple(ratio_arm(ratio, length, solved=True) for length in (LENGTH, 1) for ratio in RATIOS)
-DEFAULT = averaged_arm(
-    1, LENGTH
-)  # of the command for images, which has the limit of a range test too
+# Of the command, which has the limit of a range test too.
+DEFAULT = averaged_arm(1, LENGTH, temperature=TEMPERATURE)
+SOFT = (
+    averaged_arm(10, LENGTH, temperature=TEMPERATURE),
+    averaged_arm(1, LENGTH, temperature=10.0),
+    averaged_arm(1, 1, temperature=TEMPERATURE),
+)
+HARD = averaged_arm(1, LENGTH)
 AVERAGED = (*(averaged_arm(ratio, LENGTH) for ratio in (3, 10)), averaged_arm(3, 1))
 AVERAGED_FASTER = tuple(averaged_arm(ratio, LENGTH, TYPICAL_ADAM_RATE) for ratio in (1, 3, 10))
 # How much depends on the rate of the default.
-SENSITIVITY = tuple(averaged_arm(1, LENGTH, HEAD_START_RATE * factor) for factor in (1 / 3, 3.0))
-# As the command trains a network for texts.
+FACTORS = {"a third of": 1 / 3, "three times": 3.0}
+SENSITIVITY = tuple(
+    averaged_arm(1, LENGTH, HEAD_START_RATE * factor, TEMPERATURE) for factor in FACTORS.values()
+)
+HARD_SENSITIVITY = tuple(
+    averaged_arm(1, LENGTH, HEAD_START_RATE * factor) for factor in FACTORS.values()
+)
+# At the rates that a network for texts takes without a head start.
 AVERAGED_DECAY = Arm(
     f"solved head, averaged, decay 0.8, x{LENGTH}",
     DECAY,
@@ -108,9 +125,12 @@ ARMS: tuple[Arm, ...] = (
     *BY_RATIO[100],
     *SOLVED,
     DEFAULT,
+    *SOFT,
+    *SENSITIVITY,
+    HARD,
     *AVERAGED,
     *AVERAGED_FASTER,
-    *SENSITIVITY,
+    *HARD_SENSITIVITY,
     AVERAGED_DECAY,
     AUTO_AVERAGED,
     *TUNED_RIVALS,
@@ -146,7 +166,7 @@ HUNDRED = ("digits-100", "text-100")
 _FIRST = (0, 1, 2)
 _SHORT = (FEATURES, *BY_RATIO[10][:2])
 # What the default can be, and its rivals: these have all seeds, the other arms the first ones.
-DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], DEFAULT, *TUNED_RIVALS)
+DECISIVE = (*_SHORT, BY_RATIO[1][1], SOLVED[0], SOLVED[1], HARD, DEFAULT, *TUNED_RIVALS)
 
 
 def _seed_by_seed(*arms: Arm, tasks: tuple[str, ...] = TWENTY) -> list[Wave]:
@@ -166,8 +186,8 @@ WAVES = (
     *_seed_by_seed(*_SHORT, SHORT, BY_RATIO[1][0], BY_RATIO[1][1], tasks=HUNDRED),
     *_seed_by_seed(BY_RATIO[100][1], SOLVED[2], BY_RATIO[1][0], BY_RATIO[100][0], *SOLVED[3:]),
     Wave(names(*TUNED_RIVALS), TUNED, _FIRST, TWENTY),
-    *_seed_by_seed(DEFAULT, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY),
-    *_seed_by_seed(AUTO_AVERAGED, *SENSITIVITY),
+    *_seed_by_seed(DEFAULT, HARD, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY),
+    *_seed_by_seed(AUTO_AVERAGED, *SENSITIVITY, *SOFT, *HARD_SENSITIVITY),
     *(
         Wave(names(*DECISIVE), TUNED, tuple(range(start, start + 2)), TWENTY)
         for start in range(3, 20, 2)

@@ -18,13 +18,17 @@ from benchmarks.transfer.recipe import (
     AVERAGED_FASTER,
     BY_RATIO,
     DEFAULT,
+    FACTORS,
     FEATURES,
+    HARD,
+    HARD_SENSITIVITY,
     LENGTH,
     LENGTHS,
     RATIOS,
     SENSITIVITY,
     SHORT,
     SHORTEST,
+    SOFT,
     SOLVED,
     TUNED_RIVALS,
 )
@@ -60,16 +64,19 @@ def _pairs() -> list[tuple[str, str, str]]:
         ),
         *(
             (one.name, at_length[10], f"length {LENGTH}: {_short(one)} instead of `auto`, ratio 10")
-            for one in (DEFAULT, *AVERAGED[:-1], *AVERAGED_FASTER, AVERAGED_DECAY)
+            for one in (DEFAULT, HARD, *AVERAGED[:-1], *AVERAGED_FASTER, AVERAGED_DECAY)
         ),
+        (DEFAULT.name, HARD.name, f"{_short(DEFAULT)} instead of {_short(HARD)}"),
+        *((one.name, DEFAULT.name, f"{one.name} instead of {DEFAULT.name}") for one in SOFT),
         *(
-            (one.name, DEFAULT.name, f"{_short(DEFAULT)}: {factor} its rate")
-            for one, factor in zip(SENSITIVITY, ("a third of", "three times"))
+            (one.name, base.name, f"{_short(base)}: {factor} its rate")
+            for base, arms in ((DEFAULT, SENSITIVITY), (HARD, HARD_SENSITIVITY))
+            for one, factor in zip(arms, FACTORS)
         ),
         (AUTO_AVERAGED.name, at_length[10], f"length {LENGTH}, ratio 10: averaged weights alone"),
         *(
             (one.name, rival.name, f"{_short(one)} instead of {rival.name}")
-            for one in (DEFAULT, AVERAGED_DECAY)
+            for one in (DEFAULT, HARD, AVERAGED_DECAY)
             for rival in (FEATURES, *TUNED_RIVALS)
         ),
         (FEATURES.name, SHORTEST.name, "features alone instead of ratio 10, x1"),
@@ -175,7 +182,7 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
             cells.append(f"{report.points(gain)}, {n_seeds}" if gain and enough else "-")
         if any(cell != "-" for cell in cells):
             lines.append([change, *cells])
-    for arm in (DEFAULT, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY):
+    for arm in (DEFAULT, *SOFT, HARD, *AVERAGED, *AVERAGED_FASTER, AVERAGED_DECAY):
         cells = []
         for found in found_by_task.values():
             one = next((one for one in found if one.name == arm.name and len(one.last) > 1), None)

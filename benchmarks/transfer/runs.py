@@ -87,8 +87,10 @@ def run_arm(
 
     trainer.prepare(arm, epochs)
     start, processor_start = time.monotonic(), time.process_time()
-    head = solved_head.solve_head(trainer.features(train), train.y, seed) if arm.solved else None
-    trainer.first_head = head
+    trainer.first_head = None
+    if arm.solved:
+        kernel, bias = solved_head.solve_head(trainer.features(train), train.y, seed)
+        trainer.first_head = (kernel / arm.temperature, bias / arm.temperature)
     if arm.chosen_by:
         peaks = [float(rate) for rate in choices.CHOICES[arm.chosen_by](trainer, arm, seed)]
     else:

@@ -19,6 +19,12 @@ _KEEP_MEANING = frozenset(
     + ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
     + ("Squeeze", "StopGradient")
 )
+_LINEAR_LAYERS = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
 # Those that give logits if all their inputs are logits.
 _ARITHMETIC = frozenset(("Add", "Divide", "Multiply", "Rescaling", "Subtract", "TrueDivide"))
 
@@ -134,6 +140,41 @@ def _positions_behind(
         else:
             waiting += inputs
     return found
+
+
+def logit_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the dense or convolutional layers that give the logits of the outputs of a model.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        One layer for each output behind which one is found. Only softmax, sigmoid and what keeps
+        the meaning of a value can stand between.
+
+    >>> x = keras.layers.Dense(3, name="logits")(keras.Input((2,)))
+    >>> [layer.name for layer in logit_layers(keras.Model(x, keras.layers.Softmax()(x)))]
+    ['logits']
+    """
+    if not _keras.is_graph_model(model) or not _keras.calls_only_its_graph(model):
+        return []
+    return [layer for tensor in model.outputs if (layer := _logit_layer(tensor)) is not None]
+
+
+def _logit_layer(tensor: Any) -> keras.layers.Layer | None:
+    operation, inputs = _keras.tensor_source(tensor)
+    if _keras.is_graph_model(operation):
+        if not _keras.calls_only_its_graph(operation):
+            return None
+        return _logit_layer(operation.outputs[_keras.output_index(tensor)])
+    is_known = operation_activation(operation, n_axes=len(tensor.shape)) is not None
+    if is_known and isinstance(operation, _LINEAR_LAYERS):
+        return operation
+    keeps = type(operation).__name__ in _KEEP_MEANING and _is_of_keras(operation)
+    has_weights = bool(getattr(operation, "weights", ()))
+    if (is_known or keeps) and not has_weights and len(inputs) == 1:
+        return _logit_layer(inputs[0])
+    return None
 
 
 def output_activations(model: keras.Model) -> tuple[str | None, ...]:

@@ -117,11 +117,13 @@ def fine_tune(
             to 0.
         head_start: Whether the head is trained to convergence before the first epoch, on features
             that the body computes once for each example. The L2 penalty of its kernels is chosen on
-            parts of the training data that are held out in turn. Needs SciPy, a Sequential or
-            Functional model, and a loss that `compile` takes. `learning_rate="auto"` then takes
-            1.8e-4 for all groups, for Adam, or less if the range test does not allow it. Unless
-            `verbose=0`, one printed line says how good the head alone is. Best together with
-            `use_ema=True, ema_momentum=None`, the mean of the weights. Defaults to `False`.
+            parts of the training data that are held out in turn. If the body trains in the first
+            epoch, the logits of a classifier are divided by 3, so that it learns more. Needs SciPy,
+            a Sequential or Functional model, and a loss that `compile` takes.
+            `learning_rate="auto"` then takes 1.8e-4 for all groups, for Adam, or less if the range
+            test does not allow it. Unless `verbose=0`, one printed line says how good the head
+            alone is. Best together with `use_ema=True, ema_momentum=None`, the mean of the weights.
+            Defaults to `False`.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
@@ -289,10 +291,12 @@ def fine_tune(
     started = None
     try:
         if cut is not None and first_epoch == 0:
+            freeze_to(model, groups, -1 if frozen_epochs else 0)
+            body_trains = bool(cut.body.trainable_variables)
             freeze_to(model, groups, -1)
             seconds.end("preparation")
             with model.distribute_strategy.scope():
-                started = start_head(cut, train_data, choice, fit)
+                started = start_head(cut, train_data, choice, fit, body_trains=body_trains)
             seconds.end("head_start")
             if verbose != 0:
                 print(started.line())

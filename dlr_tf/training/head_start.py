@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup
-from dlr_tf.training.losses import LossChoice
+from dlr_tf.core.model_graph import logit_layers
+from dlr_tf.training.losses import LossChoice, is_cross_entropy
 from dlr_tf.training.model_cut import Cut, cut_before
 from dlr_tf.training.training_data import (
     fit_arguments,
@@ -29,6 +30,7 @@ N_FOLDS = 5
 MAX_ITERATIONS = 500
 TOLERANCE = 1e-9
 ROUGH_TOLERANCE = 1e-6  # for losses that are only compared
+TEMPERATURE = 3.0  # measured in `benchmarks/transfer`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,14 @@ class Examples:
         )
 
 
-def start_head(cut: Cut, train_data: Any, choice: LossChoice, fit: Mapping[str, Any]) -> HeadStart:
+def start_head(
+    cut: Cut,
+    train_data: Any,
+    choice: LossChoice,
+    fit: Mapping[str, Any],
+    *,
+    body_trains: bool = False,
+) -> HeadStart:
     """Train what is trainable in the tail of a model to convergence, on features computed once.
 
     What is minimized, by L-BFGS, is
@@ -137,6 +146,8 @@ def start_head(cut: Cut, train_data: Any, choice: LossChoice, fit: Mapping[str, 
         train_data: As in `fine_tune`, but not a generator. It is read once.
         choice: The loss and the metrics. A model that has a loss of its own has none here.
         fit: The arguments for `fit`: weights, batch size and validation split are taken from them.
+        body_trains: Whether the body is trained next. Then the head is left less certain than it
+            is: see `soften`. Defaults to `False`.
 
     Raises:
         ImportError: If SciPy is not installed.
@@ -155,6 +166,8 @@ def start_head(cut: Cut, train_data: Any, choice: LossChoice, fit: Mapping[str, 
         )
     solver = HeadSolver(cut.tail, choice)
     penalty, scores = solver.choose_and_solve(examples)
+    if body_trains:
+        soften(cut.tail, choice)
     return HeadStart(penalty, scores, len(examples))
 
 
@@ -279,6 +292,32 @@ def folds(y: Any, n_folds: int = N_FOLDS) -> list[np.ndarray]:
         classes = arrays[0].reshape(len(order), -1)[:, 0]
         order = order[np.argsort(classes[order], kind="stable")]
     return [order[number::n_folds] for number in range(min(n_folds, len(order)))]
+
+
+def soften(tail: keras.Model, choice: LossChoice, temperature: float = TEMPERATURE) -> None:
+    """Divide the logits of a classifier by a number.
+
+    A solved head fits the training examples so well that they leave little to learn for the body.
+    At a higher temperature it predicts the same classes, but less certainly, so that every example
+    moves the body. Nothing changes for another loss than a cross-entropy, and for logits that do
+    not come from a dense or a convolutional layer which trains as a whole.
+
+    Args:
+        tail: The model from features to outputs, of which the head is trainable.
+        choice: The loss.
+        temperature: Float above 0: the number.
+
+    Source: Tomihari and Sato, 2024, https://arxiv.org/abs/2405.16747 (the norm of a solved head
+    decides how much the body learns); `benchmarks/transfer`, which compares temperatures.
+    """
+    if not all(map(is_cross_entropy, keras.tree.flatten(choice.loss))):
+        return
+    for layer in logit_layers(tail):
+        variables = layer.trainable_variables
+        # Otherwise a part of it is frozen, or its kernel is a sum of variables, as with LoRA.
+        if len(variables) == len(layer.variables) == 1 + layer.use_bias:
+            for variable in variables:
+                variable.assign(variable / temperature)
 
 
 class HeadSolver:

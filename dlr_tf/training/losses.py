@@ -127,7 +127,7 @@ def choose_loss(
         last_label = last_label_of(loss, model)
         if last_label is not None:
             check_labels(last_label, first, last_label + 1)
-        if metrics is None and not has_own and _is_cross_entropy(loss):
+        if metrics is None and not has_own and is_cross_entropy(loss):
             metrics = ["accuracy"]
         return LossChoice(loss, metrics)
     computes = any(
@@ -191,7 +191,8 @@ def cross_entropy_for(model: keras.Model, first: FirstBatches) -> LossChoice | s
     return choice
 
 
-def _is_cross_entropy(loss: Any) -> bool:
+def is_cross_entropy(loss: Any) -> bool:
+    """Return whether a loss, as `compile` takes it, is a cross-entropy, by its name."""
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     return str(name).endswith("crossentropy")
 

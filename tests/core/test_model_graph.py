@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import pytest
 
-from dlr_tf.core.model_graph import output_activations
+from dlr_tf.core.model_graph import logit_layers, output_activations
 
 ops, layers = keras.ops, keras.layers
 
@@ -108,6 +108,25 @@ def test_several_outputs_and_none() -> None:
             return x
 
     assert output_activations(Subclassed()) == ()
+
+
+def test_the_layers_of_the_logits() -> None:
+    inputs = keras.Input((8, 8, 3))
+    conv = keras.layers.Conv2D(4, 1, name="conv")
+    x = keras.layers.GlobalAveragePooling2D()(conv(inputs))
+    inside = keras.Sequential([keras.layers.Dense(3, name="inside"), keras.layers.Softmax()])
+    ends = {
+        "conv": keras.ops.sigmoid(x),
+        "inside": inside(keras.layers.Dense(2, "relu")(x)),
+        "relu": keras.layers.Dense(3, "relu")(x),
+        "sum": x + keras.layers.Dense(4)(x),
+        "normalized": keras.layers.LayerNormalization()(x),
+    }
+    found = {
+        name: [layer.name for layer in logit_layers(keras.Model(inputs, end))]
+        for name, end in ends.items()
+    }
+    assert found == {name: [name] * (name in ("conv", "inside")) for name in ends}
 
 
 def test_a_saved_model_shows_the_same() -> None:

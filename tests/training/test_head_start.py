@@ -33,8 +33,8 @@ def make_model(units: int = 3, activation: str | None = "softmax") -> keras.Mode
 def train(model: keras.Model, data: Any = (X, Y), **options: Any) -> Any:
     """Fine-tune at rates of 0, so that the head stays as it was solved."""
     groups = split_layers(model, ["top"])
-    options = {"learning_rate": 0.0, "epochs": 1, "head_start": True, "verbose": 0, **options}
-    return fine_tune(model, groups, data, **options)
+    start: dict[str, Any] = {"epochs": 2, "frozen_epochs": 1, "head_start": True, "verbose": 0}
+    return fine_tune(model, groups, data, **{"learning_rate": 0.0, **start, **options})
 
 
 def features_of(model: keras.Model) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_it_is_the_logistic_regression_on_the_features() -> None:
 def test_numbers_and_class_weights_and_several_layers() -> None:
     model = make_model(2, None)
     target = 1000 * (X[:, :2] + 3)
-    train(model, (X, target), loss="mse", epochs=1)
+    train(model, (X, target), loss="mse", frozen_epochs=0)
     errors = np.mean((model.predict(X, verbose=0) - target) ** 2, axis=0)
     assert np.all(errors < 0.5 * np.var(target, axis=0))
 
@@ -127,6 +127,18 @@ def test_a_group_of_variables_leaves_the_rest_of_its_layer() -> None:
     fine_tune(model, groups, (X, Y), learning_rate=0.0, epochs=1, head_start=True, verbose=0)
     for variable, value in zip(model.trainable_variables, before):
         assert np.array_equal(variable, value) == (not variable.path.endswith("top/bias"))
+
+
+def test_the_logits_are_divided_by_3_if_the_body_trains() -> None:
+    models = [make_model(activation=None) for _ in range(3)]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    train(models[0], loss=loss)
+    train(models[1], loss=loss, frozen_epochs=0)
+    models[2].layers[0].trainable = False  # so nothing but the head trains
+    train(models[2], loss=loss, frozen_epochs=0)
+    certain, soft, frozen = (model.predict(X, verbose=0) for model in models)
+    np.testing.assert_allclose(soft, certain / 3, atol=1e-6)
+    np.testing.assert_array_equal(frozen, certain)
 
 
 def test_it_starts_once() -> None:
