@@ -205,8 +205,8 @@ class RunConfig(TaskConfig):
             DATA 31).
         frozen_epochs (N): Number of first epochs in which only the head is trained.
         head_start: Train the head to convergence before the first epoch, on what the other layers
-            compute of each image; auto then takes one low rate for all groups (default: for images
-            of one class each and --learning-rate auto, where it is possible).
+            compute of each image or text; auto then takes one low rate for all groups (default:
+            where each has one class, with --learning-rate auto, where it is possible).
         average_weights: The model at the end has the mean of its weights after every step, instead
             of the last weights; what is shown and logged of each epoch is without it (default: with
             a head start, unless --keep best).

@@ -26,7 +26,7 @@ from dlr_tf.training.compiling import (
 )
 from dlr_tf.training.distribution import distributed_fit
 from dlr_tf.training.freezing import freeze_to, set_batch_norm
-from dlr_tf.training.head_start import cut_at_head, start_head
+from dlr_tf.training.head_start import cut_at_head, start_head, why_not_by_default
 from dlr_tf.training.losses import choose_loss
 from dlr_tf.training.rate_choice import (
     HEAD_START_RATE,
@@ -55,7 +55,7 @@ def fine_tune(
     learning_rate: Any = AUTO,
     epochs: int,
     frozen_epochs: int = 0,
-    head_start: bool = False,
+    head_start: bool | None = None,
     validation_data: Any = None,
     schedule: str | Callable[[float], Rate] | Sequence[LearningRateSchedule] = "onecycle",
     warmup: float = 0,
@@ -229,8 +229,6 @@ def fine_tune(
     )
     is_auto = isinstance(learning_rate, str)
     ratios, typical = relative_rates(len(groups)), TYPICAL_ADAM_RATE
-    if head_start:
-        ratios, typical = [1.0] * len(groups), HEAD_START_RATE
     if is_auto:
         _check_auto(learning_rate, optimizer)
         if not is_list(schedule):
@@ -247,6 +245,16 @@ def fine_tune(
     if choice.note and verbose != 0:
         print(choice.note)
     fit = {**fit, "validation_split": length.validation_split}
+    if head_start is None:
+        head_start = is_auto and not frozen_epochs and not first_epoch and first.are_known
+        if head_start:
+            count = length.n_examples(first)
+            reason = why_not_by_default(model, groups, choice, multi_group, count)
+            head_start = not reason
+            if reason and verbose != 0:
+                print(f"without a head start: {reason}")
+    if head_start:
+        ratios, typical = [1.0] * len(groups), HEAD_START_RATE
     cut = cut_at_head(model, groups, choice) if head_start else None
     if head_start and is_auto and not has_usual_rates(multi_group):
         raise ValueError(

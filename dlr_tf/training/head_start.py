@@ -15,8 +15,10 @@ import tensorflow as tf
 from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.model_graph import logit_layers
+from dlr_tf.core.optimizer import MultiGroupOptimizer
 from dlr_tf.training.losses import LossChoice, is_cross_entropy
 from dlr_tf.training.model_cut import Cut, cut_before
+from dlr_tf.training.rate_choice import has_usual_rates
 from dlr_tf.training.training_data import (
     fit_arguments,
     is_in_batches,
@@ -31,6 +33,8 @@ MAX_ITERATIONS = 500
 TOLERANCE = 1e-9
 ROUGH_TOLERANCE = 1e-6  # for losses that are only compared
 TEMPERATURE = 3.0  # measured in `benchmarks/transfer`
+# The features of all examples are held in memory, and nothing was measured with more examples.
+MOST_EXAMPLES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,49 @@ def cut_at_head(model: keras.Model, groups: Sequence[LayerGroup], choice: LossCh
     return cut_before(
         model, [one.variable for one in assign_variables(model, groups) if one.group == last]
     )
+
+
+def why_not_by_default(
+    model: keras.Model,
+    groups: Sequence[LayerGroup],
+    choice: LossChoice,
+    optimizer: MultiGroupOptimizer,
+    n_examples: int | None,
+) -> str:
+    """Return why a training does not begin with a head start by default; `""` if it does.
+
+    Args:
+        model: A built model, as it was compiled before.
+        groups: Its groups. The last one is the head.
+        choice: Its loss.
+        optimizer: The optimizer of the training.
+        n_examples: About the number of training examples; `None` if it is not known.
+
+    Source: `benchmarks/transfer`, which has classifiers with few examples.
+    """
+    if not _has_one_class(model, choice.loss):
+        return "it is known to help where each example has one class"
+    if n_examples is None:
+        return "the number of training examples is not known"
+    if n_examples > MOST_EXAMPLES:
+        return f"there are more than {MOST_EXAMPLES} training examples"
+    if model.compiled and int(getattr(model.optimizer, "iterations", 0)):
+        return "the model was trained before"
+    if not has_usual_rates(optimizer):
+        return "its usual rates are those of Adam"
+    try:
+        cut_at_head(model, groups, choice)
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _has_one_class(model: keras.Model, loss: Any) -> bool:
+    outputs: Any = getattr(model, "outputs", None) or ()
+    if len(outputs) != 1 or len(outputs[0].shape) != 2 or not is_cross_entropy(loss):
+        return False
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    return outputs[0].shape[-1] == 1 or not str(name).startswith("binary")
 
 
 class Examples:

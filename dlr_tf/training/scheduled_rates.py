@@ -17,7 +17,7 @@ from dlr_tf.training.named_schedules import (
     first_cycle_steps,
     schedule_over,
 )
-from dlr_tf.training.training_data import steps_in_epoch
+from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, FirstBatches, steps_in_epoch
 
 
 class TrainingLength:
@@ -47,6 +47,18 @@ class TrainingLength:
         """Return the number of optimizer steps."""
         batches = steps_in_epoch(self._train_data, **self._options) * self.epochs
         return max(1, batches // self._batches_per_step)
+
+    def n_examples(self, first: FirstBatches) -> int | None:
+        """Return about how many examples there are, `None` if that is not known.
+
+        Args:
+            first: The first batches.
+        """
+        try:
+            batches = steps_in_epoch(self._train_data, **self._options)
+        except (TypeError, ValueError):
+            return None
+        return batches * (first.batch_size or self._options["batch_size"] or ARRAY_BATCH_SIZE)
 
 
 class ScheduledRates:

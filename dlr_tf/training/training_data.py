@@ -245,6 +245,19 @@ class FirstBatches:
         return _labels_in(self.example)
 
     @property
+    def batch_size(self) -> int | None:
+        """The number of examples in the first batch; `None` for arrays, and if there is no batch.
+
+        Reads that batch.
+        """
+        data = self._train_data
+        if isinstance(data, tf.data.Dataset):
+            batch = next(iter(without_autotuning(data.take(1))), None)
+        else:
+            batch = data[0] if isinstance(data, keras.utils.PyDataset) else None
+        return None if batch is None else n_samples(batch)
+
+    @property
     def has_labels(self) -> bool:
         """Whether there are labels of any kind."""
         is_pair = isinstance(self.example, tuple) and len(self.example) > 1

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf import fine_tune, split_by_pattern, split_layers
-from dlr_tf.training.head_start import PENALTIES
+from dlr_tf import MultiGroupOptimizer, fine_tune, split_by_pattern, split_layers
+from dlr_tf.training.head_start import PENALTIES, why_not_by_default
+from dlr_tf.training.losses import LossChoice
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 RNG = np.random.default_rng(0)
@@ -117,6 +118,57 @@ def test_auto_takes_one_usual_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the head alone, on held-out parts of the 90 training examples: accuracy 0." in printed
     with pytest.raises(ValueError, match=r"a usual rate of Adam.*Received: SGD"):
         train(make_model(), learning_rate="auto", optimizer="sgd")
+
+
+def test_it_is_the_default_until_the_model_was_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = make_model()
+    groups = split_layers(model, ["top"])
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(30)
+    history = fine_tune(model, groups, data, epochs=1, verbose=2)
+    assert history.head_start.n_examples == 90
+    np.testing.assert_allclose(history.learning_rates, [10**-3.75] * 2, rtol=1e-6)
+    capsys.readouterr()
+    history = fine_tune(model, groups, data, epochs=1, verbose=2)
+    assert not hasattr(history, "head_start")
+    np.testing.assert_allclose(history.learning_rates[1] / history.learning_rates[0], 10)
+    assert "without a head start: the model was trained before\n" in capsys.readouterr().out
+
+
+def test_who_gives_rates_or_frozen_epochs_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
+    history = train(make_model(), head_start=None, verbose=2)
+    assert not hasattr(history, "head_start")
+    assert "head start" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, ""),
+        ({"n_examples": 5000}, ""),
+        ({"n_examples": 5001}, "there are more than 5000 training examples"),
+        ({"n_examples": None}, "the number of training examples is not known"),
+        ({"optimizer": "sgd"}, "its usual rates are those of Adam"),
+        ({"optimizer": "adamw"}, ""),
+        ({"loss": "mse"}, "it is known to help where each example has one class"),
+        ({"loss": "binary_crossentropy"}, "it is known to help where each example has one class"),
+        ({"loss": "categorical_crossentropy"}, ""),
+        ({"boundaries": []}, "nothing stands between an input and the layer that holds the head"),
+    ],
+)
+def test_why_it_is_not_the_default(change: dict[str, Any], reason: str) -> None:
+    model = make_model()
+    groups = split_layers(model, change.get("boundaries", ["top"]))
+    found = why_not_by_default(
+        model,
+        groups,
+        LossChoice(change.get("loss", "sparse_categorical_crossentropy"), None),
+        MultiGroupOptimizer(groups, 0.1, change.get("optimizer")),
+        change.get("n_examples", 90),
+    )
+    assert reason in found
+    assert bool(reason) == bool(found)
 
 
 def test_a_group_of_variables_leaves_the_rest_of_its_layer() -> None:

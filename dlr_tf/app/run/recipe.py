@@ -9,19 +9,17 @@ from dlr_tf.app.config import RunConfig
 from dlr_tf.app.run.tasks import Task
 from dlr_tf.app.terminal import print_note
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.head_start import cut_at_head
+from dlr_tf.training.head_start import MOST_EXAMPLES, cut_at_head
 from dlr_tf.training.losses import LossChoice
 from dlr_tf.training.rate_choice import has_usual_rates
-
-# The features of all training images are held in memory, and nothing is known of larger data.
-MOST_IMAGES = 5000
 
 
 def with_recipe(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> RunConfig:
     """Return the options with what is decided for a run that leaves it open.
 
-    On images with one class, without rates of the user, the head is trained first, and the weights
-    are averaged; docs/choosing-rates.md says why. Where that is not possible, a line says so.
+    For images and texts with one class, without rates of the user, the head is trained first, and
+    the weights are averaged; docs/choosing-rates.md says why. Where that is not possible, a line
+    says so.
 
     Raises:
         ValueError: If a head start is asked for and not possible.
@@ -51,10 +49,10 @@ def _why_not(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> s
         return "the head is trained alone in the frozen epochs"
     if config.strategy == "multi-worker":
         return "it needs one machine"
-    if task.data.unit != "image" or task.data.kind != "class":
+    if task.data.kind != "class":
         return ""  # it is not known to help there
-    if task.data.train_images > MOST_IMAGES:
-        return f"there are more than {MOST_IMAGES} training {task.data.unit}s"
+    if task.data.train_images > MOST_EXAMPLES:
+        return f"there are more than {MOST_EXAMPLES} training {task.data.unit}s"
     try:
         _check(config, task, optimizer)
     except (ValueError, ImportError) as error:

@@ -153,7 +153,7 @@ class Run:
         """Return the peak rates that a range test chooses for the training of this name.
 
         They keep their ratios to that of the head. They are stored, since on a GPU the choice may
-        differ from one process to the next. After a head start, images are trained at one rate.
+        differ from one process to the next. After a head start, there is one rate for all groups.
 
         Raises:
             UsageError: If the loss is not finite.
@@ -170,7 +170,7 @@ class Run:
 
     def _choice(self, config: RunConfig, ratios: list[float]) -> RateChoice:
         typical = self.task.typical_rate
-        if config.head_start and self.task.data.unit == "image":
+        if config.head_start:
             ratios, typical = [1.0] * len(ratios), HEAD_START_RATE
         try:
             sweep = range_test(self.task, config, ratios, head_only=config.trains_head_only)
