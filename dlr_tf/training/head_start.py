@@ -78,13 +78,13 @@ def cut_at_head(model: keras.Model, groups: Sequence[LayerGroup], choice: LossCh
     require_scipy()
     own = [
         name
-        for name in ("train_step", "compute_loss")
+        for name in ("fit", "train_step", "compute_loss")
         if getattr(type(model), name) is not getattr(keras.Model, name)
     ]
     if choice.loss is None or own:
         found = f"a {own[0]} of its own" if own else "no loss of `compile`"
         raise ValueError(
-            "`head_start` trains the head with the loss that `compile` takes. "
+            "`head_start` needs a model that Keras' own `fit` trains, with the loss of `compile`. "
             f"Received: model {model.name!r} with {found}"
         )
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
