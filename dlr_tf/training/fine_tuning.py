@@ -104,12 +104,13 @@ def fine_tune(
             `steps_per_epoch`, and with a loss of your own; a generator also needs rates.
         learning_rate: The peak rates: a float, `slice(lo, hi)`, `slice(hi)` or one float per
             group, as in `MultiGroupOptimizer`. A `LearningRateSchedule` instead of a float is used
-            as it is. `"auto"`: the usual rates of Adam, 3.2e-4 on average, but at most 3 times
-            higher or lower than a range test of 60 steps suggests; the first group has a tenth of
-            the head's rate. If the loss falls at no rate in the test, these are the usual rates;
-            with `verbose=0` a line in the log says so. The test leaves the model as it was. It
-            reads the data, as `find_learning_rate` does. Unless `verbose=0`, one printed line says
-            what was chosen. Defaults to `"auto"`.
+            as it is. `"auto"`: with a head start, 1.8e-4 for all groups, which is usual for Adam,
+            but at most 3 times what a range test of 60 steps suggests. Without one, 3.2e-4 on
+            average, but at most 3 times higher or lower than the test suggests; the first group
+            then has a tenth of the head's rate. If the loss falls at no rate in the test, these are
+            the usual rates; with `verbose=0` a line in the log says so. The test leaves the model
+            as it was. It reads the data, as `find_learning_rate` does. Unless `verbose=0`, one
+            printed line says what was chosen. Defaults to `"auto"`.
         epochs: Int, 1 or more: all epochs, the frozen ones included.
         frozen_epochs: Int from 0 to `epochs`: first epochs in which only the head is trained. In
             two or more of them, what stands before the head is computed once for each example,
@@ -119,11 +120,11 @@ def fine_tune(
             that the body computes once for each example. The L2 penalty of its kernels is chosen on
             parts of the training data that are held out in turn. If the body trains in the first
             epoch, the logits of a classifier are divided by 3, so that it learns more. Needs SciPy,
-            a Sequential or Functional model, and a loss that `compile` takes.
-            `learning_rate="auto"` then takes 1.8e-4 for all groups, for Adam, or less if the range
-            test does not allow it. Unless `verbose=0`, one printed line says how good the head
-            alone is. Best together with `use_ema=True, ema_momentum=None`, the mean of the weights.
-            Defaults to `False`.
+            a Sequential or Functional model without a `fit` of its own, and a loss that `compile`
+            takes. Unless `verbose=0`, one printed line says how good the head alone is. Defaults to
+            `None`: with `learning_rate="auto"` and without frozen epochs, for a classifier with one
+            class for each example and at most 5000 examples, that was not trained since it was
+            compiled; where it is not possible, a printed line says why.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
