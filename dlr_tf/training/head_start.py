@@ -112,14 +112,15 @@ def why_not_by_default(
         groups: Its groups. The last one is the head.
         choice: Its loss.
         optimizer: The optimizer of the training.
-        n_examples: About the number of training examples; `None` if it is not known.
+        n_examples: The number of training examples, up to the size of a batch more; `None` if it is
+            not known.
 
     Source: `benchmarks/transfer`, which has classifiers with few examples.
     """
-    if not _has_one_class(model, choice.loss):
-        return "it is known to help where each example has one class"
     if n_examples is None:
         return "the number of training examples is not known"
+    if n_examples < 2:
+        return "there are fewer than 2 training examples"
     if n_examples > MOST_EXAMPLES:
         return f"there are more than {MOST_EXAMPLES} training examples"
     if model.compiled and int(getattr(model.optimizer, "iterations", 0)):
@@ -130,11 +131,12 @@ def why_not_by_default(
         cut_at_head(model, groups, choice)
     except (ImportError, ValueError) as error:
         return str(error)
+    if not _has_one_class(model.outputs, choice.loss):
+        return "it is known to help where each example has one class"
     return ""
 
 
-def _has_one_class(model: keras.Model, loss: Any) -> bool:
-    outputs: Any = getattr(model, "outputs", None) or ()
+def _has_one_class(outputs: Sequence[Any], loss: Any) -> bool:
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or not is_cross_entropy(loss):
         return False
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))

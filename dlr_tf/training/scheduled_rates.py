@@ -17,7 +17,7 @@ from dlr_tf.training.named_schedules import (
     first_cycle_steps,
     schedule_over,
 )
-from dlr_tf.training.training_data import ARRAY_BATCH_SIZE, FirstBatches, steps_in_epoch
+from dlr_tf.training.training_data import FirstBatches, steps_in_epoch
 
 
 class TrainingLength:
@@ -49,16 +49,18 @@ class TrainingLength:
         return max(1, batches // self._batches_per_step)
 
     def n_examples(self, first: FirstBatches) -> int | None:
-        """Return about how many examples there are, `None` if that is not known.
+        """Return the number of examples, as if all batches were full; `None` if it is not known.
 
         Args:
             first: The first batches.
         """
+        options, size = self._options, first.batch_size
+        if size is None:  # arrays, which count one by one
+            options, size = {**options, "batch_size": 1, "steps_per_epoch": None}, 1
         try:
-            batches = steps_in_epoch(self._train_data, **self._options)
+            return steps_in_epoch(self._train_data, **options) * size
         except (TypeError, ValueError):
             return None
-        return batches * (first.batch_size or self._options["batch_size"] or ARRAY_BATCH_SIZE)
 
 
 class ScheduledRates:

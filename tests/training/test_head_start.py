@@ -148,6 +148,7 @@ def test_who_gives_rates_or_frozen_epochs_gets_none(capsys: pytest.CaptureFixtur
         ({}, ""),
         ({"n_examples": 5000}, ""),
         ({"n_examples": 5001}, "there are more than 5000 training examples"),
+        ({"n_examples": 1}, "there are fewer than 2 training examples"),
         ({"n_examples": None}, "the number of training examples is not known"),
         ({"optimizer": "sgd"}, "its usual rates are those of Adam"),
         ({"optimizer": "adamw"}, ""),
