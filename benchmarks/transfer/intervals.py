@@ -76,6 +76,37 @@ def paired_interval(
     return t_interval([one - other for one, other in zip(ours, theirs)], confidence)
 
 
+def average_interval(samples: Sequence[Sequence[float]], confidence: float = 0.95) -> Interval:
+    """Return the average of the means of several samples, each with the same weight.
+
+        mean +- t * sqrt(sum(s_i^2 / n_i)) / k
+
+    with the degrees of freedom of Welch and Satterthwaite.
+
+    Args:
+        samples: One sample per task, each with at least two values.
+        confidence: Float between 0 and 1. Defaults to 0.95.
+
+    Example:
+
+    >>> [round(end, 4) for end in average_interval([[1.0, 2.0, 3.0]])]  # that of one sample
+    [2.0, -0.4841, 4.4841]
+
+    Source: Welch, 1947, https://doi.org/10.1093/biomet/34.1-2.28.
+    """
+    from scipy import stats
+
+    squares = [statistics.variance(values) / len(values) for values in samples]
+    total = sum(squares)
+    mean = statistics.mean(statistics.mean(values) for values in samples)
+    if total == 0.0:
+        return Interval(mean, mean, mean)
+    parts = [square**2 / (len(values) - 1) for square, values in zip(squares, samples)]
+    quantile = float(stats.t.ppf((1 + confidence) / 2, total**2 / sum(parts)))
+    half = quantile * math.sqrt(total) / len(samples)
+    return Interval(mean, mean - half, mean + half)
+
+
 def first_at_least(values: Sequence[float], goal: float) -> int | None:
     """Return the number, counted from 1, of the first value that reaches a goal; `None` if none.
 

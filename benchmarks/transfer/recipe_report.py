@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks import common
 from benchmarks.transfer import protocol, report
 from benchmarks.transfer.arms import Arm
-from benchmarks.transfer.intervals import t_interval
+from benchmarks.transfer.intervals import average_interval, t_interval
 from benchmarks.transfer.recipe import (
     AUTO_AVERAGED,
     AVERAGED,
@@ -193,6 +193,33 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
     return common.markdown_table(["change", *found_by_task], lines) if lines else ""
 
 
+def rival_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
+    """Return the default beside the rival that comes nearest to it on each task, and on average.
+
+    Empty if no task has two seeds of both.
+    """
+    lines, samples = [], []
+    for task, found in found_by_task.items():
+        tests = {arm.name: arm.test for arm in found}
+        ours = tests.get(DEFAULT.name, {})
+        gains = {
+            rival.name: [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+            for rival in (FEATURES, *TUNED_RIVALS)
+            if len(ours.keys() & (theirs := tests.get(rival.name, {})).keys()) > 1
+        }
+        if not gains:
+            continue
+        name, sample = min(gains.items(), key=lambda item: statistics.mean(item[1]))
+        samples.append(sample)
+        lines.append([task, name, report.points(t_interval(sample)), str(len(sample))])
+    if not lines:
+        return ""
+    average = report.points(average_interval(samples))
+    return common.markdown_table(
+        ["task", "best rival", "points to it", "seeds"], [*lines, ["on average", "", average, ""]]
+    )
+
+
 def text(records: report.Records, study: Study) -> str:
     """Return the section of the page: the changes, a table per task, and what is missing."""
     by_task = {task: measured(records, study, task) for task in study.outlines}
@@ -205,6 +232,14 @@ def text(records: report.Records, study: Study) -> str:
             "Points of test accuracy, mean over the seeds of the difference seed by seed, its 95 % "
             "interval, and the number of seeds:",
             table,
+        ]
+    rivals = rival_table(by_task)
+    if rivals:
+        parts += [
+            "### The default and the best rival of each task",
+            f"The default is *{DEFAULT.name}*. The rivals are the features alone, and those that "
+            "are tuned.",
+            rivals,
         ]
     for task in study.outlines:
         left = study.n_left(task, records)
