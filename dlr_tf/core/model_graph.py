@@ -149,8 +149,8 @@ def logit_layers(model: keras.Model) -> list[keras.layers.Layer]:
         model: A built model.
 
     Returns:
-        One layer for each output behind which one is found. Only softmax, sigmoid and what keeps
-        the meaning of a value can stand between.
+        Each layer once, also if it gives several outputs. Only softmax, sigmoid and what keeps the
+        meaning of a value can stand between it and an output.
 
     >>> x = keras.layers.Dense(3, name="logits")(keras.Input((2,)))
     >>> [layer.name for layer in logit_layers(keras.Model(x, keras.layers.Softmax()(x)))]
@@ -158,7 +158,8 @@ def logit_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """
     if not _keras.is_graph_model(model) or not _keras.calls_only_its_graph(model):
         return []
-    return [layer for tensor in model.outputs if (layer := _logit_layer(tensor)) is not None]
+    found = map(_logit_layer, model.outputs)
+    return [*dict.fromkeys(layer for layer in found if layer is not None)]
 
 
 def _logit_layer(tensor: Any) -> keras.layers.Layer | None:

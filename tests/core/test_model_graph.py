@@ -129,6 +129,13 @@ def test_the_layers_of_the_logits() -> None:
     assert found == {name: [name] * (name in ("conv", "inside")) for name in ends}
 
 
+def test_a_layer_that_gives_two_outputs_is_found_once() -> None:
+    inputs = [keras.Input((3,)), keras.Input((3,))]
+    shared = dense()
+    model = keras.Model(inputs, [shared(one) for one in inputs])
+    assert logit_layers(model) == [shared]
+
+
 def test_a_saved_model_shows_the_same() -> None:
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.activations.softmax(dense()(inputs)))
