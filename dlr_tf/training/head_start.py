@@ -93,9 +93,13 @@ def cut_at_head(model: keras.Model, groups: Sequence[LayerGroup], choice: LossCh
             "own. Leave it out."
         )
     last = len(groups) - 1
-    return cut_before(
-        model, [one.variable for one in assign_variables(model, groups) if one.group == last]
-    )
+    head = [one.variable for one in assign_variables(model, groups) if one.group == last]
+    if not any(variable.trainable for variable in head):
+        raise ValueError(
+            "`head_start` trains the head, the last group, and it is frozen. Set `trainable = "
+            f"True` on its layers, or leave `head_start` out. Received: group {groups[-1].name!r}"
+        )
+    return cut_before(model, head)
 
 
 def why_not_by_default(

@@ -225,6 +225,9 @@ def test_what_it_cannot_do_is_said_before_anything_changes(monkeypatch: Any) -> 
     own = Own(inputs, model.output)
     own.compile("sgd", "sparse_categorical_crossentropy")
     refused("with a train_step of its own", own, "top")
+    model.get_layer("top").trainable = False
+    refused("the head, the last group, and it is frozen.*Received: group 'head'", model, "top")
+    model.get_layer("top").trainable = True
     refused("at least 2 examples. Received: 1", model, "top", (X[:1], Y[:1]))
     monkeypatch.setitem(__import__("sys").modules, "scipy", None)
     refused("needs SciPy.*pip install scipy", model, "top")
