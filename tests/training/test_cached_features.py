@@ -221,22 +221,23 @@ ALL = (FROZEN - 1) * N_EXAMPLES
             ALL,
             marks=slow,
         ),
-        (
+        pytest.param(
             {
                 "validation_data": tf.data.Dataset.from_tensor_slices(validation()).batch(4),
                 "compile_with": {**TRACED, "steps_per_execution": 2},
             },
             ALL,
+            marks=slow,
         ),
         pytest.param({"initial_epoch": 1, "batch_size": None}, N_EXAMPLES, marks=slow),
         ({"callbacks": early_stopping}, N_EXAMPLES),
-        ({"use_ema": True, "ema_overwrite_frequency": 5}, ALL),
+        pytest.param({"use_ema": True, "ema_overwrite_frequency": 5}, ALL, marks=slow),
         # 12 batches in the frozen epochs
         ({"gradient_accumulation_steps": 5, "clipnorm": 0.1, "compile_with": TRACED}, ALL),
         pytest.param(
             {"epochs": FROZEN, "data": lambda: tuple(map(tf.constant, examples()))}, ALL, marks=slow
         ),
-        (
+        pytest.param(
             {
                 "build": with_branches,
                 "data": lambda: (
@@ -246,6 +247,7 @@ ALL = (FROZEN - 1) * N_EXAMPLES
                 ),
             },
             ALL,
+            marks=slow,
         ),
     ],
 )
@@ -284,7 +286,11 @@ class ChangesTheBody(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("place", "compile_with"),
-    [("weights", None), ("before validation", TRACED), pytest.param("epoch", TRACED, marks=slow)],
+    [
+        ("weights", None),
+        pytest.param("before validation", TRACED, marks=slow),
+        pytest.param("epoch", TRACED, marks=slow),
+    ],
 )
 def test_the_cache_ends_when_the_body_changes(
     place: str, compile_with: Any, monkeypatch: Any
@@ -310,6 +316,7 @@ def copy_of(model: keras.Model) -> keras.Model:
     return copy
 
 
+@slow
 def test_a_checkpoint_in_a_frozen_epoch_is_the_whole_model(tmp_path: Any, monkeypatch: Any) -> None:
     files: list[Any] = []
 
