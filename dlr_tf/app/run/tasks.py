@@ -427,7 +427,7 @@ def parse_rates(text: str) -> Any:
     """Return the argument `learning_rate` that a text means, as `--learning-rate` describes it.
 
     Raises:
-        ValueError: If it means none, or a rate is negative or not finite.
+        ValueError: If it means none, all rates are 0, or a rate is negative or not finite.
 
     >>> parse_rates("1e-5:1e-3"), parse_rates("0.1,0.2"), parse_rates("auto")
     (slice(1e-05, 0.001, None), [0.1, 0.2], 'auto')
@@ -454,7 +454,11 @@ def parse_rates(text: str) -> Any:
     else:
         rates = number(text)
     # Raises if a rate is wrong. The number of groups is known only after the model is built.
-    resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)
+    if not any(resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)):
+        raise ValueError(
+            "--learning-rate should give a rate above 0 to one group at least, since nothing learns "
+            f"at 0. Received: --learning-rate {text}"
+        )
     return rates
 
 

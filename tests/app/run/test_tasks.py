@@ -114,6 +114,8 @@ def test_rates() -> None:
         ("nan", "finite"),
         ("0.1,-1", "finite"),
         ("0:1", "both should be above 0"),
+        ("0", "nothing learns at 0. Received: --learning-rate 0"),
+        ("0,0", "nothing learns at 0"),
     ],
 )
 def test_rates_that_are_none(text: str, message: str) -> None:
