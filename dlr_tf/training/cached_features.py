@@ -90,7 +90,7 @@ def cached_features(
 def _cut(model: keras.Model, arguments: Mapping[str, Any]) -> Cut | None:
     """Return a model in two parts, if the features between them may be cached; else `None`."""
     if (
-        not _is_own(type(model))
+        not _is_of_keras(type(model))
         or any(name in vars(model) for name in _STEPS)
         or tf.distribute.has_strategy()
         or model.distribute_strategy is not tf.distribute.get_strategy()
@@ -115,7 +115,7 @@ def _is_dense(inputs: Any) -> bool:
     )
 
 
-def _is_own(kind: Any) -> bool:
+def _is_of_keras(kind: Any) -> bool:
     return bool(getattr(kind, "__module__", "").partition(".")[0] == "keras")
 
 
@@ -125,7 +125,7 @@ def _is_constant(operation: Any) -> bool:
     In case of doubt it does not: custom layers, and all that take the argument `training`.
     """
     if not isinstance(operation, keras.layers.Layer):
-        return _is_own(type(operation))
+        return _is_of_keras(type(operation))
     return all(map(_is_constant_layer, (operation, *_keras.all_layers(operation))))
 
 
@@ -133,8 +133,8 @@ def _is_constant_layer(layer: keras.layers.Layer) -> bool:
     if _keras.is_graph_model(layer):
         return _keras.calls_only_its_graph(layer)  # its layers are checked one by one
     if (
-        not _is_own(type(layer))
-        or not _is_own(getattr(layer, "activation", None) or type(layer))
+        not _is_of_keras(type(layer))
+        or not _is_of_keras(getattr(layer, "activation", None) or type(layer))
         or getattr(layer, "activity_regularizer", None) is not None
         # Keras evaluates with the penalties of the weights that were trainable at the first time.
         or any(getattr(variable, "regularizer", None) for variable in layer.variables)
@@ -201,7 +201,7 @@ class _Cache(keras.callbacks.Callback):
             if not isinstance(x, Indexed):
                 return step(data)
             data = (x.inputs, y, weights)
-            if self._features is None or self._is_trained():
+            if self._features is None or self._is_trainable():
                 return step(data)
             features = [tf.gather(table, x.index) for table in self._features]
 
@@ -216,7 +216,7 @@ class _Cache(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if epoch >= self._frozen_epochs:
             self._stop()
-        elif self._features is None and not self._is_over and not self._is_trained():
+        elif self._features is None and not self._is_over and not self._is_trainable():
             batches = [batch for inputs in self._inputs for batch in self._batches(inputs)]
             self._features = [tf.concat(parts, axis=0) for parts in zip(*batches)]
             self._state = self._state_now()
@@ -239,7 +239,7 @@ class _Cache(keras.callbacks.Callback):
         self._check()
 
     def _check(self) -> None:
-        if not self._is_over and (self._is_trained() or self._state != self._state_now()):
+        if not self._is_over and (self._is_trainable() or self._state != self._state_now()):
             self._stop()
 
     def _stop(self) -> None:
@@ -248,7 +248,7 @@ class _Cache(keras.callbacks.Callback):
             self._trained.make_train_function(force=True)
             self._trained.make_test_function(force=True)
 
-    def _is_trained(self) -> bool:
+    def _is_trainable(self) -> bool:
         """Return whether something in the body is trainable."""
         body = {id(variable) for variable in self.cut.body.variables}
         return any(id(variable) in body for variable in self._trained.trainable_variables)

@@ -123,8 +123,8 @@ def fine_tune(
             a Sequential or Functional model without a `fit` of its own, and a loss that `compile`
             takes. Unless `verbose=0`, one printed line says how good the head alone is. Defaults to
             `None`: with `learning_rate="auto"` and without frozen epochs, for a classifier with one
-            class for each example and at most 5000 examples, that was not trained since it was
-            compiled; where it is not possible, a printed line says why.
+            class for each example and at most 5000 examples, whose head is one layer and that was
+            not trained since it was compiled; where it is not possible, a printed line says why.
         validation_data: As in `fit`. Defaults to `None`.
         schedule: `"onecycle"` (a cosine rise and a longer cosine fall), `"sgdr"` (cosine with warm
             restarts; cycles double in length, and the last one ends with the last epoch),
@@ -300,6 +300,8 @@ def fine_tune(
     started = None
     try:
         if cut is not None and first_epoch == 0:
+            if verbose != 0:
+                print("Head start: the head is trained on features")
             freeze_to(model, groups, -1 if frozen_epochs else 0)
             body_trains = bool(cut.body.trainable_variables)
             freeze_to(model, groups, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from dlr_tf.core.assignment import assign_variables
 from dlr_tf.core.groups import LayerGroup
 from dlr_tf.core.model_graph import logit_layers
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.losses import LossChoice, is_cross_entropy
+from dlr_tf.training.losses import LossChoice, is_cross_entropy, loss_name
 from dlr_tf.training.model_cut import Cut, cut_before
 from dlr_tf.training.rate_choice import has_usual_rates
 from dlr_tf.training.training_data import (
@@ -33,8 +34,9 @@ MAX_ITERATIONS = 500
 TOLERANCE = 1e-9
 ROUGH_TOLERANCE = 1e-6  # for losses that are only compared
 TEMPERATURE = 3.0  # measured in `benchmarks/transfer`
-# The features of all examples are held in memory, and nothing was measured with more examples.
-MOST_EXAMPLES = 5000
+# By default, since nothing was measured with more, and the features are held in memory.
+MAX_EXAMPLES = 5000
+MAX_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,26 +127,30 @@ def why_not_by_default(
         return "the number of training examples is not known"
     if n_examples < 2:
         return "there are fewer than 2 training examples"
-    if n_examples > MOST_EXAMPLES:
-        return f"there are more than {MOST_EXAMPLES} training examples"
+    if n_examples > MAX_EXAMPLES:
+        return f"there are more than {MAX_EXAMPLES} training examples"
     if model.compiled and int(getattr(model.optimizer, "iterations", 0)):
         return "the model was trained before"
     if not has_usual_rates(optimizer):
-        return "its usual rates are those of Adam"
+        return "the rates that suit it are known for Adam alone"
     try:
-        cut_at_head(model, groups, choice)
+        cut = cut_at_head(model, groups, choice)
     except (ImportError, ValueError) as error:
         return str(error)
     if not _has_one_class(model.outputs, choice.loss):
-        return "it is known to help where each example has one class"
+        return "it was measured only where each example has one class"
+    if len(cut.tail.variables) != sum(len(layer.variables) for layer in logit_layers(cut.tail)):
+        return "the head is more than one dense or convolutional layer"
+    sizes = [math.prod(size or math.inf for size in one.shape[1:]) for one in cut.tail.inputs]
+    if 4 * n_examples * sum(sizes) > MAX_BYTES:
+        return "the features of all training examples take too much memory"
     return ""
 
 
 def _has_one_class(outputs: Sequence[Any], loss: Any) -> bool:
     if len(outputs) != 1 or len(outputs[0].shape) != 2 or not is_cross_entropy(loss):
         return False
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return outputs[0].shape[-1] == 1 or not str(name).startswith("binary")
+    return outputs[0].shape[-1] == 1 or not loss_name(loss).startswith("binary")
 
 
 class Examples:
@@ -352,8 +358,8 @@ def soften(tail: keras.Model, choice: LossChoice, temperature: float = TEMPERATU
 
     A solved head fits the training examples so well that they leave little to learn for the body.
     At a higher temperature it predicts the same classes, but less certainly, so that every example
-    moves the body. Nothing changes for another loss than a cross-entropy, and for logits that do
-    not come from a dense or a convolutional layer which trains as a whole.
+    moves the body. Only cross-entropies have logits, and only those of a dense or a convolutional
+    layer that trains as a whole are divided.
 
     Args:
         tail: The model from features to outputs, of which the head is trainable.

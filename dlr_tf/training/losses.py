@@ -193,8 +193,18 @@ def cross_entropy_for(model: keras.Model, first: FirstBatches) -> LossChoice | s
 
 def is_cross_entropy(loss: Any) -> bool:
     """Return whether a loss, as `compile` takes it, is a cross-entropy, by its name."""
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    return str(name).endswith("crossentropy")
+    return loss_name(loss).endswith("crossentropy")
+
+
+def loss_name(loss: Any) -> str:
+    """Return the name of a loss, as `compile` takes it.
+
+    >>> loss_name("mse"), loss_name(keras.losses.MeanSquaredError())
+    ('mse', 'mean_squared_error')
+    """
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", getattr(loss, "__name__", "")))
 
 
 def check_labels(last_label: int, first: FirstBatches, units: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from dlr_tf import MultiGroupOptimizer, fine_tune, split_by_pattern, split_layers
+from dlr_tf.training import head_start
 from dlr_tf.training.head_start import PENALTIES, why_not_by_default
 from dlr_tf.training.losses import LossChoice
 
@@ -150,16 +151,23 @@ def test_who_gives_rates_or_frozen_epochs_gets_none(capsys: pytest.CaptureFixtur
         ({"n_examples": 5001}, "there are more than 5000 training examples"),
         ({"n_examples": 1}, "there are fewer than 2 training examples"),
         ({"n_examples": None}, "the number of training examples is not known"),
-        ({"optimizer": "sgd"}, "its usual rates are those of Adam"),
+        ({"optimizer": "sgd"}, "the rates that suit it are known for Adam alone"),
         ({"optimizer": "adamw"}, ""),
-        ({"loss": "mse"}, "it is known to help where each example has one class"),
-        ({"loss": "binary_crossentropy"}, "it is known to help where each example has one class"),
+        ({"loss": "mse"}, "it was measured only where each example has one class"),
+        ({"loss": "binary_crossentropy"}, "it was measured only where each example has one class"),
         ({"loss": "categorical_crossentropy"}, ""),
+        ({"boundaries": ["middle"]}, "the head is more than one dense or convolutional layer"),
+        ({"max_bytes": 4 * 90 * 5 - 1}, "the features of all training examples take too much"),
         ({"boundaries": []}, "nothing stands between an input and the layer that holds the head"),
     ],
 )
-def test_why_it_is_not_the_default(change: dict[str, Any], reason: str) -> None:
-    model = make_model()
+def test_why_it_is_not_the_default(
+    change: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_start, "MAX_BYTES", change.get("max_bytes", 4 * 5001 * 8))
+    middle = keras.layers.Dense(5, name="middle")
+    top = keras.layers.Dense(3, activation="softmax", name="top")
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="body"), middle, top])
     groups = split_layers(model, change.get("boundaries", ["top"]))
     found = why_not_by_default(
         model,

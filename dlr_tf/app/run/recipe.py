@@ -9,7 +9,7 @@ from dlr_tf.app.config import RunConfig
 from dlr_tf.app.run.tasks import Task
 from dlr_tf.app.terminal import print_note
 from dlr_tf.core.optimizer import MultiGroupOptimizer
-from dlr_tf.training.head_start import MOST_EXAMPLES, cut_at_head
+from dlr_tf.training.head_start import MAX_EXAMPLES, cut_at_head
 from dlr_tf.training.losses import LossChoice
 from dlr_tf.training.rate_choice import has_usual_rates
 
@@ -51,8 +51,8 @@ def _why_not(config: RunConfig, task: Task, optimizer: MultiGroupOptimizer) -> s
         return "it needs one machine"
     if task.data.kind != "class":
         return ""  # it is not known to help there
-    if task.data.train_images > MOST_EXAMPLES:
-        return f"there are more than {MOST_EXAMPLES} training {task.data.unit}s"
+    if task.data.train_images > MAX_EXAMPLES:
+        return f"there are more than {MAX_EXAMPLES} training {task.data.unit}s"
     try:
         _check(config, task, optimizer)
     except (ValueError, ImportError) as error:

@@ -456,8 +456,8 @@ def parse_rates(text: str) -> Any:
     # Raises if a rate is wrong. The number of groups is known only after the model is built.
     if not any(resolve_learning_rates(rates, len(rates) if isinstance(rates, list) else 2)):
         raise ValueError(
-            "--learning-rate should give a rate above 0 to one group at least, since nothing learns "
-            f"at 0. Received: --learning-rate {text}"
+            "--learning-rate should give at least one group a rate above 0: nothing learns at 0. "
+            f"Received: --learning-rate {text}"
         )
     return rates
 
