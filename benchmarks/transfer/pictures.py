@@ -175,6 +175,6 @@ def _families() -> dict[str, Sequence[Arm]]:
             for ratio in recipe.RATIOS
         },
         "solved head, averaged, ratio 1": [recipe.HARD],
-        "the same at temperature 3": [recipe.SOFT[-1], recipe.DEFAULT],
+        "the default: at temperature 3": [recipe.SOFT[-1], recipe.DEFAULT],
         **{arm.name: [arm] for arm in recipe.TUNED_RIVALS},
     }

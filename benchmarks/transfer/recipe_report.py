@@ -193,31 +193,41 @@ def pair_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
     return common.markdown_table(["change", *found_by_task], lines) if lines else ""
 
 
-def rival_table(found_by_task: Mapping[str, Sequence[Measured]]) -> str:
-    """Return the default beside the rival that comes nearest to it on each task, and on average.
+def rival_tables(found_by_task: Mapping[str, Sequence[Measured]]) -> list[str]:
+    """Return the default beside the best rival of each task, and beside each rival on all tasks.
 
-    Empty if no task has two seeds of both.
+    The best rival is the one with the smallest distance to the default. Empty if no task has two
+    seeds of both.
     """
-    lines, samples = [], []
+    gains: dict[str, dict[str, list[float]]] = {}
     for task, found in found_by_task.items():
         tests = {arm.name: arm.test for arm in found}
         ours = tests.get(DEFAULT.name, {})
-        gains = {
-            rival.name: [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-            for rival in (FEATURES, *TUNED_RIVALS)
-            if len(ours.keys() & (theirs := tests.get(rival.name, {})).keys()) > 1
-        }
-        if not gains:
-            continue
-        name, sample = min(gains.items(), key=lambda item: statistics.mean(item[1]))
-        samples.append(sample)
+        for rival in (FEATURES, *TUNED_RIVALS):
+            theirs = tests.get(rival.name, {})
+            sample = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+            if len(sample) > 1:
+                gains.setdefault(task, {})[rival.name] = sample
+    if not gains:
+        return []
+    lines, best = [], []
+    for task, of_task in gains.items():
+        name, sample = min(of_task.items(), key=lambda item: statistics.mean(item[1]))
+        best.append(sample)
         lines.append([task, name, report.points(t_interval(sample)), str(len(sample))])
-    if not lines:
-        return ""
-    average = report.points(average_interval(samples))
-    return common.markdown_table(
-        ["task", "best rival", "points to it", "seeds"], [*lines, ["on average", "", average, ""]]
-    )
+    lines.append(["on average", "", report.points(average_interval(best)), ""])
+    averages = []
+    for rival in (FEATURES, *TUNED_RIVALS):
+        samples = [of_task[rival.name] for of_task in gains.values() if rival.name in of_task]
+        if samples:
+            average = report.points(average_interval(samples))
+            averages.append([rival.name, average, str(len(samples))])
+    return [
+        common.markdown_table(["task", "best rival", "points to it", "seeds"], lines),
+        common.markdown_table(
+            ["rival", "points to it on average over the tasks", "tasks"], averages
+        ),
+    ]
 
 
 def text(records: report.Records, study: Study) -> str:
@@ -233,13 +243,14 @@ def text(records: report.Records, study: Study) -> str:
             "interval, and the number of seeds:",
             table,
         ]
-    rivals = rival_table(by_task)
+    rivals = rival_tables(by_task)
     if rivals:
         parts += [
-            "### The default and the best rival of each task",
-            f"The default is *{DEFAULT.name}*. The rivals are the features alone, and those that "
-            "are tuned.",
-            rivals,
+            "### The default and its rivals",
+            f"The default is *{DEFAULT.name}*. The best rival is another one on each task:",
+            rivals[0],
+            "Who chooses one rival for all tasks:",
+            rivals[1],
         ]
     for task in study.outlines:
         left = study.n_left(task, records)
