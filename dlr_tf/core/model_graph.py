@@ -152,8 +152,9 @@ def logit_layers(model: keras.Model) -> list[keras.layers.Layer]:
         Each layer once, also if it gives several outputs. Only softmax, sigmoid and what keeps the
         meaning of a value can stand between it and an output.
 
-    >>> x = keras.layers.Dense(3, name="logits")(keras.Input((2,)))
-    >>> [layer.name for layer in logit_layers(keras.Model(x, keras.layers.Softmax()(x)))]
+    >>> inputs = keras.Input((2,))
+    >>> x = keras.layers.Dense(3, name="logits")(inputs)
+    >>> [layer.name for layer in logit_layers(keras.Model(inputs, keras.layers.Softmax()(x)))]
     ['logits']
     """
     if not _keras.is_graph_model(model) or not _keras.calls_only_its_graph(model):

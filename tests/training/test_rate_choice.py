@@ -86,13 +86,19 @@ def test_the_training_is_the_one_with_these_rates(frozen_epochs: int) -> None:
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     model = small_model()
-    fit(model, arrays(), verbose=2)
+    fit(model, arrays(), verbose=2, head_start=False)
     test, bar, line, *rest = capsys.readouterr().out.splitlines()
     assert test == "Range test of the learning rate"
     assert bar.startswith("60/60 - ")
     early, late, head = peaks_of(model)
     rates = f"{early:.2g} / {late:.2g} / {head:.2g}"
     assert line.startswith(f"peak learning rates {rates}: for the head, 0.001 is usual for Adam, ")
+    assert rest[0] == "Epoch 1/2"
+    fit(small_model(), arrays(), verbose=2)
+    test, bar, line, start, head_alone, *rest = capsys.readouterr().out.splitlines()
+    assert line.startswith("peak learning rate 0.00018: 0.00018 is usual for Adam, ")
+    assert start == "Head start: the head is trained on features"
+    assert head_alone.startswith("the head alone, on held-out parts of the ")
     assert rest[0] == "Epoch 1/2"
     fit(small_model(), arrays(), verbose=0)
     assert capsys.readouterr().out == ""
