@@ -250,7 +250,7 @@ def fine_tune(
         head_start = is_auto and not frozen_epochs and not first_epoch and first.are_known
         if head_start:
             count = length.n_examples(first)
-            reason = why_not_by_default(model, groups, choice, multi_group, count)
+            reason = why_not_by_default(model, groups, choice, multi_group, count, first.inputs)
             head_start = not reason
             if reason and verbose != 0:
                 print(f"without a head start: {reason}")

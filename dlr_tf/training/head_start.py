@@ -110,6 +110,7 @@ def why_not_by_default(
     choice: LossChoice,
     optimizer: MultiGroupOptimizer,
     n_examples: int | None,
+    inputs: Any = None,
 ) -> str:
     """Return why a training does not begin with a head start by default; `""` if it does.
 
@@ -120,6 +121,7 @@ def why_not_by_default(
         optimizer: The optimizer of the training.
         n_examples: The number of training examples, up to the size of a batch more; `None` if it is
             not known.
+        inputs: Something with the types of the inputs. Defaults to `None`: dense arrays.
 
     Source: `benchmarks/transfer`, which has classifiers with few examples.
     """
@@ -129,6 +131,8 @@ def why_not_by_default(
         return "there are fewer than 2 training examples"
     if n_examples > MAX_EXAMPLES:
         return f"there are more than {MAX_EXAMPLES} training examples"
+    if any(map(_is_sparse_or_ragged, keras.tree.flatten(inputs))):
+        return "the inputs are sparse or ragged"
     if model.compiled and int(getattr(model.optimizer, "iterations", 0)):
         return "the model was trained before"
     if not has_usual_rates(optimizer):
@@ -145,6 +149,11 @@ def why_not_by_default(
     if 4 * n_examples * sum(sizes) > MAX_BYTES:
         return "the features of all training examples take too much memory"
     return ""
+
+
+def _is_sparse_or_ragged(array: Any) -> bool:
+    kinds = (tf.SparseTensor, tf.RaggedTensor, tf.SparseTensorSpec, tf.RaggedTensorSpec)
+    return isinstance(array, kinds) or type(array).__module__.startswith("scipy.sparse")
 
 
 def _has_one_class(outputs: Sequence[Any], loss: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dlr_tf.core._keras import attribute_set
+from dlr_tf.core._keras import attribute_set, set_keras_generator
 from dlr_tf.core.groups import split_layers
 from dlr_tf.training import cached_features
 from dlr_tf.training.fine_tuning import fine_tune
@@ -136,6 +136,7 @@ def trained(
 ) -> dict[str, Any]:
     """Train a new model, and return all that can be seen of it."""
     keras.utils.set_random_seed(3)
+    set_keras_generator(None)  # the seed does not reset it in old versions of Keras
     model = build()
     settings = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"}
     model.compile(

@@ -15,6 +15,7 @@ from dlr_tf.training.head_start import PENALTIES, why_not_by_default
 from dlr_tf.training.losses import LossChoice
 
 linear_model = pytest.importorskip("sklearn.linear_model")
+scipy_sparse = pytest.importorskip("scipy.sparse")
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 6)).astype("float32")
 Y = (X[:, :3] + RNG.normal(size=(90, 3))).argmax(axis=1)
@@ -149,6 +150,10 @@ def test_who_gives_rates_or_frozen_epochs_gets_none(capsys: pytest.CaptureFixtur
         ({}, ""),
         ({"n_examples": 5000}, ""),
         ({"n_examples": 5001}, "there are more than 5000 training examples"),
+        ({"inputs": [tf.sparse.eye(3)]}, "the inputs are sparse or ragged"),
+        ({"inputs": scipy_sparse.csr_matrix(X)}, "the inputs are sparse or ragged"),
+        ({"inputs": {"a": tf.RaggedTensorSpec([3, None])}}, "the inputs are sparse or ragged"),
+        ({"inputs": X}, ""),
         ({"n_examples": 1}, "there are fewer than 2 training examples"),
         ({"n_examples": None}, "the number of training examples is not known"),
         ({"optimizer": "sgd"}, "the rates that suit it are known for Adam alone"),
@@ -175,6 +180,7 @@ def test_why_it_is_not_the_default(
         LossChoice(change.get("loss", "sparse_categorical_crossentropy"), None),
         MultiGroupOptimizer(groups, 0.1, change.get("optimizer")),
         change.get("n_examples", 90),
+        change.get("inputs"),
     )
     assert reason in found
     assert bool(reason) == bool(found)
