@@ -247,7 +247,7 @@ def text(records: report.Records, study: Study) -> str:
     if rivals:
         parts += [
             "### The default and its rivals",
-            f"The default is *{DEFAULT.name}*. The best rival is another one on each task:",
+            f"The default is *{DEFAULT.name}*. The best rival of each task:",
             rivals[0],
             "Who chooses one rival for all tasks:",
             rivals[1],
